@@ -1,0 +1,3 @@
+//! The racker command.
+
+fn main() {}

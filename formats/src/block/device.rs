@@ -1,0 +1,120 @@
+//! What a driver implements.
+
+use std::fmt::Debug;
+
+use super::Span;
+use crate::error::{Common, Result};
+
+/// How well a device does something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Support {
+    /// Not at all.
+    No,
+    /// By writing plain data.
+    Emulated,
+    /// In the format's own way.
+    Native,
+}
+
+/// What a device can do.
+#[derive(Clone, Copy, Debug)]
+pub struct Caps {
+    /// Accepts writes.
+    pub write: bool,
+    /// Zeroing.
+    pub zero: Support,
+    /// Giving space back.
+    pub discard: Support,
+    /// Telling data from holes.
+    pub runs: Support,
+    /// Changing the size.
+    pub resize: bool,
+    /// The size in bytes of request it likes best.
+    pub preferred: u32,
+}
+
+impl Caps {
+    /// Reads, and nothing else.
+    pub const READ_ONLY: Self = Self {
+        write: false,
+        zero: Support::No,
+        discard: Support::No,
+        runs: Support::No,
+        resize: false,
+        preferred: 64 << 10,
+    };
+}
+
+/// What a stretch of disk reads as, as far as the device knows without reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunKind {
+    /// Bytes are stored.
+    Data,
+    /// Reads as zeroes, and says so in its own tables.
+    Zero,
+    /// Not allocated, reads as zeroes.
+    Hole,
+    /// Not allocated here: the parent holds it.
+    Parent,
+}
+
+impl RunKind {
+    /// Whether it reads as zeroes.
+    pub const fn is_zero(self) -> bool {
+        matches!(self, Self::Zero | Self::Hole)
+    }
+}
+
+/// A stretch of disk of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Length in bytes from the offset asked about.
+    pub len: u64,
+    /// What it is.
+    pub kind: RunKind,
+}
+
+/// What a driver implements.
+///
+/// Requests arrive checked: not empty, inside [`size`](Self::size), and of a kind that
+/// [`caps`](Self::caps) agrees to. [`Disk`](super::Disk) is the only caller.
+pub trait BlockDevice: Debug + Send + Sync {
+    /// Size in bytes.
+    fn size(&self) -> u64;
+    /// What the device can do.
+    fn caps(&self) -> Caps;
+    /// Fills the whole buffer with the bytes at `at`, or fails.
+    fn read_at(&self, at: u64, buf: &mut [u8]) -> Result<()>;
+    /// Everything written before this call is on stable storage afterwards.
+    fn flush(&self) -> Result<()>;
+
+    /// Writes all of `data` at `at`, or fails.
+    fn write_at(&self, at: u64, data: &[u8]) -> Result<()> {
+        let _ = (at, data);
+        Err(Common::ReadOnly.into())
+    }
+
+    /// Makes `span` read as zeroes; called only where `caps().zero` is native.
+    fn write_zeroes(&self, span: Span) -> Result<()> {
+        let _ = span;
+        Err(Common::ReadOnly.into())
+    }
+
+    /// Gives the space of `span` back; it may read as anything until written again,
+    /// which for every device of racker means zeroes or the old bytes.
+    fn discard(&self, span: Span) -> Result<()> {
+        let _ = span;
+        Err(Common::ReadOnly.into())
+    }
+
+    /// The first run of `span`: never empty, never past its end.
+    fn first_run(&self, span: Span) -> Result<Run> {
+        Ok(Run { len: span.len(), kind: RunKind::Data })
+    }
+
+    /// Changes the size to `size` bytes; new bytes read as zeroes.
+    fn resize(&self, size: u64) -> Result<()> {
+        let _ = size;
+        Err(Common::Unsupported { what: "resize", by: format!("{self:?}") }.into())
+    }
+}

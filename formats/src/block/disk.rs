@@ -1,0 +1,198 @@
+//! What everyone holds: a device behind one set of checks.
+
+use std::sync::Arc;
+
+use super::{BlockDevice, Caps, Run, RunKind, SliceDevice, Span, Support};
+use crate::error::{Common, Result};
+use crate::wire::len64;
+
+/// Zeroes are written in pieces of this many bytes where a device cannot zero by itself.
+const ZERO_PIECE: usize = 256 << 10;
+
+/// Anything with a size and bytes at offsets.
+///
+/// Range checks, read-only refusal, and the emulation of zero and discard live here and nowhere else.
+/// A clone is the same disk.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    device: Arc<dyn BlockDevice>,
+    read_only: bool,
+}
+
+impl Disk {
+    /// A disk over `device`.
+    pub fn new(device: impl BlockDevice + 'static) -> Self {
+        Self::from_arc(Arc::new(device))
+    }
+
+    /// A disk over a shared device.
+    pub fn from_arc(device: Arc<dyn BlockDevice>) -> Self {
+        Self { device, read_only: false }
+    }
+
+    /// The same disk, refusing writes.
+    #[must_use]
+    pub fn read_only(&self) -> Self {
+        Self { device: Arc::clone(&self.device), read_only: true }
+    }
+
+    /// Size in bytes.
+    pub fn size(&self) -> u64 {
+        self.device.size()
+    }
+
+    /// What the disk can do.
+    pub fn caps(&self) -> Caps {
+        let caps = self.device.caps();
+        if self.read_only { Caps { write: false, resize: false, ..caps } } else { caps }
+    }
+
+    /// Whether writes are accepted.
+    pub fn writable(&self) -> bool {
+        self.caps().write
+    }
+
+    /// The span of `len` bytes at `at`, if it lies inside the disk.
+    pub fn check(&self, at: u64, len: u64) -> Result<Span> {
+        let span = Span::new(at, len)?;
+        let size = self.size();
+        if span.end() > size {
+            return Err(Common::PastEnd { start: at, len, size }.into());
+        }
+        Ok(span)
+    }
+
+    /// Fills the whole buffer with the bytes at `at`, or fails.
+    pub fn read_at(&self, at: u64, buf: &mut [u8]) -> Result<()> {
+        self.check(at, len64(buf.len()))?;
+        if buf.is_empty() {
+            return Ok(());
+        }
+        self.device.read_at(at, buf)
+    }
+
+    /// Writes all of `data` at `at`, or fails.
+    pub fn write_at(&self, at: u64, data: &[u8]) -> Result<()> {
+        self.for_write()?;
+        self.check(at, len64(data.len()))?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        self.device.write_at(at, data)
+    }
+
+    /// Makes `span` read as zeroes; falls back to writing them.
+    pub fn write_zeroes(&self, span: Span) -> Result<()> {
+        self.for_write()?;
+        self.check(span.start(), span.len())?;
+        if span.is_empty() {
+            return Ok(());
+        }
+        if self.device.caps().zero == Support::Native {
+            return self.device.write_zeroes(span);
+        }
+        let zeroes = vec![0u8; ZERO_PIECE.min(usize::try_from(span.len()).unwrap_or(ZERO_PIECE))];
+        let mut rest = span;
+        while !rest.is_empty() {
+            let piece = rest.truncate(len64(zeroes.len()));
+            let len = usize::try_from(piece.len()).unwrap_or(zeroes.len());
+            self.device.write_at(piece.start(), zeroes.get(..len).unwrap_or(&zeroes))?;
+            rest = rest.skip(piece.len());
+        }
+        Ok(())
+    }
+
+    /// Gives the space of `span` back, where the device can; does nothing elsewhere.
+    pub fn discard(&self, span: Span) -> Result<()> {
+        self.for_write()?;
+        self.check(span.start(), span.len())?;
+        if span.is_empty() || self.device.caps().discard != Support::Native {
+            return Ok(());
+        }
+        self.device.discard(span)
+    }
+
+    /// The runs of `span` in order; together they cover it exactly.
+    pub fn runs(&self, span: Span) -> impl Iterator<Item = Result<(Span, RunKind)>> + use<> {
+        let disk = self.clone();
+        let mut rest = Some(span);
+        std::iter::from_fn(move || {
+            let now = rest.filter(|s| !s.is_empty())?;
+            match disk.first_run(now) {
+                Ok(run) => {
+                    let piece = now.truncate(run.len);
+                    rest = Some(now.skip(run.len));
+                    Some(Ok((piece, run.kind)))
+                }
+                Err(e) => {
+                    rest = None;
+                    Some(Err(e))
+                }
+            }
+        })
+    }
+
+    /// The first run of `span`: never empty, never past its end. `span` is not empty.
+    pub fn first_run(&self, span: Span) -> Result<Run> {
+        self.check(span.start(), span.len())?;
+        let run = if self.device.caps().runs == Support::No {
+            Run { len: span.len(), kind: RunKind::Data }
+        } else {
+            self.device.first_run(span)?
+        };
+        // A driver that answers nothing would hang every caller.
+        Ok(Run { len: run.len.clamp(1, span.len().max(1)), kind: run.kind })
+    }
+
+    /// Part of the disk as a disk.
+    pub fn slice(&self, span: Span) -> Result<Self> {
+        self.check(span.start(), span.len())?;
+        let read_only = self.read_only;
+        Ok(Self { device: Arc::new(SliceDevice::new(self.clone(), span)), read_only })
+    }
+
+    /// Everything written before this call is on stable storage afterwards.
+    pub fn flush(&self) -> Result<()> {
+        self.device.flush()
+    }
+
+    /// Changes the size to `size` bytes; new bytes read as zeroes.
+    pub fn resize(&self, size: u64) -> Result<()> {
+        self.for_write()?;
+        self.device.resize(size)
+    }
+
+    fn for_write(&self) -> Result<()> {
+        if self.read_only || !self.device.caps().write {
+            return Err(Common::ReadOnly.into());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::MemDevice;
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn requests_outside_the_disk_are_refused() {
+        let disk = Disk::new(MemDevice::new(1024));
+        assert_eq!(disk.read_at(1020, &mut [0; 5]).unwrap_err().kind(), Kind::OutOfRange);
+        assert!(disk.write_at(u64::MAX, &[0; 5]).is_err());
+        assert!(disk.write_at(1019, &[0; 5]).is_ok());
+        assert_eq!(disk.read_only().write_at(0, &[1]).unwrap_err().kind(), Kind::ReadOnly);
+    }
+
+    #[test]
+    fn slices_stay_inside_themselves() {
+        let disk = Disk::new(MemDevice::new(1024));
+        let part = disk.slice(Span::new(512, 256).unwrap()).unwrap();
+        part.write_at(0, &[7; 256]).unwrap();
+        assert!(part.write_at(255, &[7; 2]).is_err());
+        let mut buf = [0; 2];
+        disk.read_at(511, &mut buf).unwrap();
+        assert_eq!(buf, [0, 7]);
+    }
+}

@@ -1,0 +1,19 @@
+//! The block layer: what a disk is, and the disks that are not image formats.
+
+mod device;
+mod disk;
+mod file;
+mod lock;
+mod mem;
+mod slice;
+mod span;
+mod staged;
+
+pub use device::{BlockDevice, Caps, Run, RunKind, Support};
+pub use disk::Disk;
+pub use file::FileDevice;
+pub use lock::{Lock, LockMode, Locked};
+pub use mem::MemDevice;
+pub use slice::SliceDevice;
+pub use span::{BlockSize, Span};
+pub use staged::{Change, ChangeKind, Staged};

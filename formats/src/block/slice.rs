@@ -1,0 +1,56 @@
+//! Part of a disk as a disk: a partition, a tar member.
+
+use super::{BlockDevice, Caps, Disk, Run, Span};
+use crate::error::{Common, Result};
+
+/// The bytes of `inner` inside `span`.
+#[derive(Debug)]
+pub struct SliceDevice {
+    inner: Disk,
+    span: Span,
+}
+
+impl SliceDevice {
+    /// A window on `inner`; the caller has checked that `span` lies inside it.
+    pub fn new(inner: Disk, span: Span) -> Self {
+        Self { inner, span }
+    }
+
+    fn locate(&self, at: u64) -> Result<u64> {
+        self.span.start().checked_add(at).ok_or_else(|| Common::RangeWraps { start: at, len: 0 }.into())
+    }
+}
+
+impl BlockDevice for SliceDevice {
+    fn size(&self) -> u64 {
+        self.span.len()
+    }
+
+    fn caps(&self) -> Caps {
+        Caps { resize: false, ..self.inner.caps() }
+    }
+
+    fn read_at(&self, at: u64, buf: &mut [u8]) -> Result<()> {
+        self.inner.read_at(self.locate(at)?, buf)
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.inner.flush()
+    }
+
+    fn write_at(&self, at: u64, data: &[u8]) -> Result<()> {
+        self.inner.write_at(self.locate(at)?, data)
+    }
+
+    fn write_zeroes(&self, span: Span) -> Result<()> {
+        self.inner.write_zeroes(Span::new(self.locate(span.start())?, span.len())?)
+    }
+
+    fn discard(&self, span: Span) -> Result<()> {
+        self.inner.discard(Span::new(self.locate(span.start())?, span.len())?)
+    }
+
+    fn first_run(&self, span: Span) -> Result<Run> {
+        self.inner.first_run(Span::new(self.locate(span.start())?, span.len())?)
+    }
+}

@@ -1,0 +1,42 @@
+//! What `check` and `repair` speak of.
+
+/// One thing that is wrong, or was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What is wrong, in one line.
+    pub what: String,
+    /// How bad it is.
+    pub severity: Severity,
+    /// Whether it was mended.
+    pub repaired: bool,
+}
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Space is lost, data are safe.
+    Leak,
+    /// The image contradicts itself.
+    Corruption,
+}
+
+/// All findings of one check.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Whether findings shall be mended.
+    pub repair: bool,
+    /// What was found.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// Notes a finding.
+    pub fn add(&mut self, severity: Severity, what: impl Into<String>) {
+        self.findings.push(Finding { what: what.into(), severity, repaired: false });
+    }
+
+    /// The worst finding that is not repaired.
+    pub fn worst(&self) -> Option<Severity> {
+        self.findings.iter().filter(|f| !f.repaired).map(|f| f.severity).max()
+    }
+}

@@ -1,0 +1,26 @@
+//! The list of image formats.
+
+mod raw;
+
+use crate::registry::Format;
+
+/// All formats, in probing order. `raw` says yes to anything and stays last.
+pub static FORMATS: &[&dyn Format] = &[&raw::FORMAT];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    /// A driver that is in the folder but not in the list, or the other way round, is a mistake.
+    #[test]
+    fn the_folder_and_the_list_agree() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/drivers");
+        let files: BTreeSet<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().to_string_lossy().trim_end_matches(".rs").to_string())
+            .filter(|n| n != "mod")
+            .collect();
+        let list: BTreeSet<String> = super::FORMATS.iter().map(|f| f.name().to_string()).collect();
+        assert_eq!(files, list);
+    }
+}

@@ -1,0 +1,85 @@
+//! Raw: the file is the disk.
+
+use std::sync::Arc;
+
+use crate::block::{BlockDevice, Caps, Disk, Run, Span};
+use crate::error::Result;
+use crate::registry::{Facts, Format, Guess, Head, Image, Opening, Plan};
+
+/// The format's entry in the list.
+pub(super) const FORMAT: Raw = Raw;
+
+/// Raw disks.
+pub(super) struct Raw;
+
+impl Format for Raw {
+    fn name(&self) -> &'static str {
+        "raw"
+    }
+
+    fn suffixes(&self) -> &'static [&'static str] {
+        &["raw", "img"]
+    }
+
+    fn probe(&self, _: &Head<'_>) -> Guess {
+        Guess::Weak
+    }
+
+    fn open(&self, file: Disk, _: &mut Opening) -> Result<Arc<dyn Image>> {
+        Ok(Arc::new(RawImage { file }))
+    }
+
+    fn create(&self, file: Disk, plan: &Plan) -> Result<Arc<dyn Image>> {
+        file.resize(plan.size)?;
+        Ok(Arc::new(RawImage { file }))
+    }
+}
+
+#[derive(Debug)]
+struct RawImage {
+    file: Disk,
+}
+
+impl Image for RawImage {
+    fn facts(&self) -> Facts {
+        Facts { format: "raw", virtual_size: self.file.size(), ..Facts::default() }
+    }
+}
+
+impl BlockDevice for RawImage {
+    fn size(&self) -> u64 {
+        self.file.size()
+    }
+
+    fn caps(&self) -> Caps {
+        self.file.caps()
+    }
+
+    fn read_at(&self, at: u64, buf: &mut [u8]) -> Result<()> {
+        self.file.read_at(at, buf)
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.file.flush()
+    }
+
+    fn write_at(&self, at: u64, data: &[u8]) -> Result<()> {
+        self.file.write_at(at, data)
+    }
+
+    fn write_zeroes(&self, span: Span) -> Result<()> {
+        self.file.write_zeroes(span)
+    }
+
+    fn discard(&self, span: Span) -> Result<()> {
+        self.file.discard(span)
+    }
+
+    fn first_run(&self, span: Span) -> Result<Run> {
+        self.file.first_run(span)
+    }
+
+    fn resize(&self, size: u64) -> Result<()> {
+        self.file.resize(size)
+    }
+}

@@ -1,0 +1,22 @@
+//! Block devices, containers, disk image formats, transactions and conversion.
+//!
+//! Everything is a [`Disk`](block::Disk): a host file, a member of an archive, an opened image, a part of one.
+//! A format takes a disk and gives a disk. This crate knows neither filesystems nor the command line.
+//!
+//! * [`block`]: the device trait, the checked handle, files, slices, staged writes
+//! * [`registry`]: what a format is, probing, which references may be followed
+//! * [`drivers`]: the list of formats
+//! * [`options`], [`check`], [`limits`], [`wire`], [`error`]: what all of them share
+
+#![cfg_attr(test, allow(clippy::as_conversions, clippy::arithmetic_side_effects))]
+
+pub mod block;
+pub mod check;
+pub mod drivers;
+pub mod error;
+pub mod limits;
+pub mod options;
+pub mod registry;
+pub mod wire;
+
+pub use error::{Error, Kind, Result};

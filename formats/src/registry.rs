@@ -1,0 +1,474 @@
+//! What a format is, how one is found, and which other files an image may name.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+
+use crate::block::{BlockDevice, Change, Disk, FileDevice, Lock, LockMode};
+use crate::check::Report;
+use crate::drivers::FORMATS;
+use crate::error::{Common, Fault, Kind, Result, Within};
+use crate::limits::{CHAIN_DEPTH_MAX, HEAD_BYTES, REFERENCES_MAX, TAIL_BYTES};
+use crate::options::{Opt, Values};
+use crate::wire::{bytes, len64};
+
+/// The bytes that a probe may look at.
+#[derive(Debug)]
+pub struct Head<'a> {
+    /// The first bytes: 68 KiB, or all of a smaller file.
+    pub first: &'a [u8],
+    /// The last bytes: 4 KiB, or all of a smaller file.
+    pub last: &'a [u8],
+    /// Size of the file in bytes.
+    pub size: u64,
+}
+
+/// What a probe thinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Guess {
+    /// Not this format.
+    No,
+    /// A bare signature or text that could be chance.
+    Weak,
+    /// A magic that agrees with a second field.
+    Strong,
+}
+
+/// One image format.
+pub trait Format: Sync {
+    /// The word users type: `qcow2`.
+    fn name(&self) -> &'static str;
+    /// Endings of output names; never used to recognise a file.
+    fn suffixes(&self) -> &'static [&'static str];
+    /// Looks at bytes, opens nothing, cannot fail.
+    fn probe(&self, head: &Head<'_>) -> Guess;
+    /// Opens an image. `file` is writable when the image shall be.
+    fn open(&self, file: Disk, opening: &mut Opening) -> Result<Arc<dyn Image>>;
+    /// Makes an empty image of `plan.size` bytes in the empty, writable `file`.
+    fn create(&self, file: Disk, plan: &Plan) -> Result<Arc<dyn Image>> {
+        let _ = (file, plan);
+        Err(Common::Unsupported { what: "creating an image", by: self.name().into() }.into())
+    }
+    /// The options of `create`.
+    fn options(&self) -> &'static [Opt] {
+        &[]
+    }
+}
+
+/// What a new image shall be.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// Virtual size in bytes.
+    pub size: u64,
+    /// Checked options.
+    pub options: Values,
+}
+
+/// An opened image: a block device that can also talk about itself.
+pub trait Image: BlockDevice {
+    /// What `info` prints.
+    fn facts(&self) -> Facts;
+
+    /// Looks for inconsistencies, and mends them if `report.repair` says so.
+    fn check(&self, report: &mut Report) -> Result<()> {
+        let _ = report;
+        Err(Common::Unsupported { what: "check", by: self.facts().format.into() }.into())
+    }
+
+    /// Whether [`apply`](Self::apply) is there.
+    fn applies(&self) -> bool {
+        false
+    }
+
+    /// Lands every change or none of them, whenever the program or the power dies, by the format's own means.
+    /// The bytes of the changes are read from `staged`. On return all is on stable storage.
+    fn apply(&self, staged: &Disk, changes: &[Change]) -> Result<()> {
+        let _ = (staged, changes);
+        Err(Common::Unsupported { what: "an atomic edit", by: self.facts().format.into() }.into())
+    }
+}
+
+/// What an image says about itself.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// The format's name.
+    pub format: &'static str,
+    /// Virtual size in bytes.
+    pub virtual_size: u64,
+    /// Unit of allocation in bytes: cluster, grain, block.
+    pub cluster_size: Option<u64>,
+    /// The format's own word for its kind: `streamOptimized`, `dynamic`.
+    pub subformat: Option<String>,
+    /// The parent as the image names it.
+    pub backing: Option<Reference>,
+    /// Other files that hold part of the data.
+    pub data_files: Vec<String>,
+    /// Internal snapshots.
+    pub snapshots: Vec<Snapshot>,
+    /// The image was not closed cleanly.
+    pub dirty: bool,
+    /// The image is marked as corrupt.
+    pub corrupt: bool,
+    /// The data are encrypted.
+    pub encrypted: bool,
+    /// Everything else, under `qemu-img`'s names where it has them (`format-specific`).
+    pub specific: BTreeMap<String, serde_json::Value>,
+}
+
+/// A snapshot inside an image.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Unique number or text.
+    pub id: String,
+    /// What the user called it.
+    pub name: String,
+    /// Seconds since 1970.
+    pub date_sec: u64,
+    /// Virtual size in bytes at that time.
+    pub virtual_size: u64,
+}
+
+/// A file that an image names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reference {
+    /// As it stands in the image.
+    pub path: String,
+    /// The format that the image gives for it.
+    pub format: Option<String>,
+    /// What it is for.
+    pub role: Role,
+}
+
+/// What a referenced file is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Holds what the image does not.
+    Backing,
+    /// Holds the data of an image that keeps only tables.
+    DataFile,
+    /// One piece of a split disk.
+    Extent,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Backing => "backing file",
+            Self::DataFile => "data file",
+            Self::Extent => "extent file",
+        })
+    }
+}
+
+/// Which referenced files are opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// None.
+    Deny,
+    /// Those below the image's own folder: no absolute path, no `..`, no symbolic link out.
+    #[default]
+    SameFolder,
+    /// Any.
+    Any,
+}
+
+/// Why a reference is not followed, or a format not found.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenFault {
+    /// Policy forbids it.
+    #[error("the image names {role} {path:?}, which is {why}: not opened")]
+    External {
+        /// What it is for.
+        role: Role,
+        /// As it stands in the image.
+        path: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The chain comes back to itself.
+    #[error("{role} {path:?} is already part of the chain: the chain is a loop")]
+    Loop {
+        /// What it is for.
+        role: Role,
+        /// As it stands in the image.
+        path: String,
+    },
+    /// The chain is too long.
+    #[error("the chain of images is longer than {0}")]
+    Deep(usize),
+    /// Too many files are named.
+    #[error("the image names more than {0} files")]
+    Many(usize),
+    /// Two formats are equally sure.
+    #[error("the content looks like {0} and like {1}")]
+    Ambiguous(&'static str, &'static str),
+    /// A format nobody has heard of.
+    #[error("there is no format {0:?}")]
+    UnknownFormat(String),
+    /// The backing file's format is not recorded and the content looks like something else than raw.
+    #[error("backing file {path:?} looks like {found}, but the image does not record its format")]
+    BackingFormat {
+        /// As it stands in the image.
+        path: String,
+        /// What the content looks like.
+        found: &'static str,
+    },
+}
+
+impl Fault for OpenFault {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::External { .. } | Self::BackingFormat { .. } => Kind::Denied,
+            Self::Loop { .. } | Self::Deep(_) | Self::Many(_) => Kind::Corrupt,
+            Self::Ambiguous(..) | Self::UnknownFormat(_) => Kind::Invalid,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::External { .. } => {
+                Some("--allow-external opens it all the same, if you trust the image".into())
+            }
+            Self::Ambiguous(..) => Some("say which one it is with -f FORMAT".into()),
+            Self::UnknownFormat(_) => {
+                let names: Vec<_> = FORMATS.iter().map(|f| f.name()).collect();
+                Some(format!("racker knows {}", names.join(", ")))
+            }
+            Self::BackingFormat { found, .. } => {
+                Some(format!("record it with: qemu-img rebase -u -F {found} -b BACKING IMAGE"))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What accompanies the opening of one image and of everything it names.
+#[derive(Debug)]
+pub struct Opening {
+    /// The folder that relative references start from; none inside containers.
+    folder: Option<PathBuf>,
+    policy: Policy,
+    /// Whether files are opened for writing; only the top image and its own extents are.
+    write: bool,
+    /// Device and inode of each image from the top down to this one.
+    chain: Vec<(u64, u64)>,
+    /// Files opened so far.
+    count: usize,
+}
+
+impl Opening {
+    /// For the image in the file at `path`.
+    pub fn new(path: Option<&Path>, policy: Policy, write: bool) -> Self {
+        let folder = path.map(|p| match p.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
+            Some(parent) => parent.to_path_buf(),
+            None => PathBuf::from("/"),
+        });
+        let chain = path.and_then(|p| p.metadata().ok()).map(|m| (m.dev(), m.ino())).into_iter().collect();
+        Self { folder, policy, write, chain, count: 0 }
+    }
+
+    /// Whether the image shall be writable.
+    pub fn write(&self) -> bool {
+        self.write
+    }
+
+    /// Opens a file that holds part of this image's own bytes (an extent, a data file).
+    pub fn follow_file(&mut self, reference: &Reference) -> Result<Disk> {
+        let (file, _) = self.open_reference(reference, self.write)?;
+        Lock::take(&file, if self.write { LockMode::Write } else { LockMode::Read })?;
+        Ok(Disk::new(FileDevice::new(file, self.write)?))
+    }
+
+    /// Opens a parent image, read-only, with everything that it names in turn.
+    pub fn follow_image(&mut self, reference: &Reference) -> Result<(Disk, Arc<dyn Image>)> {
+        let place = || format!("{} {}", reference.role, reference.path);
+        let (file, path) = self.open_reference(reference, false).within(place)?;
+        if self.chain.len() >= CHAIN_DEPTH_MAX {
+            return Err(OpenFault::Deep(CHAIN_DEPTH_MAX).into());
+        }
+        Lock::take(&file, LockMode::Read)?;
+        let meta = file.metadata()?;
+        let disk = Disk::new(FileDevice::new(file, false)?);
+        let format = match &reference.format {
+            Some(name) => by_name(name).within(place)?,
+            None => {
+                let found = probe(&disk).within(place)?;
+                if found.name() != "raw" {
+                    let path = reference.path.clone();
+                    return Err(OpenFault::BackingFormat { path, found: found.name() }.into());
+                }
+                found
+            }
+        };
+        let mut inner = Self {
+            folder: path.parent().map(Path::to_path_buf),
+            policy: self.policy,
+            write: false,
+            chain: self.chain.clone(),
+            count: self.count,
+        };
+        inner.chain.push((meta.dev(), meta.ino()));
+        let image = format.open(disk, &mut inner).within(place)?;
+        self.count = inner.count;
+        let device: Arc<dyn BlockDevice> = image.clone();
+        Ok((Disk::from_arc(device).read_only(), image))
+    }
+
+    /// Opens the host file of a reference, if policy allows it, and says where it is.
+    fn open_reference(&mut self, reference: &Reference, write: bool) -> Result<(File, PathBuf)> {
+        let Reference { path, role, .. } = reference;
+        let refuse = |why| OpenFault::External { role: *role, path: path.clone(), why };
+        self.count = self.count.saturating_add(1);
+        if self.count > REFERENCES_MAX {
+            return Err(OpenFault::Many(REFERENCES_MAX).into());
+        }
+        let Some(folder) = &self.folder else {
+            return Err(refuse("outside the container that holds the image").into());
+        };
+        if self.policy == Policy::Deny {
+            return Err(refuse("another file").into());
+        }
+        let name = path.strip_prefix("file:").unwrap_or(path);
+        if path.starts_with("json:") {
+            return Err(refuse("a json: description").into());
+        }
+        if has_protocol(name) {
+            return Err(refuse("a protocol address").into());
+        }
+        let full = folder.join(name);
+        let file = match self.policy {
+            Policy::Any => File::options().read(true).write(write).open(&full)?,
+            _ => open_beneath(folder, Path::new(name), write, refuse)?,
+        };
+        let meta = file.metadata()?;
+        let id = (meta.dev(), meta.ino());
+        if self.chain.contains(&id) {
+            return Err(OpenFault::Loop { role: *role, path: path.clone() }.into());
+        }
+        Ok((file, full))
+    }
+}
+
+/// Whether a name is what QEMU takes for an address: letters, digits, `+-.` and a colon before any slash.
+fn has_protocol(name: &str) -> bool {
+    let head = name.split('/').next().unwrap_or(name);
+    match head.split_once(':') {
+        Some((scheme, _)) => {
+            !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+        }
+        None => false,
+    }
+}
+
+fn open_beneath(
+    folder: &Path,
+    name: &Path,
+    write: bool,
+    refuse: impl Fn(&'static str) -> OpenFault,
+) -> Result<File> {
+    if name.is_absolute() {
+        return Err(refuse("an absolute path").into());
+    }
+    if name.components().any(|c| matches!(c, std::path::Component::ParentDir)) {
+        return Err(refuse("outside the image's folder").into());
+    }
+    let dir = File::open(folder)?;
+    let access = if write { OFlags::RDWR } else { OFlags::RDONLY };
+    // NONBLOCK keeps a fifo from holding us forever; the file's type is checked by its device.
+    let flags = access | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    // The kernel itself keeps the walk below the folder, whatever happens to the links meanwhile.
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    match openat2(&dir, name, flags, Mode::empty(), resolve) {
+        Ok(fd) => Ok(File::from(fd)),
+        Err(rustix::io::Errno::XDEV) => Err(refuse("a symbolic link out of the image's folder").into()),
+        Err(e) => Err(std::io::Error::from(e).into()),
+    }
+}
+
+/// Reads what probes look at.
+pub fn with_head<T>(file: &Disk, look: impl FnOnce(&Head<'_>) -> T) -> Result<T> {
+    let size = file.size();
+    let first = bytes(file, 0, size.min(HEAD_BYTES), HEAD_BYTES, "first bytes")?;
+    let tail = size.min(TAIL_BYTES);
+    let last = bytes(file, size.saturating_sub(tail), tail, TAIL_BYTES, "last bytes")?;
+    Ok(look(&Head { first: &first, last: &last, size }))
+}
+
+/// Finds the format of a file by its content; `raw` is the answer when no other fits.
+pub fn probe(file: &Disk) -> Result<&'static dyn Format> {
+    with_head(file, |head| {
+        let mut best: Option<(Guess, &'static dyn Format)> = None;
+        for format in FORMATS {
+            let guess = format.probe(head);
+            match best {
+                _ if guess == Guess::No => {}
+                Some((Guess::Strong, first)) if guess == Guess::Strong => {
+                    return Err(OpenFault::Ambiguous(first.name(), format.name()).into());
+                }
+                Some((found, _)) if found >= guess => {}
+                _ => best = Some((guess, *format)),
+            }
+        }
+        best.map(|(_, f)| f).ok_or_else(|| OpenFault::UnknownFormat("empty list".into()).into())
+    })?
+}
+
+/// The format that users call `name`.
+pub fn by_name(name: &str) -> Result<&'static dyn Format> {
+    FORMATS
+        .iter()
+        .find(|f| f.name() == name)
+        .copied()
+        .ok_or_else(|| OpenFault::UnknownFormat(name.into()).into())
+}
+
+impl Head<'_> {
+    /// The `N` bytes at `at` of the beginning, if they are there.
+    pub fn at<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        self.first.get(at..)?.first_chunk::<N>().copied()
+    }
+
+    /// The `N` bytes that lie `back` bytes before the end, if they are there.
+    pub fn from_end<const N: usize>(&self, back: u64) -> Option<[u8; N]> {
+        let start = len64(self.last.len()).checked_sub(back)?;
+        self.last.get(usize::try_from(start).ok()?..)?.first_chunk::<N>().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reference(path: &str) -> Reference {
+        Reference { path: path.into(), format: Some("raw".into()), role: Role::Backing }
+    }
+
+    #[test]
+    fn references_out_of_the_folder_are_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().join("top");
+        std::fs::write(&top, b"x").unwrap();
+        std::fs::write(dir.path().join("inside"), b"hello").unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join("out")).unwrap();
+        std::os::unix::fs::symlink("inside", dir.path().join("in")).unwrap();
+        for bad in ["/etc/passwd", "../x", "out", "json:{}", "http://a/b", "nbd:host:1"] {
+            let mut opening = Opening::new(Some(&top), Policy::SameFolder, false);
+            let e = opening.follow_image(&reference(bad)).unwrap_err();
+            assert_eq!(e.kind(), Kind::Denied, "{bad}: {e}");
+        }
+        for good in ["inside", "in", "./inside", "file:inside"] {
+            let mut opening = Opening::new(Some(&top), Policy::SameFolder, false);
+            assert_eq!(opening.follow_image(&reference(good)).unwrap().0.size(), 5, "{good}");
+        }
+        let mut opening = Opening::new(Some(&top), Policy::SameFolder, false);
+        let e = opening.follow_image(&reference("top")).unwrap_err();
+        assert!(matches!(e.fault(), Some(OpenFault::Loop { .. })), "{e}");
+    }
+}

@@ -1,0 +1,302 @@
+//! What a filesystem is: nodes, names, attributes; one trait to read it and one to change it.
+
+use std::fmt::{self, Debug};
+use std::io::Read;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use racker_formats::block::Disk;
+use racker_formats::error::{Common, Fault, Kind, Result};
+use racker_formats::registry::{Guess, Head};
+
+/// The number of a node: an inode number, or whatever a filesystem without inodes uses in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u64);
+
+/// One component of a path: bytes, not empty, no slash, no NUL, neither `.` nor `..`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name(Box<[u8]>);
+
+/// A name that cannot stand in a directory.
+#[derive(Debug, thiserror::Error)]
+#[error("{:?} is no name for a directory entry", String::from_utf8_lossy(.0))]
+pub struct BadName(Vec<u8>);
+
+impl Fault for BadName {
+    fn kind(&self) -> Kind {
+        Kind::Corrupt
+    }
+}
+
+impl Name {
+    /// The longest name of every filesystem here, in bytes (FAT's 255 UTF-16 units are at most 765 bytes).
+    pub const MAX: usize = 765;
+
+    /// Checks the bytes.
+    pub fn new(bytes: &[u8]) -> Result<Self> {
+        let bad = bytes.is_empty()
+            || bytes.len() > Self::MAX
+            || bytes == b"."
+            || bytes == b".."
+            || bytes.iter().any(|b| *b == b'/' || *b == 0);
+        if bad {
+            let shown = bytes.get(..bytes.len().min(64)).unwrap_or_default();
+            return Err(BadName(shown.to_vec()).into());
+        }
+        Ok(Self(bytes.into()))
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", String::from_utf8_lossy(&self.0))
+    }
+}
+
+/// What a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NodeKind {
+    /// Regular file.
+    File,
+    /// Directory.
+    Dir,
+    /// Symbolic link.
+    Link,
+    /// Character device.
+    Char,
+    /// Block device.
+    Block,
+    /// Named pipe.
+    Fifo,
+    /// Socket.
+    Socket,
+}
+
+impl NodeKind {
+    /// The kind that the `S_IFMT` bits of a mode name.
+    pub const fn from_mode(mode: u32) -> Option<Self> {
+        Some(match mode & 0o170_000 {
+            0o100_000 => Self::File,
+            0o040_000 => Self::Dir,
+            0o120_000 => Self::Link,
+            0o020_000 => Self::Char,
+            0o060_000 => Self::Block,
+            0o010_000 => Self::Fifo,
+            0o140_000 => Self::Socket,
+            _ => return None,
+        })
+    }
+
+    /// The `S_IFMT` bits.
+    pub const fn mode_bits(self) -> u32 {
+        match self {
+            Self::File => 0o100_000,
+            Self::Dir => 0o040_000,
+            Self::Link => 0o120_000,
+            Self::Char => 0o020_000,
+            Self::Block => 0o060_000,
+            Self::Fifo => 0o010_000,
+            Self::Socket => 0o140_000,
+        }
+    }
+}
+
+/// A point in time: seconds since 1970 (before it: negative) and nanoseconds from there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Time {
+    /// Whole seconds.
+    pub sec: i64,
+    /// 0 to 999,999,999.
+    pub nsec: u32,
+}
+
+bitflags::bitflags! {
+    /// Inode flags under the names of `chattr`, with `FS_IOC_GETFLAGS`'s values.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Flags: u32 {
+        /// `S`: written synchronously.
+        const SYNC = 0x8;
+        /// `i`: cannot be changed.
+        const IMMUTABLE = 0x10;
+        /// `a`: only appended to.
+        const APPEND = 0x20;
+        /// `d`: left out by dump.
+        const NODUMP = 0x40;
+        /// `A`: access times are not kept.
+        const NOATIME = 0x80;
+        /// `P`: children inherit the project id.
+        const PROJINHERIT = 0x2000_0000;
+        /// `V`: protected by fs-verity.
+        const VERITY = 0x0010_0000;
+        /// `E`: encrypted.
+        const ENCRYPT = 0x800;
+    }
+}
+
+/// Everything about a node but its content and its extended attributes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// What it is.
+    pub kind: NodeKind,
+    /// Permission bits: the lower twelve.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Size in bytes.
+    pub size: u64,
+    /// Bytes that it takes on the volume.
+    pub allocated: u64,
+    /// Directory entries that name it.
+    pub links: u64,
+    /// Last access.
+    pub atime: Time,
+    /// Last change of the content.
+    pub mtime: Time,
+    /// Last change of the node.
+    pub ctime: Time,
+    /// Birth, where the filesystem records it.
+    pub crtime: Option<Time>,
+    /// Major and minor number of a device node.
+    pub rdev: (u32, u32),
+    /// `chattr` flags.
+    pub flags: Flags,
+    /// Project id for quotas.
+    pub project: u32,
+    /// Generation number.
+    pub generation: u32,
+}
+
+/// One entry of a directory; `.` and `..` are never among them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirEntry {
+    /// Its name.
+    pub name: Name,
+    /// The node it names.
+    pub node: NodeId,
+    /// The node's kind, where the directory says it.
+    pub kind: Option<NodeKind>,
+}
+
+/// A stretch of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// First byte in the file.
+    pub at: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// What it is.
+    pub kind: ExtentKind,
+}
+
+/// What a stretch of a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExtentKind {
+    /// Bytes stored at this offset of the volume.
+    Data(u64),
+    /// Bytes stored in some other way: inside the inode, compressed.
+    Inline,
+    /// Allocated, never written: reads as zeroes. The offset on the volume.
+    Unwritten(u64),
+    /// Nothing: reads as zeroes.
+    Hole,
+}
+
+/// What a filesystem says about itself.
+#[derive(Clone, Debug, Default)]
+pub struct FsFacts {
+    /// The driver's name: `xfs`, `ext4`, `vfat`.
+    pub kind: &'static str,
+    /// Label, if there is one.
+    pub label: Option<String>,
+    /// UUID (or FAT's volume id) as `blkid` prints it.
+    pub uuid: Option<String>,
+    /// Size in bytes.
+    pub size: u64,
+    /// Free bytes.
+    pub free: u64,
+    /// Block or cluster size in bytes.
+    pub block_size: u32,
+    /// Features by their usual names.
+    pub features: Vec<String>,
+    /// The journal or log held changes that were replayed (in memory when read-only).
+    pub replayed: bool,
+    /// Why racker will not write to it, if so.
+    pub read_only: Option<String>,
+}
+
+/// Called for each thing; answers whether to go on.
+pub type Visit<'a, T> = dyn FnMut(T) -> Result<ControlFlow<()>> + 'a;
+
+/// A filesystem that can be read.
+///
+/// Every name and number in it is hostile; whatever a method returns has been checked.
+pub trait Filesystem: Debug + Send + Sync {
+    /// What it says about itself.
+    fn facts(&self) -> Result<FsFacts>;
+    /// The root directory.
+    fn root(&self) -> NodeId;
+    /// Everything about a node.
+    fn stat(&self, node: NodeId) -> Result<Stat>;
+    /// The node that `name` names in `dir`.
+    fn lookup(&self, dir: NodeId, name: &Name) -> Result<Option<NodeId>>;
+    /// All entries of a directory.
+    fn read_dir(&self, dir: NodeId, visit: &mut Visit<'_, DirEntry>) -> Result<()>;
+    /// Reads from `at`; returns how many bytes there were, less than asked for only at the end.
+    fn read(&self, file: NodeId, at: u64, buf: &mut [u8]) -> Result<usize>;
+    /// The extents of a file in order, holes included, from 0 to its size.
+    fn extents(&self, file: NodeId, visit: &mut Visit<'_, Extent>) -> Result<()>;
+    /// The target of a symbolic link, as stored.
+    fn read_link(&self, link: NodeId) -> Result<Vec<u8>>;
+    /// All extended attributes, under the names that the kernel shows (`user.x`, `system.posix_acl_access`).
+    fn xattrs(&self, node: NodeId, visit: &mut Visit<'_, (&[u8], &[u8])>) -> Result<()>;
+}
+
+/// New content of a file: exactly `size` bytes from `reader`.
+pub struct Content<'a> {
+    /// Where the bytes come from.
+    pub reader: &'a mut dyn Read,
+    /// How many there are.
+    pub size: u64,
+}
+
+impl Debug for Content<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.size)
+    }
+}
+
+/// A filesystem that can be changed. Nothing lands before the transaction under it commits.
+pub trait FilesystemMut: Filesystem {
+    /// Replaces all of a file's content. Owner, mode, extended attributes, flags and birth stay; the times of
+    /// content and node become `now`. Blocks that others share are left to them.
+    fn replace(&mut self, file: NodeId, content: Content<'_>, now: Time) -> Result<()>;
+
+    /// Gives the entry `name` of `dir` a node of its own if it shares its node with other entries: an empty
+    /// file with the same owner, mode, extended attributes, flags. Returns the node that `name` names now.
+    fn separate(&mut self, dir: NodeId, name: &Name, now: Time) -> Result<NodeId>;
+
+    /// Writes back what is cached. A writer that was dropped instead must not be committed.
+    fn close(self: Box<Self>) -> Result<()>;
+}
+
+/// One kind of filesystem.
+pub trait Driver: Sync {
+    /// The name that `blkid` prints: `xfs`, `ext4`, `vfat`.
+    fn name(&self) -> &'static str;
+    /// Looks at the first 68 KiB of a volume; opens nothing, cannot fail.
+    fn probe(&self, head: &Head<'_>) -> Guess;
+    /// Opens it for reading. An unclean journal or log is replayed in memory.
+    fn open(&self, volume: Disk) -> Result<Arc<dyn Filesystem>>;
+    /// Opens it for writing, on a volume that stages its writes. An unclean journal or log is replayed first.
+    fn open_mut(&self, volume: Disk) -> Result<Box<dyn FilesystemMut>> {
+        let _ = volume;
+        Err(Common::Unsupported { what: "writing", by: self.name().into() }.into())
+    }
+}

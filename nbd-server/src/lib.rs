@@ -1,0 +1,1 @@
+//! The NBD server over any `Disk`: nothing is in it yet.
