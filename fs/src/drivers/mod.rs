@@ -1,5 +1,7 @@
 //! The list of filesystems.
 
+mod xfs;
+
 use racker_formats::block::Disk;
 use racker_formats::error::Result;
 use racker_formats::registry::{Guess, with_head};
@@ -7,7 +9,7 @@ use racker_formats::registry::{Guess, with_head};
 use crate::filesystem::Driver;
 
 /// All filesystems, in probing order.
-pub static DRIVERS: &[&dyn Driver] = &[];
+pub static DRIVERS: &[&dyn Driver] = &[&xfs::FORMAT];
 
 /// Finds the filesystem of a volume by its content; none is no error.
 pub fn probe(volume: &Disk) -> Result<Option<&'static dyn Driver>> {
