@@ -16,6 +16,7 @@ pub mod check;
 pub mod drivers;
 pub mod error;
 pub mod limits;
+pub mod open;
 pub mod options;
 pub mod registry;
 pub mod transaction;

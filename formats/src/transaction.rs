@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::block::{Disk, FileDevice, Lock, LockMode, Span, Staged, redo};
 use crate::error::{Fault, Kind, Result, Within};
-use crate::registry::Image;
+use crate::registry::{self, Image};
 
 /// Why an edit does not begin or does not land.
 #[derive(Debug, thiserror::Error)]
@@ -28,11 +28,27 @@ pub enum TransactionFault {
     /// A writer was dropped instead of closed, so its caches are lost.
     #[error("a writer was not closed: nothing was written to the image")]
     WriterDropped,
+    /// The edit would turn a disk that is raw only by guess into something that the next reader takes for a
+    /// format of its own: then the image, not the user, says which files are opened.
+    #[error("after this edit the raw disk would look like {0}: nothing was written")]
+    Disguised(&'static str),
 }
 
 impl Fault for TransactionFault {
     fn kind(&self) -> Kind {
-        Kind::Invalid
+        match self {
+            Self::WriterDropped => Kind::Invalid,
+            Self::Disguised(_) => Kind::Denied,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::WriterDropped => None,
+            Self::Disguised(_) => {
+                Some("-f raw writes it all the same; then always open it with -f raw".into())
+            }
+        }
     }
 }
 
@@ -45,6 +61,8 @@ pub struct Transaction {
     guest: Disk,
     landing: Landing,
     writers: Arc<AtomicUsize>,
+    /// The host file is raw only because its content looks like nothing else, and must stay so.
+    guessed_raw: bool,
 }
 
 #[derive(Debug)]
@@ -53,6 +71,8 @@ enum Landing {
     Switch(Arc<dyn Image>),
     /// A redo file beside the host file at this path.
     Redo { file: Disk, path: PathBuf },
+    /// The changes stay in memory: somebody reads the edited disk and writes it elsewhere.
+    Elsewhere,
 }
 
 /// The disk that an edit writes to, good for as long as its transaction.
@@ -82,13 +102,41 @@ impl Transaction {
         if image.applies() {
             let staged = Arc::new(Staged::new(Disk::from_arc(image.clone())));
             let guest = Disk::from_arc(staged.clone());
-            return Ok(Self { staged, guest, landing: Landing::Switch(image), writers });
+            let landing = Landing::Switch(image);
+            return Ok(Self { staged, guest, landing, writers, guessed_raw: false });
         }
         drop(image);
         let staged = Arc::new(Staged::new(file.clone()));
         let guest = Disk::from_arc(reopen(Disk::from_arc(staged.clone()))?);
         let landing = Landing::Redo { file: file.clone(), path: path.to_path_buf() };
-        Ok(Self { staged, guest, landing, writers })
+        Ok(Self { staged, guest, landing, writers, guessed_raw: false })
+    }
+
+    /// Begins an edit that never lands on the image: [`finish`](Self::finish) gives the edited disk to be copied.
+    pub fn overlay(guest: Disk) -> Self {
+        let staged = Arc::new(Staged::new(guest.read_only()));
+        let guest = Disk::from_arc(staged.clone());
+        let writers = Arc::new(AtomicUsize::new(0));
+        Self { staged, guest, landing: Landing::Elsewhere, writers, guessed_raw: false }
+    }
+
+    /// Refuses to commit if the file, which was found to be raw only by elimination, would look like a format.
+    pub fn keep_raw(mut self) -> Self {
+        self.guessed_raw = true;
+        self
+    }
+
+    /// The disk as edited, for an edit that lands elsewhere.
+    pub fn finish(self) -> Result<Disk> {
+        self.all_closed()?;
+        Ok(self.guest.read_only())
+    }
+
+    fn all_closed(&self) -> Result<()> {
+        if self.writers.load(Ordering::Acquire) != 0 {
+            return Err(TransactionFault::WriterDropped.into());
+        }
+        Ok(())
     }
 
     /// The disk to write to.
@@ -103,9 +151,7 @@ impl Transaction {
 
     /// Lands the edit. On return it is on stable storage, on an error the image is as it was.
     pub fn commit(self) -> Result<()> {
-        if self.writers.load(Ordering::Acquire) != 0 {
-            return Err(TransactionFault::WriterDropped.into());
-        }
+        self.all_closed()?;
         // A driver over a staged file keeps tables of its own until it is flushed.
         self.guest.flush()?;
         if self.staged.is_unchanged()? {
@@ -113,9 +159,16 @@ impl Transaction {
         }
         let changes = self.staged.changes()?;
         let staged = Disk::from_arc(self.staged.clone());
+        if self.guessed_raw {
+            let found = registry::probe(&staged)?.name();
+            if found != "raw" {
+                return Err(TransactionFault::Disguised(found).into());
+            }
+        }
         match self.landing {
             Landing::Switch(image) => image.apply(&staged, &changes),
             Landing::Redo { file, path } => land(&file, &path, &staged, &changes),
+            Landing::Elsewhere => Ok(()),
         }
     }
 }
@@ -234,7 +287,7 @@ pub fn open_file(path: &Path, write: bool) -> Result<(Disk, Lock)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::{self, Opening, Policy};
+    use crate::registry::{Opening, Policy};
 
     fn begin(path: &Path) -> Transaction {
         let (file, _lock) = open_file(path, true).unwrap();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use racker_formats::error::{Fault, Kind, Result};
 
-use crate::filesystem::{Filesystem, Name, NodeId, NodeKind};
+use crate::filesystem::{DirEntry, Filesystem, Name, NodeId, NodeKind};
 
 /// Symbolic links followed in one walk, as Linux has it (`MAXSYMLINKS`).
 const SYMLINKS_MAX: usize = 40;
@@ -179,6 +179,17 @@ impl View {
         Ok(here)
     }
 
+    /// The place of an entry that was read from the folder at `dir`, over a mount point if there is one.
+    pub fn child(&self, dir: &Place, entry: DirEntry) -> Place {
+        let mut path = dir.path.clone();
+        path.push(entry.name.clone());
+        if let Some(mount) = self.mounts.iter().skip(1).find(|m| m.at == path) {
+            return enter(mount);
+        }
+        let named = Some((dir.node, entry.name));
+        Place { volume: dir.volume, fs: Arc::clone(&dir.fs), node: entry.node, entry: named, path }
+    }
+
     /// One component down, over a mount point if there is one.
     fn step(&self, here: &Place, part: &[u8]) -> Result<Place> {
         let missing = |here: &Place| {
@@ -187,14 +198,14 @@ impl View {
         };
         // A component that cannot be a name (too long) names nothing.
         let Ok(name) = Name::new(part) else { return Err(missing(here).into()) };
-        let mut path = here.path.clone();
-        path.push(name.clone());
-        if let Some(mount) = self.mounts.iter().skip(1).find(|m| m.at == path) {
+        let mounted = self.mounts.iter().skip(1).find(|m| {
+            m.at.split_last().is_some_and(|(last, above)| *last == name && above == here.path.as_slice())
+        });
+        if let Some(mount) = mounted {
             return Ok(enter(mount));
         }
         let Some(node) = here.fs.lookup(here.node, &name)? else { return Err(missing(here).into()) };
-        let entry = Some((here.node, name));
-        Ok(Place { volume: here.volume, fs: Arc::clone(&here.fs), node, entry, path })
+        Ok(self.child(here, DirEntry { name, node, kind: None }))
     }
 }
 
