@@ -4,6 +4,7 @@
 //! A format takes a disk and gives a disk. This crate knows neither filesystems nor the command line.
 //!
 //! * [`block`]: the device trait, the checked handle, files, slices, staged writes
+//! * [`convert`]: a disk into a new image
 //! * [`registry`]: what a format is, probing, which references may be followed
 //! * [`drivers`]: the list of formats
 //! * [`transaction`]: an edit that lands whole or not at all
@@ -13,6 +14,7 @@
 
 pub mod block;
 pub mod check;
+pub mod convert;
 pub mod drivers;
 pub mod error;
 pub mod limits;

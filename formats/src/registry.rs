@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use crate::block::{BlockDevice, Change, Disk, FileDevice, Lock, LockMode};
 use crate::check::Report;
+use crate::convert::{DiskSink, Sink};
 use crate::drivers::FORMATS;
 use crate::error::{Common, Fault, Kind, Result, Within};
 use crate::limits::{CHAIN_DEPTH_MAX, HEAD_BYTES, REFERENCES_MAX, TAIL_BYTES};
@@ -54,6 +55,13 @@ pub trait Format: Sync {
         let _ = (file, plan);
         Err(Common::Unsupported { what: "creating an image", by: self.name().into() }.into())
     }
+    /// Takes the pieces of a copy into a new image in the empty, writable `file`.
+    fn sink(&self, file: Disk, plan: &Plan) -> Result<Box<dyn Sink>> {
+        if plan.compress {
+            return Err(Common::Unsupported { what: "compression (-c)", by: self.name().into() }.into());
+        }
+        Ok(Box::new(DiskSink::new(self.create(file, plan)?)))
+    }
     /// The options of `create`.
     fn options(&self) -> &'static [Opt] {
         &[]
@@ -67,6 +75,8 @@ pub struct Plan {
     pub size: u64,
     /// Checked options.
     pub options: Values,
+    /// Compress the data, for `convert -c`.
+    pub compress: bool,
 }
 
 /// An opened image: a block device that can also talk about itself.

@@ -1,6 +1,7 @@
 //! The list of commands: one file each, an args struct whose comments are the manual, and `run`.
 
 mod cat;
+mod convert;
 mod edit;
 mod formats;
 mod info;
@@ -39,6 +40,7 @@ enum Disk {
     Cat(cat::Cat),
     Stat(stat::StatCommand),
     Edit(Box<edit::Edit>),
+    Convert(Box<convert::Convert>),
 }
 
 impl Racker {
@@ -53,6 +55,7 @@ impl Racker {
                 Disk::Cat(c) => c.run(),
                 Disk::Stat(c) => c.run(),
                 Disk::Edit(c) => c.run(progress),
+                Disk::Convert(c) => c.run(progress),
             },
         }
     }
