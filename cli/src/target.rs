@@ -49,12 +49,13 @@ pub(crate) struct PartitionArgs {
 
 impl HowArgs {
     /// The same for the library.
-    pub(crate) fn options(&self, write: bool) -> OpenOptions {
+    pub(crate) fn options(&self, write: bool) -> OpenOptions<'_> {
         OpenOptions {
-            format: self.format.clone(),
-            member: self.member.clone(),
+            format: self.format.as_deref(),
+            member: self.member.as_deref(),
             policy: if self.allow_external { Policy::Any } else { Policy::SameFolder },
             write,
+            expand_max: None,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
-use crate::block::{BlockDevice, Change, Disk, FileDevice, Lock, LockMode};
+use crate::block::{BlockDevice, Change, Disk, FileDevice, LockMode, lock};
 use crate::check::Report;
 use crate::convert::{DiskSink, Sink};
 use crate::drivers::FORMATS;
@@ -292,7 +292,7 @@ impl Opening {
     /// Opens a file that holds part of this image's own bytes (an extent, a data file).
     pub fn follow_file(&mut self, reference: &Reference) -> Result<Disk> {
         let (file, _) = self.open_reference(reference, self.write)?;
-        Lock::take(&file, if self.write { LockMode::Write } else { LockMode::Read })?;
+        lock(&file, if self.write { LockMode::Write } else { LockMode::Read })?;
         Ok(Disk::new(FileDevice::new(file, self.write)?))
     }
 
@@ -303,7 +303,7 @@ impl Opening {
         if self.chain.len() >= CHAIN_DEPTH_MAX {
             return Err(OpenFault::Deep(CHAIN_DEPTH_MAX).into());
         }
-        Lock::take(&file, LockMode::Read)?;
+        lock(&file, LockMode::Read)?;
         let meta = file.metadata()?;
         let disk = Disk::new(FileDevice::new(file, false)?);
         let format = match &reference.format {

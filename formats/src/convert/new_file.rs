@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
 
-use crate::block::{Disk, FileDevice, Lock, LockMode};
+use crate::block::{Disk, FileDevice, LockMode, lock};
 use crate::error::Result;
 
 /// A file without a name, or with a temporary one, until [`publish`](Self::publish).
@@ -17,7 +17,6 @@ use crate::error::Result;
 pub struct NewFile {
     disk: Disk,
     state: State,
-    _lock: Lock,
 }
 
 #[derive(Debug)]
@@ -40,18 +39,14 @@ impl NewFile {
         if let Ok(meta) = target.metadata() {
             if meta.file_type().is_block_device() {
                 let file = File::options().read(true).write(true).open(&target)?;
-                let lock = Lock::take(&file, LockMode::Write)?;
-                return Ok(Self {
-                    disk: Disk::new(FileDevice::new(file, true)?),
-                    state: State::InPlace,
-                    _lock: lock,
-                });
+                lock(&file, LockMode::Write)?;
+                return Ok(Self { disk: Disk::new(FileDevice::new(file, true)?), state: State::InPlace });
             }
             if !meta.is_file() {
                 return Err(std::io::Error::other("is neither a regular file nor a block device").into());
             }
             // Somebody else may be using what would be replaced.
-            Lock::take(&File::open(&target)?, LockMode::Write)?;
+            lock(&File::open(&target)?, LockMode::Write)?;
         }
         let folder = match target.parent() {
             Some(p) if !p.as_os_str().is_empty() => p.to_path_buf(),
@@ -69,8 +64,8 @@ impl NewFile {
                 (file, State::Named(path, target))
             }
         };
-        let lock = Lock::take(&file, LockMode::Write)?;
-        Ok(Self { disk: Disk::new(FileDevice::new(file, true)?), state, _lock: lock })
+        lock(&file, LockMode::Write)?;
+        Ok(Self { disk: Disk::new(FileDevice::new(file, true)?), state })
     }
 
     /// The file, empty and writable.
