@@ -17,3 +17,4 @@ pub mod guest;
 pub mod inspect;
 pub mod partition;
 pub mod path;
+pub mod tree;
