@@ -2,11 +2,14 @@
 
 mod cat;
 mod convert;
+mod copy_out;
 mod edit;
+mod extract;
 mod formats;
 mod info;
 mod ls;
 mod stat;
+mod tar_out;
 
 use clap::{Parser, Subcommand};
 
@@ -40,6 +43,9 @@ enum Disk {
     Cat(cat::Cat),
     Stat(stat::StatCommand),
     Edit(Box<edit::Edit>),
+    CopyOut(copy_out::CopyOut),
+    Extract(extract::Extract),
+    TarOut(tar_out::TarOut),
     Convert(Box<convert::Convert>),
 }
 
@@ -55,6 +61,9 @@ impl Racker {
                 Disk::Cat(c) => c.run(),
                 Disk::Stat(c) => c.run(),
                 Disk::Edit(c) => c.run(progress),
+                Disk::CopyOut(c) => c.run(progress),
+                Disk::Extract(c) => c.run(progress),
+                Disk::TarOut(c) => c.run(progress),
                 Disk::Convert(c) => c.run(progress),
             },
         }

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use racker_formats::error::Result;
 
 use crate::filesystem::{Filesystem, Name, NodeId};
+use crate::path::View;
 
 pub use fault::TreeFault;
 pub use report::{Notes, Progress, ProgressFn};
@@ -55,6 +56,14 @@ impl Tree {
     /// One node of a filesystem and what is below it.
     pub fn from_node(fs: Arc<dyn Filesystem>, node: NodeId) -> Self {
         Self { layers: vec![Layer { path: Vec::new(), fs, node }] }
+    }
+
+    /// A tree as the guest mounts it.
+    pub fn from_view(view: &View) -> Self {
+        let join = |at: &[Name]| at.iter().map(Name::as_bytes).collect::<Vec<_>>().join(&b'/');
+        let layers =
+            view.mounts().iter().map(|m| Layer { path: join(&m.at), fs: Arc::clone(&m.fs), node: m.root });
+        Self { layers: layers.collect() }
     }
 
     /// Puts a filesystem's root in the place of the directory at `path`, which counts from the tree's root and
