@@ -18,6 +18,7 @@ pub mod convert;
 pub mod drivers;
 pub mod error;
 pub mod limits;
+mod mapped;
 pub mod open;
 pub mod options;
 pub mod registry;
