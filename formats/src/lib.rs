@@ -22,6 +22,7 @@ pub mod convert;
 pub mod drivers;
 pub mod error;
 pub mod limits;
+mod mapped;
 pub mod open;
 pub mod options;
 pub mod recognised;
