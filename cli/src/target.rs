@@ -136,7 +136,9 @@ impl Target {
         let (first, rest) = view.mounts().split_first().ok_or_else(|| Failure::new("nothing is mounted"))?;
         let mut mounts = vec![first.clone()];
         mounts.extend(rest.iter().filter(|m| !(is_sysroot(m) && m.volume == first.volume)).cloned());
-        Ok(Tree::from_view(&View::new(mounts)))
+        let view = View::new(mounts);
+        let root = view.root().about(&self.path)?;
+        Ok(Tree::from_place(&view, &root))
     }
 
     /// The tree of one named filesystem.

@@ -96,9 +96,6 @@ pub enum TreeFault {
         /// What is wrong with it.
         why: &'static str,
     },
-    /// A mount on the root itself.
-    #[error("nothing can be mounted on the root of the tree")]
-    MountOnRoot,
     /// The tree's root is not a directory.
     #[error("the root of the tree is not a directory")]
     RootKind,
@@ -150,7 +147,7 @@ impl Fault for TreeFault {
             | Self::ExtentsShort { .. }
             | Self::ShortRead { .. }
             | Self::LinkTarget { .. } => Kind::Corrupt,
-            Self::MountOnRoot | Self::NoManifestName(_) => Kind::Invalid,
+            Self::NoManifestName(_) => Kind::Invalid,
             Self::RootKind => Kind::NotDir,
             Self::Interrupted { .. } | Self::HostMoved | Self::HostName { .. } => Kind::Io,
             Self::NotEmpty(_) => Kind::NotEmpty,

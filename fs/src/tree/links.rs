@@ -36,7 +36,7 @@ impl Links {
         if entry.stat.links < 2 || entry.stat.kind == NodeKind::Dir {
             return Ok(None);
         }
-        match self.seen.entry((entry.layer, entry.node)) {
+        match self.seen.entry((entry.volume, entry.node)) {
             Slot::Occupied(mut slot) => {
                 let seen = slot.get_mut();
                 seen.left = seen.left.saturating_sub(1);
@@ -60,7 +60,7 @@ impl Links {
 
     /// Forgets what was remembered of `entry`'s node and remembers this name instead.
     pub(super) fn replace(&mut self, entry: &Entry<'_>) {
-        if let Some(seen) = self.seen.get_mut(&(entry.layer, entry.node)) {
+        if let Some(seen) = self.seen.get_mut(&(entry.volume, entry.node)) {
             self.bytes = self.bytes.saturating_sub(cost(&seen.path)).saturating_add(cost(entry.path));
             seen.path = entry.path.to_vec();
         }

@@ -22,10 +22,8 @@ mod walk;
 
 use std::sync::Arc;
 
-use racker_formats::error::Result;
-
 use crate::filesystem::{Filesystem, Name, NodeId};
-use crate::path::View;
+use crate::path::{Place, View};
 
 pub use fault::TreeFault;
 pub use report::{Notes, Progress, ProgressFn};
@@ -44,6 +42,8 @@ struct Layer {
     path: Vec<u8>,
     fs: Arc<dyn Filesystem>,
     node: NodeId,
+    /// The first layer that shows the same filesystem: two names in both may be one node.
+    volume: usize,
 }
 
 impl Tree {
@@ -55,34 +55,30 @@ impl Tree {
 
     /// One node of a filesystem and what is below it.
     pub fn from_node(fs: Arc<dyn Filesystem>, node: NodeId) -> Self {
-        Self { layers: vec![Layer { path: Vec::new(), fs, node }] }
+        Self { layers: vec![Layer { path: Vec::new(), fs, node, volume: 0 }] }
     }
 
-    /// A tree as the guest mounts it.
-    pub fn from_view(view: &View) -> Self {
-        let join = |at: &[Name]| at.iter().map(Name::as_bytes).collect::<Vec<_>>().join(&b'/');
-        let layers =
-            view.mounts().iter().map(|m| Layer { path: join(&m.at), fs: Arc::clone(&m.fs), node: m.root });
-        Self { layers: layers.collect() }
-    }
-
-    /// Puts a filesystem's root in the place of the directory at `path`, which counts from the tree's root and
-    /// has no symbolic links in it (`/boot`, `boot/efi/`). Of two at the same path the later one is seen.
-    pub fn mount(mut self, path: &[u8], fs: Arc<dyn Filesystem>) -> Result<Self> {
-        let mut clean = Vec::new();
-        for part in path.split(|b| *b == b'/').filter(|p| !p.is_empty()) {
-            let name = Name::new(part)?;
-            if !clean.is_empty() {
-                clean.push(b'/');
+    /// What the guest sees at `place` of its view and below, with everything that is mounted there.
+    pub fn from_place(view: &View, place: &Place) -> Self {
+        let mut tree = Self::from_node(Arc::clone(&place.fs), place.node);
+        for mount in view.mounts() {
+            // A mount at the place itself is what `place` leads to already.
+            if let Some(below @ [_, ..]) = mount.at.strip_prefix(place.path.as_slice()) {
+                tree = tree.mount(below, Arc::clone(&mount.fs), mount.root);
             }
-            clean.extend_from_slice(name.as_bytes());
         }
-        if clean.is_empty() {
-            return Err(TreeFault::MountOnRoot.into());
-        }
-        let node = fs.root();
-        self.layers.push(Layer { path: clean, fs, node });
-        Ok(self)
+        tree
+    }
+
+    /// Puts a directory of a filesystem in the place of the one at `path`, which counts from the tree's root and
+    /// has no symbolic links in it. Of two at the same path the first one is seen.
+    #[must_use]
+    pub fn mount(mut self, path: &[Name], fs: Arc<dyn Filesystem>, node: NodeId) -> Self {
+        let path = path.iter().map(Name::as_bytes).collect::<Vec<_>>().join(&b'/');
+        let same = self.layers.iter().position(|l| Arc::ptr_eq(&l.fs, &fs));
+        let volume = same.unwrap_or(self.layers.len());
+        self.layers.push(Layer { path, fs, node, volume });
+        self
     }
 
     /// The filesystem and node at the top.
@@ -93,6 +89,6 @@ impl Tree {
 
     /// The layer that hides the directory at `path`.
     fn mounted_at(&self, path: &[u8]) -> Option<(usize, &Layer)> {
-        self.layers.iter().enumerate().skip(1).rev().find(|(_, l)| l.path == path)
+        self.layers.iter().enumerate().skip(1).find(|(_, l)| l.path == path)
     }
 }

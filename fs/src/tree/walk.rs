@@ -41,8 +41,8 @@ pub struct Entry<'a> {
     pub path: &'a [u8],
     /// The filesystem that holds it.
     pub fs: &'a dyn Filesystem,
-    /// Which filesystem that is: 0 the root's, then the mounts in the order they were made.
-    pub layer: usize,
+    /// Which filesystem that is: two entries with the same `volume` and `node` are one node.
+    pub volume: usize,
     /// Its number there.
     pub node: NodeId,
     /// Everything about it.
@@ -224,6 +224,10 @@ impl<'a> Walk<'a> {
         &*self.tree.layers.get(layer).expect("layers come from the tree itself").fs
     }
 
+    fn volume(&self, layer: usize) -> usize {
+        self.tree.layers.get(layer).map_or(layer, |l| l.volume)
+    }
+
     /// Shows one node to the visitor, and enters it if it is a directory.
     fn arrive(
         &mut self,
@@ -244,9 +248,9 @@ impl<'a> Walk<'a> {
         if self.nodes > self.limits.nodes {
             return Err(TreeFault::Many { max: self.limits.nodes }.into());
         }
-        let fs = self.fs(layer);
+        let (fs, volume) = (self.fs(layer), self.volume(layer));
         let depth = self.stack.len();
-        let entry = Entry { path: &self.path, fs, layer, node, stat: &stat, depth };
+        let entry = Entry { path: &self.path, fs, volume, node, stat: &stat, depth };
         // The check comes before the visitor acts on the directory.
         if stat.kind == NodeKind::Dir && !self.entered.get_mut(layer).is_some_and(|set| set.insert(node)) {
             return Err(TreeFault::DirTwice { node }.into());
@@ -280,8 +284,9 @@ impl<'a> Walk<'a> {
         let Some(frame) = self.stack.pop() else { return Ok(ControlFlow::Continue(())) };
         self.held = self.held.saturating_sub(frame.listing.bytes());
         let Frame { layer, node, ref stat, .. } = frame;
+        let (fs, volume) = (self.fs(layer), self.volume(layer));
         let depth = self.stack.len();
-        let entry = Entry { path: &self.path, fs: self.fs(layer), layer, node, stat, depth };
+        let entry = Entry { path: &self.path, fs, volume, node, stat, depth };
         Ok(match visit(Step::Leave(entry))? {
             Go::Stop => ControlFlow::Break(()),
             Go::On | Go::Skip => ControlFlow::Continue(()),
