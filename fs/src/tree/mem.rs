@@ -160,7 +160,7 @@ impl Filesystem for MemFs {
         Ok(self.nodes[link.0 as usize].target.clone())
     }
 
-    fn xattrs(&self, node: NodeId, visit: &mut Visit<'_, (&[u8], &[u8])>) -> Result<()> {
+    fn xattrs(&self, node: NodeId, visit: &mut VisitXattr<'_>) -> Result<()> {
         for (name, value) in &self.nodes[node.0 as usize].xattrs {
             if visit((name, value))?.is_break() {
                 break;

@@ -145,10 +145,9 @@ fn chown(at: At<'_>, uid: u32, gid: u32) -> std::result::Result<(), Errno> {
         return Err(Errno::INVAL);
     }
     let gid = Gid::from_raw(gid);
-    at.chown(Some(Uid::from_raw(uid)), gid).or_else(|e| {
-        // A plain user may give files to the groups he is in.
+    at.chown(Some(Uid::from_raw(uid)), gid).inspect_err(|_| {
+        // A plain user may give files to the groups he is in. What came of it is looked at afterwards.
         let _ = at.chown(None, gid);
-        Err(e)
     })
 }
 
