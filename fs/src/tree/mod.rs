@@ -92,3 +92,6 @@ impl Tree {
         self.layers.iter().enumerate().skip(1).find(|(_, l)| l.path == path)
     }
 }
+
+#[cfg(test)]
+mod tests;

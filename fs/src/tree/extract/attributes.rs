@@ -146,7 +146,7 @@ fn chown(at: At<'_>, uid: u32, gid: u32) -> std::result::Result<(), Errno> {
     }
     let gid = Gid::from_raw(gid);
     at.chown(Some(Uid::from_raw(uid)), gid).inspect_err(|_| {
-        // A plain user may give files to the groups he is in.
+        // A plain user may give files to the groups he is in. What came of it is looked at afterwards.
         let _ = at.chown(None, gid);
     })
 }

@@ -96,7 +96,7 @@ mod tests {
     fn the_length_counts_itself() {
         let mut r = Records::default();
         r.text("path", "x").unwrap();
-        assert_eq!(r.as_bytes(), b"10 path=x\n");
+        assert_eq!(r.as_bytes(), b"9 path=x\n");
         let mut r = Records::default();
         r.text("path", &"y".repeat(90)).unwrap();
         assert_eq!(r.as_bytes().len(), 99);

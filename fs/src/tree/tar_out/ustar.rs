@@ -184,7 +184,7 @@ mod tests {
         let name = [vec![b'a'; 90], vec![b'/'], vec![b'b'; 90], b"/".to_vec()].concat();
         let (prefix, rest) = split(&name).unwrap();
         assert_eq!((prefix.len(), rest.len()), (90, 91));
-        assert!(split(&vec![b'a'; 101]).is_none());
+        assert!(split(&[b'a'; 101]).is_none());
         assert!(!name_fits(&[vec![b'a'; 156], vec![b'/'], vec![b'b'; 3]].concat()));
         assert!(name_fits(&[b'a'; 100]));
     }
