@@ -18,3 +18,4 @@ pub mod inspect;
 pub mod partition;
 pub mod path;
 pub mod tree;
+pub mod volume;
