@@ -1,5 +1,6 @@
 //! The list of filesystems.
 
+mod ext4;
 mod xfs;
 
 use racker_formats::block::Disk;
@@ -9,7 +10,7 @@ use racker_formats::registry::{Guess, with_head};
 use crate::filesystem::Driver;
 
 /// All filesystems, in probing order.
-pub static DRIVERS: &[&dyn Driver] = &[&xfs::FORMAT];
+pub static DRIVERS: &[&dyn Driver] = &[&ext4::FORMAT, &xfs::FORMAT];
 
 /// Finds the filesystem of a volume by its content; none is no error.
 pub fn probe(volume: &Disk) -> Result<Option<&'static dyn Driver>> {
