@@ -271,19 +271,17 @@ impl<'a> Extractor<'a> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = openat(self.place.here(), name, flags, Mode::RUSR | Mode::WUSR).map_err(creating)?;
         let file = File::from(fd);
-        let mut end = 0;
+        // Its size comes first: XFS would fill the holes behind data that makes a file grow.
+        if entry.stat.size > 0 {
+            file.set_len(entry.stat.size)?;
+        }
         let Self { meter, buf, .. } = self;
         data_spans(entry, &mut |span| {
             read_span(entry, span, buf, &mut |at, bytes| {
                 file.write_all_at(bytes, at)?;
                 meter.bytes(len64(bytes.len()))
-            })?;
-            end = span.end();
-            Ok(())
+            })
         })?;
-        if end < entry.stat.size {
-            file.set_len(entry.stat.size)?;
-        }
         let how = Apply { keep: self.keep, extra_mode: 0 };
         let left = apply(At::Open(file.as_fd()), entry, how)?;
         self.record(entry, &left, None, None)?;

@@ -9,8 +9,12 @@
 //!   allocated but never written is a hole;
 //! * second and later names of a node as hard links, whatever the node is; devices and pipes.
 //!
-//! A name that is no UTF-8 stands raw in the plain header where it fits: all readers take it. Where it does not,
-//! `hdrcharset=BINARY` says so: libarchive needs it, GNU tar warns that it ignores it and does the right thing.
+//! A name stands raw in the plain header where it fits, whatever its bytes are: all readers take it as it is,
+//! while libarchive would compose the letters and accents of one in a pax record. A long name that is no UTF-8
+//! comes with `hdrcharset=BINARY`: libarchive needs it, GNU tar warns that it ignores it and does the right thing.
+//!
+//! Where readers disagree: libarchive takes the fraction of a time before 1970 as counting upwards (POSIX and GNU
+//! tar: downwards), and knows no ACL of a user above 2^31.
 //!
 //! What tar cannot hold: sockets (left out, with a note), project ids, birth times, generation numbers, change
 //! times that a reader would restore.
@@ -332,13 +336,12 @@ fn sparse_records(records: &mut Records, name: &[u8], size: u64) -> Result<()> {
     records.number("GNU.sparse.realsize", size)
 }
 
-/// A path that the plain header cannot hold, or not say the character set of.
+/// A path that the plain header cannot hold.
 fn path_record(records: &mut Records, keyword: &str, path: &[u8], fits: bool) -> Result<()> {
-    let is_utf8 = std::str::from_utf8(path).is_ok();
-    if fits && (path.is_ascii() || !is_utf8) {
+    if fits {
         return Ok(());
     }
-    if !is_utf8 {
+    if std::str::from_utf8(path).is_err() {
         records.text("hdrcharset", "BINARY")?;
     }
     records.add(keyword.as_bytes(), path)

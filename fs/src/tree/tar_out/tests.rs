@@ -116,7 +116,7 @@ fn names_that_are_no_text_are_kept() {
     assert!(!all[b"./short\xff".as_slice()].pax.contains_key("hdrcharset"));
     let long = [b"./".to_vec(), b"l".repeat(120), b"\xff".to_vec()].concat();
     assert_eq!(all[&long].pax["hdrcharset"], b"BINARY");
-    assert_eq!(all["./\u{e4}".as_bytes()].pax["path"], "./\u{e4}".as_bytes());
+    assert!(!all["./\u{e4}".as_bytes()].pax.contains_key("path"));
 }
 
 #[test]
