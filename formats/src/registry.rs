@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
-use crate::block::{BlockDevice, Change, Disk, FileDevice, Lock, LockMode};
+use crate::block::{BlockDevice, Change, Disk, FileDevice, LockMode, lock};
 use crate::check::Report;
+use crate::convert::{DiskSink, Sink};
 use crate::drivers::FORMATS;
 use crate::error::{Common, Fault, Kind, Result, Within};
 use crate::limits::{CHAIN_DEPTH_MAX, HEAD_BYTES, REFERENCES_MAX, TAIL_BYTES};
@@ -54,6 +55,13 @@ pub trait Format: Sync {
         let _ = (file, plan);
         Err(Common::Unsupported { what: "creating an image", by: self.name().into() }.into())
     }
+    /// Takes the pieces of a copy into a new image in the empty, writable `file`.
+    fn sink(&self, file: Disk, plan: &Plan) -> Result<Box<dyn Sink>> {
+        if plan.compress {
+            return Err(Common::Unsupported { what: "compression (-c)", by: self.name().into() }.into());
+        }
+        Ok(Box::new(DiskSink::new(self.create(file, plan)?)))
+    }
     /// The options of `create`.
     fn options(&self) -> &'static [Opt] {
         &[]
@@ -67,6 +75,8 @@ pub struct Plan {
     pub size: u64,
     /// Checked options.
     pub options: Values,
+    /// Compress the data, for `convert -c`.
+    pub compress: bool,
 }
 
 /// An opened image: a block device that can also talk about itself.
@@ -282,7 +292,7 @@ impl Opening {
     /// Opens a file that holds part of this image's own bytes (an extent, a data file).
     pub fn follow_file(&mut self, reference: &Reference) -> Result<Disk> {
         let (file, _) = self.open_reference(reference, self.write)?;
-        Lock::take(&file, if self.write { LockMode::Write } else { LockMode::Read })?;
+        lock(&file, if self.write { LockMode::Write } else { LockMode::Read })?;
         Ok(Disk::new(FileDevice::new(file, self.write)?))
     }
 
@@ -293,7 +303,7 @@ impl Opening {
         if self.chain.len() >= CHAIN_DEPTH_MAX {
             return Err(OpenFault::Deep(CHAIN_DEPTH_MAX).into());
         }
-        Lock::take(&file, LockMode::Read)?;
+        lock(&file, LockMode::Read)?;
         let meta = file.metadata()?;
         let disk = Disk::new(FileDevice::new(file, false)?);
         let format = match &reference.format {

@@ -62,7 +62,7 @@ fn view(target: &Target) -> Value {
     put("actual-size", actual_size(target).into());
     put("cluster-size", facts.cluster_size.into());
     put("subformat", facts.subformat.clone().into());
-    put("layers", target.opened.layers.iter().map(|l| json!({ "name": l.name, "kind": l.kind })).collect());
+    put("layers", target.opened.layers.iter().map(|l| json!({ "name": l.name, "kinds": l.kinds })).collect());
     put("dirty-flag", facts.dirty.into());
     put("corrupt", facts.corrupt.then_some(true).into());
     put("encrypted", facts.encrypted.then_some(true).into());
@@ -184,8 +184,7 @@ fn text(view: &Value) -> Outcome<()> {
     };
     let bytes = |n: u64| format!("{} ({n} bytes)", human(n));
     show("image", string("filename"))?;
-    let stack: Vec<String> = layers(view);
-    show("layers", (stack.len() > 1).then(|| stack.join(" ▸ ")))?;
+    show("layers", layers(view))?;
     let subformat = string("subformat").map(|s| format!(", {s}")).unwrap_or_default();
     show("format", string("format").map(|f| f + &subformat))?;
     show("virtual size", number("virtual-size").map(bytes))?;
@@ -236,13 +235,19 @@ fn text(view: &Value) -> Outcome<()> {
     Ok(())
 }
 
-fn layers(view: &Value) -> Vec<String> {
-    let all = view.get("layers").and_then(Value::as_array).into_iter().flatten();
-    all.map(|l| {
-        let of = |n: &str| l.get(n).and_then(Value::as_str).map(clean).unwrap_or_default();
-        format!("{} ({})", of("name"), of("kind"))
-    })
-    .collect()
+/// The way to the image, where it is more than one step.
+fn layers(view: &Value) -> Option<String> {
+    let all = view.get("layers").and_then(Value::as_array)?;
+    let kinds = |l: &Value| -> Vec<String> {
+        let kinds = l.get("kinds").and_then(Value::as_array).into_iter().flatten();
+        kinds.filter_map(Value::as_str).map(String::from).collect()
+    };
+    let steps = all.iter().map(|l| kinds(l).len()).fold(0usize, usize::saturating_add);
+    let shown = all.iter().map(|l| {
+        let name = l.get("name").and_then(Value::as_str).map(clean).unwrap_or_default();
+        format!("{name} ({})", kinds(l).join(", "))
+    });
+    (steps > 1).then(|| shown.collect::<Vec<_>>().join(" ▸ "))
 }
 
 fn volume_text(v: &Value) -> Outcome<()> {

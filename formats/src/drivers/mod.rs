@@ -1,11 +1,12 @@
 //! The list of image formats.
 
+mod qcow2;
 mod raw;
 
 use crate::registry::Format;
 
 /// All formats, in probing order. `raw` says yes to anything and stays last.
-pub static FORMATS: &[&dyn Format] = &[&raw::FORMAT];
+pub static FORMATS: &[&dyn Format] = &[&qcow2::FORMAT, &raw::FORMAT];
 
 #[cfg(test)]
 mod tests {
