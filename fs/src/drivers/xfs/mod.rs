@@ -3,6 +3,7 @@
 #![expect(dead_code, reason = "grows from the bottom up")]
 
 mod crc;
+mod edit;
 mod fault;
 mod layout;
 mod superblock;

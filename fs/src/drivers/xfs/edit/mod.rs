@@ -1,0 +1,6 @@
+//! Writing.
+
+mod btree;
+mod ground;
+mod owner;
+mod records;
