@@ -6,6 +6,7 @@
 //! * [`block`]: the device trait, the checked handle, files, slices, staged writes
 //! * [`registry`]: what a format is, probing, which references may be followed
 //! * [`drivers`]: the list of formats
+//! * [`transaction`]: an edit that lands whole or not at all
 //! * [`options`], [`check`], [`limits`], [`wire`], [`error`]: what all of them share
 
 #![cfg_attr(test, allow(clippy::as_conversions, clippy::arithmetic_side_effects))]
@@ -15,8 +16,10 @@ pub mod check;
 pub mod drivers;
 pub mod error;
 pub mod limits;
+pub mod open;
 pub mod options;
 pub mod registry;
+pub mod transaction;
 pub mod wire;
 
 pub use error::{Error, Kind, Result};

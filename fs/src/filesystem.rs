@@ -234,6 +234,9 @@ pub struct FsFacts {
 /// Called for each thing; answers whether to go on.
 pub type Visit<'a, T> = dyn FnMut(T) -> Result<ControlFlow<()>> + 'a;
 
+/// Called for each extended attribute with its name and value, which live only for the call.
+pub type VisitXattr<'a> = dyn FnMut((&[u8], &[u8])) -> Result<ControlFlow<()>> + 'a;
+
 /// A filesystem that can be read.
 ///
 /// Every name and number in it is hostile; whatever a method returns has been checked.
@@ -255,7 +258,7 @@ pub trait Filesystem: Debug + Send + Sync {
     /// The target of a symbolic link, as stored.
     fn read_link(&self, link: NodeId) -> Result<Vec<u8>>;
     /// All extended attributes, under the names that the kernel shows (`user.x`, `system.posix_acl_access`).
-    fn xattrs(&self, node: NodeId, visit: &mut Visit<'_, (&[u8], &[u8])>) -> Result<()>;
+    fn xattrs(&self, node: NodeId, visit: &mut VisitXattr<'_>) -> Result<()>;
 }
 
 /// New content of a file: exactly `size` bytes from `reader`.

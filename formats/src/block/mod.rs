@@ -5,6 +5,7 @@ mod disk;
 mod file;
 mod lock;
 mod mem;
+pub mod redo;
 mod slice;
 mod span;
 mod staged;

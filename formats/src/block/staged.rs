@@ -131,6 +131,9 @@ impl Staged {
         let start = PAGE_SIZE.start_of(number).ok_or(Common::Index(number))?;
         let have = index(state.visible.saturating_sub(start).min(len64(out.len())))?;
         out.fill(0);
+        if have == 0 {
+            return Ok(());
+        }
         self.below.read_at(start, part_mut(out, 0, have, "page")?)
     }
 
@@ -220,7 +223,7 @@ impl BlockDevice for Staged {
         let (first, _) = PAGE_SIZE.split(at);
         let (last, _) = PAGE_SIZE.split(span.end().saturating_sub(1));
         let staged = state.pages.range(first..=last).count();
-        if len64(staged) <= last.saturating_sub(first) {
+        if below > 0 && len64(staged) <= last.saturating_sub(first) {
             self.below.read_at(at, part_mut(buf, 0, below, "read")?)?;
         }
         if staged == 0 {

@@ -1,9 +1,27 @@
 //! Partition tables: what they are, and the list of schemes.
+//!
+//! A disk is GPT if its first sector holds a protective MBR and one of the two headers is sound; else it is MBR if
+//! its first sector is one and no filesystem's boot sector; else it has no table. The kernel and `blkid` decide in
+//! the same order.
+
+mod gpt;
+mod mbr;
+mod types;
 
 use std::fmt::Debug;
 
 use racker_formats::block::{Disk, Span};
-use racker_formats::error::Result;
+use racker_formats::error::{Result, Within};
+use racker_formats::wire::bytes;
+
+pub use gpt::GptFault;
+pub use mbr::MbrFault;
+
+/// The sector with the master boot record, in bytes; it starts every disk whatever its sector size.
+const BOOT_SECTOR: u64 = 512;
+
+/// Warnings about one table: a damaged table of thousands of entries needs no thousands of lines.
+const WARNINGS_MAX: usize = 16;
 
 /// One partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +34,7 @@ pub struct Partition {
     pub type_id: String,
     /// A word for the type, where it is a known one: `EFI System`, `Linux filesystem`.
     pub type_name: Option<&'static str>,
-    /// GPT: the partition's name.
+    /// GPT: the partition's name; units that are no UTF-16 are replaced.
     pub label: Option<String>,
     /// The PARTUUID as `blkid` prints it.
     pub id: Option<String>,
@@ -26,6 +44,8 @@ pub struct Partition {
     pub attributes: u64,
     /// MBR: an extended partition, which holds others and no filesystem.
     pub container: bool,
+    /// The entry as it lies on the disk.
+    pub raw: Vec<u8>,
 }
 
 /// A table as it was read and checked.
@@ -43,8 +63,56 @@ pub struct Table {
     pub warnings: Vec<String>,
 }
 
+impl Table {
+    fn none() -> Self {
+        Self { scheme: "none", sector_size: 512, id: None, partitions: Vec::new(), warnings: Vec::new() }
+    }
+
+    fn warn(&mut self, what: impl Into<String>) {
+        match self.warnings.len() {
+            n if n < WARNINGS_MAX => self.warnings.push(what.into()),
+            WARNINGS_MAX => self.warnings.push("more of the kind".into()),
+            _ => {}
+        }
+    }
+
+    /// Notes partitions that share bytes; the kernel and `sgdisk` take them as they are.
+    fn warn_of_overlaps(&mut self) {
+        let mut spans: Vec<(Span, u32)> =
+            self.partitions.iter().filter(|p| !p.container).map(|p| (p.span, p.number)).collect();
+        spans.sort_unstable();
+        let mut widest: Option<(Span, u32)> = None;
+        for (span, number) in spans {
+            match widest {
+                Some((before, other)) if before.end() > span.start() => {
+                    self.warn(format!("partitions {other} and {number} overlap"));
+                    if span.end() > before.end() {
+                        widest = Some((span, number));
+                    }
+                }
+                _ => widest = Some((span, number)),
+            }
+        }
+    }
+}
+
 /// Reads the partition table of a disk; a disk without one is `none` without partitions.
+///
+/// An empty `dos` table says little: boot loaders leave its signature on a filesystem that fills the disk.
 pub fn read(disk: &Disk) -> Result<Table> {
-    let _ = disk;
-    Ok(Table { scheme: "none", sector_size: 512, id: None, partitions: Vec::new(), warnings: Vec::new() })
+    if disk.size() < BOOT_SECTOR {
+        return Ok(Table::none());
+    }
+    let boot = bytes(disk, 0, BOOT_SECTOR, BOOT_SECTOR, "boot sector")?;
+    let Some(record) = mbr::Record::parse(&boot) else {
+        let mut table = Table::none();
+        if gpt::has_signature(disk) {
+            table.warn("a GPT header without the protective MBR that makes it count: not used");
+        }
+        return Ok(table);
+    };
+    if record.is_protective() {
+        return gpt::read(disk, &record).within(|| "gpt");
+    }
+    mbr::read(disk, &record).within(|| "dos partition table")
 }

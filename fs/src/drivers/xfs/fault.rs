@@ -125,6 +125,26 @@ pub(super) enum Fault {
         /// The number.
         ino: u64,
     },
+    /// Content was asked of a directory.
+    #[error("inode {ino} is a directory")]
+    IsDirectory {
+        /// The number.
+        ino: u64,
+    },
+    /// Entries were asked of something else.
+    #[error("inode {ino} is not a directory")]
+    NotADirectory {
+        /// The number.
+        ino: u64,
+    },
+    /// Content, or a target, was asked of a node that has none.
+    #[error("inode {ino} is not {what}")]
+    NotA {
+        /// The number.
+        ino: u64,
+        /// What it would have to be.
+        what: &'static str,
+    },
     /// A fork whose description does not fit into its inode.
     #[error("inode {ino}: the {fork} fork: {why}")]
     Fork {
@@ -176,6 +196,9 @@ impl error::Fault for Fault {
             | Self::ExternalLog
             | Self::Realtime { .. }
             | Self::Unsupported { .. } => Kind::Unsupported,
+            Self::IsDirectory { .. } => Kind::IsDir,
+            Self::NotADirectory { .. } => Kind::NotDir,
+            Self::NotA { .. } => Kind::Invalid,
             _ => Kind::Corrupt,
         }
     }

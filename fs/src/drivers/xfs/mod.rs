@@ -2,30 +2,47 @@
 
 #![expect(dead_code, reason = "grows from the bottom up")]
 
+mod attr;
+mod bmap;
 mod crc;
+mod da;
+mod dir;
 mod edit;
 mod fault;
+mod file;
+mod inode;
 mod layout;
 mod superblock;
 mod units;
+mod volume;
 
 use std::sync::Arc;
 
 use racker_formats::block::Disk;
-use racker_formats::error::{Common, Result};
+use racker_formats::error::Result;
 use racker_formats::registry::{Guess, Head};
 
-use crate::filesystem::{Driver, Filesystem};
+use crate::filesystem::{
+    DirEntry, Driver, Extent, Filesystem, FsFacts, Name, NodeId, Stat, Visit, VisitXattr,
+};
 use superblock::Superblock;
+use units::InodeNo;
+use volume::Volume;
 
 /// The driver.
-pub(super) static FORMAT: Xfs = Xfs;
+pub(super) static FORMAT: Format = Format;
 
 /// XFS.
 #[derive(Debug)]
-pub(super) struct Xfs;
+pub(super) struct Format;
 
-impl Driver for Xfs {
+/// An open filesystem.
+#[derive(Debug)]
+struct Xfs {
+    volume: Volume,
+}
+
+impl Driver for Format {
     fn name(&self) -> &'static str {
         "xfs"
     }
@@ -35,7 +52,47 @@ impl Driver for Xfs {
     }
 
     fn open(&self, volume: Disk) -> Result<Arc<dyn Filesystem>> {
-        Superblock::read(&volume)?;
-        Err(Common::Unsupported { what: "reading", by: "xfs".into() }.into())
+        let sb = Superblock::read(&volume)?;
+        Ok(Arc::new(Xfs { volume: Volume { disk: volume, sb } }))
+    }
+}
+
+impl Filesystem for Xfs {
+    fn facts(&self) -> Result<FsFacts> {
+        Ok(FsFacts { kind: "xfs", ..FsFacts::default() })
+    }
+
+    fn root(&self) -> NodeId {
+        NodeId(self.volume.sb.root.0)
+    }
+
+    fn stat(&self, node: NodeId) -> Result<Stat> {
+        self.volume.inode(InodeNo(node.0))?.stat(&self.volume.sb)
+    }
+
+    fn lookup(&self, dir: NodeId, name: &Name) -> Result<Option<NodeId>> {
+        let dir = self.volume.inode(InodeNo(dir.0))?;
+        let found = self.volume.find_entry(&dir, name.as_bytes())?;
+        Ok(found.map(|entry| NodeId(entry.ino.0)))
+    }
+
+    fn read_dir(&self, dir: NodeId, visit: &mut Visit<'_, DirEntry>) -> Result<()> {
+        self.volume.read_dir(&self.volume.inode(InodeNo(dir.0))?, visit)
+    }
+
+    fn read(&self, file: NodeId, at: u64, buf: &mut [u8]) -> Result<usize> {
+        self.volume.read_file(&self.volume.inode(InodeNo(file.0))?, at, buf)
+    }
+
+    fn extents(&self, file: NodeId, visit: &mut Visit<'_, Extent>) -> Result<()> {
+        self.volume.file_extents(&self.volume.inode(InodeNo(file.0))?, visit)
+    }
+
+    fn read_link(&self, link: NodeId) -> Result<Vec<u8>> {
+        self.volume.link_target(&self.volume.inode(InodeNo(link.0))?)
+    }
+
+    fn xattrs(&self, node: NodeId, visit: &mut VisitXattr<'_>) -> Result<()> {
+        self.volume.read_xattrs(&self.volume.inode(InodeNo(node.0))?, visit)
     }
 }

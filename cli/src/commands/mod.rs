@@ -1,0 +1,59 @@
+//! The list of commands: one file each, an args struct whose comments are the manual, and `run`.
+
+mod cat;
+mod edit;
+mod formats;
+mod info;
+mod ls;
+mod stat;
+
+use clap::{Parser, Subcommand};
+
+use crate::exit::Exit;
+use crate::fault::Outcome;
+use crate::progress::ProgressArgs;
+
+/// Reads, edits and converts virtual machine disks in user space: no root, no kernel module, no helper VM
+#[derive(Debug, Parser)]
+#[command(name = "racker", version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Racker {
+    #[command(subcommand)]
+    topic: Topic,
+    #[command(flatten)]
+    progress: ProgressArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Topic {
+    /// Disk images, and the files inside them
+    #[command(subcommand)]
+    Disk(Disk),
+    /// The image formats and filesystems that racker knows
+    Formats(formats::Formats),
+}
+
+#[derive(Debug, Subcommand)]
+enum Disk {
+    Info(info::Info),
+    Ls(ls::Ls),
+    Cat(cat::Cat),
+    Stat(stat::StatCommand),
+    Edit(Box<edit::Edit>),
+}
+
+impl Racker {
+    /// Runs what was typed.
+    pub(crate) fn run(self) -> Outcome<Exit> {
+        let progress = self.progress;
+        match self.topic {
+            Topic::Formats(c) => c.run(),
+            Topic::Disk(disk) => match disk {
+                Disk::Info(c) => c.run(),
+                Disk::Ls(c) => c.run(),
+                Disk::Cat(c) => c.run(),
+                Disk::Stat(c) => c.run(),
+                Disk::Edit(c) => c.run(progress),
+            },
+        }
+    }
+}

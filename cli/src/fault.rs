@@ -1,0 +1,98 @@
+//! An error of the command line: one line, and a hint where there is something to try.
+
+use std::fmt::Display;
+use std::path::Path;
+
+use racker_formats::error::{Error, Kind};
+
+use crate::clean::clean;
+
+/// What a command fails with.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    message: String,
+    hint: Option<String>,
+    broken_pipe: bool,
+}
+
+/// The result of a command.
+pub(crate) type Outcome<T> = Result<T, Failure>;
+
+impl Failure {
+    /// A failure that has no cause below the command line.
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None, broken_pipe: false }
+    }
+
+    /// Adds something to try.
+    #[must_use]
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Whether the reader of standard output went away, which is no failure.
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        self.broken_pipe
+    }
+
+    /// What goes to standard error.
+    pub(crate) fn report(&self) -> String {
+        let mut text = format!("racker: {}\n", clean(&without_errno(&self.message)));
+        if let Some(hint) = &self.hint {
+            text.push_str(&format!("hint: {}\n", clean(hint)));
+        }
+        text
+    }
+
+    /// Puts a place before the message.
+    fn at(mut self, place: impl Display) -> Self {
+        self.message = format!("{place}: {}", self.message);
+        self
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Self {
+        let pipe = e.fault::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe);
+        let hint = e.hint().map(String::from).or_else(|| general_hint(&e));
+        Self { message: e.to_string(), hint, broken_pipe: pipe }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(e: std::io::Error) -> Self {
+        Error::from(e).into()
+    }
+}
+
+/// The library's system errors end in a number that means nothing to people.
+fn without_errno(message: &str) -> String {
+    match message.rsplit_once(" (os error ") {
+        Some((text, number)) if number.trim_end_matches(')').chars().all(|c| c.is_ascii_digit()) => {
+            text.into()
+        }
+        _ => message.into(),
+    }
+}
+
+/// What one can try whatever the layer that failed.
+fn general_hint(e: &Error) -> Option<String> {
+    match e.kind() {
+        Kind::NoSpace => Some("nothing was changed; make room and try again".into()),
+        Kind::Corrupt => Some("nothing was changed; `racker disk info` shows what can be read".into()),
+        _ => None,
+    }
+}
+
+/// Names the file that an error is about.
+pub(crate) trait About<T> {
+    /// Puts the file's name before the message.
+    fn about(self, path: &Path) -> Outcome<T>;
+}
+
+impl<T, E: Into<Failure>> About<T> for Result<T, E> {
+    fn about(self, path: &Path) -> Outcome<T> {
+        self.map_err(|e| e.into().at(path.display()))
+    }
+}

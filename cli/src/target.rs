@@ -1,0 +1,136 @@
+//! What was typed about an image, and the layers that it opens.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use racker_formats::block::Disk;
+use racker_formats::open::{OpenOptions, Opened, open};
+use racker_formats::registry::Policy;
+use racker_fs::filesystem::Filesystem;
+use racker_fs::guest::{Guest, locate};
+use racker_fs::inspect::{Inspection, Volume};
+use racker_fs::path::{Place, View};
+
+use crate::fault::{About, Failure, Outcome};
+
+/// Which image, and how it is opened.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ImageArgs {
+    /// Disk image, compressed image, archive with a disk inside, or block device
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: PathBuf,
+    #[command(flatten)]
+    pub(crate) how: HowArgs,
+}
+
+/// How an image is opened.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct HowArgs {
+    /// Format of the image, instead of what its content looks like
+    #[arg(short = 'f', long = "format", value_name = "FORMAT")]
+    pub(crate) format: Option<String>,
+    /// Which disk of an archive with several
+    #[arg(long, value_name = "NAME")]
+    pub(crate) member: Option<String>,
+    /// Open backing, data and extent files that lie outside the image's folder
+    #[arg(long)]
+    pub(crate) allow_external: bool,
+}
+
+/// Which filesystem.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct PartitionArgs {
+    /// Filesystem: partition number, label, UUID or PARTUUID; 0 is the whole disk
+    #[arg(short = 'p', long = "partition", value_name = "PARTITION")]
+    pub(crate) partition: Option<String>,
+}
+
+impl HowArgs {
+    /// The same for the library.
+    pub(crate) fn options(&self, write: bool) -> OpenOptions {
+        OpenOptions {
+            format: self.format.clone(),
+            member: self.member.clone(),
+            policy: if self.allow_external { Policy::Any } else { Policy::SameFolder },
+            write,
+        }
+    }
+}
+
+/// An opened image, taken apart.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) path: PathBuf,
+    pub(crate) opened: Opened,
+    pub(crate) inspection: Inspection,
+}
+
+impl Target {
+    /// Opens an image for reading.
+    pub(crate) fn open(args: &ImageArgs) -> Outcome<Self> {
+        Self::open_for(args, false)
+    }
+
+    /// Opens an image; `write` locks it against every other user.
+    pub(crate) fn open_for(args: &ImageArgs, write: bool) -> Outcome<Self> {
+        let opened = open(&args.image, &args.how.options(write)).about(&args.image)?;
+        let inspection = Inspection::of(&opened.disk).about(&args.image)?;
+        Ok(Self { path: args.image.clone(), opened, inspection })
+    }
+
+    /// The disk that the image holds.
+    pub(crate) fn disk(&self) -> &Disk {
+        &self.opened.disk
+    }
+
+    /// The place that `path` means, by `-p` or by itself.
+    pub(crate) fn place(&self, which: &PartitionArgs, path: &Path, follow: bool) -> Outcome<Place> {
+        let bytes = path.as_os_str().as_bytes();
+        let found = match &which.partition {
+            Some(name) => self.view(name)?.resolve(bytes, follow),
+            None => {
+                let guest = Guest::find(&self.inspection);
+                locate(&self.inspection, guest.as_ref(), bytes, follow)
+            }
+        };
+        found.about(&self.path)
+    }
+
+    /// The tree to copy from: of one filesystem by `-p`, of the operating system, or of the only filesystem.
+    pub(crate) fn tree(&self, which: &PartitionArgs) -> Outcome<View> {
+        if let Some(name) = &which.partition {
+            return self.view(name);
+        }
+        if let Some(guest) = Guest::find(&self.inspection) {
+            return Ok(guest.view);
+        }
+        let readable: Vec<(usize, &Volume)> =
+            self.inspection.volumes.iter().enumerate().filter(|(_, v)| v.driver().is_some()).collect();
+        match readable.as_slice() {
+            [(index, volume)] => Ok(View::single(*index, volume.filesystem().about(&self.path)?)),
+            [] => Err(Failure::new("no filesystem that racker reads is on this disk")).about(&self.path),
+            several => {
+                let there: Vec<String> =
+                    several.iter().map(|(_, v)| racker_fs::inspect::describe(v)).collect();
+                let failure = Failure::new("no operating system, and more than one filesystem");
+                Err(failure.hint(format!("choose with {}", there.join(" or ")))).about(&self.path)
+            }
+        }
+    }
+
+    /// The tree of one named filesystem.
+    fn view(&self, name: &str) -> Outcome<View> {
+        let found = self.inspection.find(self.disk(), name).about(&self.path)?;
+        let fs: Arc<dyn Filesystem> = found.filesystem().about(&self.path)?;
+        let listed = self.inspection.volumes.iter().position(|v| v.span == found.span);
+        Ok(View::single(listed.unwrap_or(usize::MAX), fs))
+    }
+
+    /// The volume of a place; `-p 0` names none of the listed ones.
+    pub(crate) fn volume(&self, place: &Place) -> Outcome<&Volume> {
+        let missing = || Failure::new("the whole disk carries a partition table: name a partition");
+        self.inspection.volumes.get(place.volume).ok_or_else(missing).about(&self.path)
+    }
+}

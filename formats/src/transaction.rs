@@ -1,0 +1,352 @@
+//! An edit that lands whole or not at all, whenever the program or the power dies.
+//!
+//! Two mechanisms, the first that fits:
+//!
+//! 1. The format can switch ([`Image::apply`]): changes of the *guest's* disk are staged, then the driver writes
+//!    them to unreferenced places and turns one sector.
+//! 2. Otherwise changes of the *host file* are staged under the driver, sealed into a redo file beside the image,
+//!    and applied from there ([`redo`]). Whoever opens the image next finishes or forgets it.
+//!
+//! Whatever can write borrows from the [`Transaction`], and [`commit`](Transaction::commit) consumes it: a writer
+//! that is still open then does not compile, and one that was dropped without being closed makes it refuse.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::marker::PhantomData;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::block::{Disk, FileDevice, Lock, LockMode, Span, Staged, redo};
+use crate::error::{Fault, Kind, Result, Within};
+use crate::registry::{self, Image};
+
+/// Why an edit does not begin or does not land.
+#[derive(Debug, thiserror::Error)]
+pub enum TransactionFault {
+    /// A writer was dropped instead of closed, so its caches are lost.
+    #[error("a writer was not closed: nothing was written to the image")]
+    WriterDropped,
+    /// The edit would turn a disk that is raw only by guess into something that the next reader takes for a
+    /// format of its own: then the image, not the user, says which files are opened.
+    #[error("after this edit the raw disk would look like {0}: nothing was written")]
+    Disguised(&'static str),
+}
+
+impl Fault for TransactionFault {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::WriterDropped => Kind::Invalid,
+            Self::Disguised(_) => Kind::Denied,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::WriterDropped => None,
+            Self::Disguised(_) => {
+                Some("-f raw writes it all the same; then always open it with -f raw".into())
+            }
+        }
+    }
+}
+
+/// Changes to one image, held back until [`commit`](Self::commit).
+#[must_use = "an edit that is not committed is thrown away"]
+#[derive(Debug)]
+pub struct Transaction {
+    staged: Arc<Staged>,
+    /// What the writers above see.
+    guest: Disk,
+    landing: Landing,
+    writers: Arc<AtomicUsize>,
+    /// The host file is raw only because its content looks like nothing else, and must stay so.
+    guessed_raw: bool,
+}
+
+#[derive(Debug)]
+enum Landing {
+    /// The driver switches; the image's own lock lives in its file.
+    Switch(Arc<dyn Image>),
+    /// A redo file beside the host file at this path.
+    Redo { file: Disk, path: PathBuf },
+    /// The changes stay in memory: somebody reads the edited disk and writes it elsewhere.
+    Elsewhere,
+}
+
+/// The disk that an edit writes to, good for as long as its transaction.
+#[derive(Clone, Debug)]
+pub struct EditDisk<'t> {
+    disk: Disk,
+    writers: Arc<AtomicUsize>,
+    transaction: PhantomData<&'t Transaction>,
+}
+
+/// Proof that a writer works on an [`EditDisk`]; a writer that ends without handing it back spoils the edit.
+#[derive(Debug)]
+#[must_use = "a writer that is not closed spoils the edit"]
+pub struct OpenWriter(Arc<AtomicUsize>);
+
+impl Transaction {
+    /// Begins an edit of `image`, which was opened for writing over `file`, the host file at `path`.
+    ///
+    /// `reopen` opens the image once more over a staged file: it is called for formats that cannot switch.
+    pub fn begin(
+        image: Arc<dyn Image>,
+        file: &Disk,
+        path: &Path,
+        reopen: impl FnOnce(Disk) -> Result<Arc<dyn Image>>,
+    ) -> Result<Self> {
+        let writers = Arc::new(AtomicUsize::new(0));
+        if image.applies() {
+            let staged = Arc::new(Staged::new(Disk::from_arc(image.clone())));
+            let guest = Disk::from_arc(staged.clone());
+            let landing = Landing::Switch(image);
+            return Ok(Self { staged, guest, landing, writers, guessed_raw: false });
+        }
+        drop(image);
+        let staged = Arc::new(Staged::new(file.clone()));
+        let guest = Disk::from_arc(reopen(Disk::from_arc(staged.clone()))?);
+        let landing = Landing::Redo { file: file.clone(), path: path.to_path_buf() };
+        Ok(Self { staged, guest, landing, writers, guessed_raw: false })
+    }
+
+    /// Begins an edit that never lands on the image: [`finish`](Self::finish) gives the edited disk to be copied.
+    pub fn overlay(guest: Disk) -> Self {
+        let staged = Arc::new(Staged::new(guest.read_only()));
+        let guest = Disk::from_arc(staged.clone());
+        let writers = Arc::new(AtomicUsize::new(0));
+        Self { staged, guest, landing: Landing::Elsewhere, writers, guessed_raw: false }
+    }
+
+    /// Refuses to commit if the file, which was found to be raw only by elimination, would look like a format.
+    pub fn keep_raw(mut self) -> Self {
+        self.guessed_raw = true;
+        self
+    }
+
+    /// The disk as edited, for an edit that lands elsewhere.
+    pub fn finish(self) -> Result<Disk> {
+        self.all_closed()?;
+        Ok(self.guest.read_only())
+    }
+
+    fn all_closed(&self) -> Result<()> {
+        if self.writers.load(Ordering::Acquire) != 0 {
+            return Err(TransactionFault::WriterDropped.into());
+        }
+        Ok(())
+    }
+
+    /// The disk to write to.
+    pub fn disk(&self) -> EditDisk<'_> {
+        EditDisk { disk: self.guest.clone(), writers: Arc::clone(&self.writers), transaction: PhantomData }
+    }
+
+    /// Whether nothing was changed so far.
+    pub fn is_unchanged(&self) -> Result<bool> {
+        self.staged.is_unchanged()
+    }
+
+    /// Lands the edit. On return it is on stable storage, on an error the image is as it was.
+    pub fn commit(self) -> Result<()> {
+        self.all_closed()?;
+        // A driver over a staged file keeps tables of its own until it is flushed.
+        self.guest.flush()?;
+        if self.staged.is_unchanged()? {
+            return Ok(());
+        }
+        let changes = self.staged.changes()?;
+        let staged = Disk::from_arc(self.staged.clone());
+        if self.guessed_raw {
+            let found = registry::probe(&staged)?.name();
+            if found != "raw" {
+                return Err(TransactionFault::Disguised(found).into());
+            }
+        }
+        match self.landing {
+            Landing::Switch(image) => image.apply(&staged, &changes),
+            Landing::Redo { file, path } => land(&file, &path, &staged, &changes),
+            Landing::Elsewhere => Ok(()),
+        }
+    }
+}
+
+impl<'t> EditDisk<'t> {
+    /// The disk itself, for reading and for the writer that registers with [`writer`](Self::writer).
+    pub fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// Part of it.
+    pub fn slice(&self, span: Span) -> Result<Self> {
+        let disk = self.disk.slice(span)?;
+        Ok(Self { disk, writers: Arc::clone(&self.writers), transaction: PhantomData })
+    }
+
+    /// Registers a writer, which must end with [`OpenWriter::close`].
+    pub fn writer(&self) -> OpenWriter {
+        self.writers.fetch_add(1, Ordering::AcqRel);
+        OpenWriter(Arc::clone(&self.writers))
+    }
+}
+
+impl OpenWriter {
+    /// The writer has written everything back.
+    pub fn close(self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Where the redo file of an image lies.
+pub fn redo_path(image: &Path) -> PathBuf {
+    let mut name = OsString::from(image.as_os_str());
+    name.push(".racker-redo");
+    PathBuf::from(name)
+}
+
+fn land(file: &Disk, path: &Path, staged: &Disk, changes: &[crate::block::Change]) -> Result<()> {
+    let redo_path = redo_path(path);
+    let place = || format!("redo file {}", redo_path.display());
+    // It holds what the image holds: nobody else may read it. A leftover would have been dealt with at opening.
+    let host = File::options().read(true).write(true).create_new(true).mode(0o600).open(&redo_path);
+    let host = host.map_err(crate::error::Error::from).within(place)?;
+    let redo = Disk::new(FileDevice::new(host, true)?);
+    let sealed = redo::seal(&redo, file, staged, changes)
+        .and_then(|()| sync_folder(&redo_path))
+        .and_then(|()| redo::sealed(&redo));
+    let sealed = match sealed {
+        Ok(Some(sealed)) => sealed,
+        Ok(None) => {
+            drop_redo(&redo_path)?;
+            return Err(std::io::Error::other("the redo file does not read back as written").into());
+        }
+        Err(e) => {
+            // Nothing is decided before the seal; nothing must be left of it.
+            drop_redo(&redo_path)?;
+            return Err(e.within(place()));
+        }
+    };
+    redo::apply(&redo, file, &sealed)?;
+    drop_redo(&redo_path)
+}
+
+fn drop_redo(path: &Path) -> Result<()> {
+    std::fs::remove_file(path)?;
+    sync_folder(path)
+}
+
+fn sync_folder(path: &Path) -> Result<()> {
+    let folder = match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    };
+    File::open(folder)?.sync_all()?;
+    Ok(())
+}
+
+/// Finishes or forgets an edit that was interrupted while it was applied to the image at `path`.
+///
+/// `file` is the image's host file. When it is writable the edit is applied to it and the redo file removed;
+/// otherwise the returned disk shows it as applied. Without a redo file the answer is `file` itself.
+pub fn recover(path: &Path, file: Disk) -> Result<Disk> {
+    let redo_path = redo_path(path);
+    let host = match File::open(&redo_path) {
+        Ok(host) => host,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(file),
+        Err(e) => return Err(e.into()),
+    };
+    let place = || format!("redo file {}", redo_path.display());
+    // A live racker that is about to seal it holds the image's write lock, so we are alone here.
+    let redo = Disk::new(FileDevice::new(host, false)?);
+    let Some(sealed) = redo::sealed(&redo).within(place)? else {
+        if file.writable() {
+            drop_redo(&redo_path)?;
+        }
+        return Ok(file);
+    };
+    if file.writable() {
+        redo::apply(&redo, &file, &sealed).within(place)?;
+        drop_redo(&redo_path)?;
+        return Ok(file);
+    }
+    let over = Disk::new(Staged::new(file));
+    redo::apply(&redo, &over, &sealed).within(place)?;
+    Ok(over.read_only())
+}
+
+/// Opens a host file as a disk, locked for what is going to happen, with any interrupted edit finished.
+pub fn open_file(path: &Path, write: bool) -> Result<(Disk, Lock)> {
+    let file = File::options().read(true).write(write).open(path)?;
+    let lock = Lock::take(&file, if write { LockMode::Write } else { LockMode::Read })?;
+    let disk = Disk::new(FileDevice::new(file, write)?);
+    Ok((recover(path, disk)?, lock))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::{Opening, Policy};
+
+    fn begin(path: &Path) -> Transaction {
+        let (file, _lock) = open_file(path, true).unwrap();
+        let open = |disk: Disk| {
+            registry::by_name("raw").unwrap().open(disk, &mut Opening::new(None, Policy::Deny, true))
+        };
+        Transaction::begin(open(file.clone()).unwrap(), &file, path, open).unwrap()
+    }
+
+    #[test]
+    fn a_raw_edit_lands_whole_and_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk.raw");
+        std::fs::write(&path, vec![1; 100_000]).unwrap();
+        let edit = begin(&path);
+        edit.disk().disk().write_at(5000, &[2; 10]).unwrap();
+        drop(edit);
+        assert_eq!(std::fs::read(&path).unwrap(), vec![1; 100_000]);
+        let edit = begin(&path);
+        edit.disk().disk().write_at(5000, &[2; 10]).unwrap();
+        edit.commit().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap()[4999..5011], [1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1]);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_dropped_writer_spoils_the_edit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk.raw");
+        std::fs::write(&path, vec![1; 10_000]).unwrap();
+        let edit = begin(&path);
+        edit.disk().disk().write_at(0, &[2]).unwrap();
+        drop(edit.disk().writer());
+        let e = edit.commit().unwrap_err();
+        assert!(matches!(e.fault(), Some(TransactionFault::WriterDropped)));
+        assert_eq!(std::fs::read(&path).unwrap()[0], 1);
+    }
+
+    #[test]
+    fn an_interrupted_edit_is_shown_to_readers_and_finished_by_writers() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk.raw");
+        std::fs::write(&path, vec![1; 10_000]).unwrap();
+        let (file, lock) = open_file(&path, true).unwrap();
+        let staged = Arc::new(Staged::new(file.clone()));
+        let top = Disk::from_arc(staged.clone());
+        top.write_at(100, &[9; 100]).unwrap();
+        let redo = File::options().read(true).write(true).create_new(true).open(redo_path(&path)).unwrap();
+        let redo = Disk::new(FileDevice::new(redo, true).unwrap());
+        redo::seal(&redo, &file, &top, &staged.changes().unwrap()).unwrap();
+        drop((staged, top, file, lock));
+        let (reader, lock) = open_file(&path, false).unwrap();
+        let mut buf = [0; 2];
+        reader.read_at(99, &mut buf).unwrap();
+        assert_eq!(buf, [1, 9]);
+        assert_eq!(std::fs::read(&path).unwrap()[100], 1, "a reader writes nothing");
+        drop((reader, lock));
+        drop(open_file(&path, true).unwrap());
+        assert_eq!(std::fs::read(&path).unwrap()[99..101], [1, 9]);
+        assert!(!redo_path(&path).exists());
+    }
+}

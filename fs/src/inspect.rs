@@ -1,0 +1,216 @@
+//! What is on this disk? The table, its volumes, and what each of them carries.
+
+use std::sync::{Arc, OnceLock};
+
+use racker_formats::block::{Disk, Span};
+use racker_formats::error::{Error, Fault, Kind, Result, Within};
+use racker_formats::transaction::EditDisk;
+
+use crate::drivers;
+use crate::filesystem::{Driver, Filesystem, FsFacts};
+use crate::partition::{self, Partition, Table};
+
+/// A disk, taken apart. Filesystems are opened when they are first asked for.
+#[derive(Debug)]
+pub struct Inspection {
+    /// The partition table.
+    pub table: Table,
+    /// What may carry a filesystem: the partitions, or the whole disk where there is no table.
+    pub volumes: Vec<Volume>,
+}
+
+/// One volume.
+pub struct Volume {
+    /// The partition; none for the whole disk.
+    pub partition: Option<Partition>,
+    /// Its bytes on the disk.
+    pub span: Span,
+    /// Its bytes.
+    pub disk: Disk,
+    driver: Result<Option<&'static dyn Driver>>,
+    opened: OnceLock<std::result::Result<Arc<dyn Filesystem>, Arc<Error>>>,
+}
+
+impl std::fmt::Debug for Volume {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "volume {} at {:?}", self.number(), self.span)
+    }
+}
+
+/// Why a volume is not found or not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeFault {
+    /// Nothing matches what the user named.
+    #[error("no partition or filesystem is called {name:?}")]
+    NoSuch {
+        /// As typed.
+        name: String,
+        /// What there is.
+        there: String,
+    },
+    /// Several match.
+    #[error("{name:?} names more than one filesystem")]
+    Several {
+        /// As typed.
+        name: String,
+        /// Those that match.
+        there: String,
+    },
+    /// No filesystem that racker reads.
+    #[error("{place} carries no filesystem that racker reads")]
+    NoFilesystem {
+        /// The volume.
+        place: String,
+    },
+    /// Opening failed before; the same again.
+    #[error("{0}")]
+    Again(Arc<Error>),
+}
+
+impl Fault for VolumeFault {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::NoSuch { .. } => Kind::NotFound,
+            Self::Several { .. } => Kind::Invalid,
+            Self::NoFilesystem { .. } => Kind::Unsupported,
+            Self::Again(e) => e.kind(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoSuch { there, .. } | Self::Several { there, .. } => Some(format!("there is {there}")),
+            Self::NoFilesystem { .. } => None,
+            Self::Again(e) => e.hint().map(String::from),
+        }
+    }
+}
+
+impl Volume {
+    /// The partition's number; 0 for the whole disk.
+    pub fn number(&self) -> u32 {
+        self.partition.as_ref().map_or(0, |p| p.number)
+    }
+
+    /// How errors and `-p` call it.
+    pub fn place(&self) -> String {
+        match &self.partition {
+            Some(p) => format!("partition {}", p.number),
+            None => "the whole disk".into(),
+        }
+    }
+
+    /// The kind of filesystem it carries, if racker reads it.
+    pub fn driver(&self) -> Option<&'static dyn Driver> {
+        self.driver.as_ref().ok().copied().flatten()
+    }
+
+    /// Its filesystem, read-only; a log that is not empty is replayed in memory.
+    pub fn filesystem(&self) -> Result<Arc<dyn Filesystem>> {
+        let Some(driver) = self.driver() else {
+            return Err(VolumeFault::NoFilesystem { place: self.place() }.into());
+        };
+        let opened = self.opened.get_or_init(|| {
+            let place = || format!("{} ▸ {}", self.place(), driver.name());
+            driver.open(self.disk.read_only()).within(place).map_err(Arc::new)
+        });
+        opened.as_ref().map(Arc::clone).map_err(|e| VolumeFault::Again(Arc::clone(e)).into())
+    }
+
+    /// What its filesystem says about itself, if there is one that can be opened.
+    pub fn facts(&self) -> Option<FsFacts> {
+        self.driver()?;
+        self.filesystem().ok()?.facts().ok()
+    }
+}
+
+impl Inspection {
+    /// Takes a disk apart.
+    pub fn of(disk: &Disk) -> Result<Self> {
+        let table = partition::read(disk)?;
+        let mut volumes = Vec::new();
+        for p in table.partitions.iter().filter(|p| !p.container) {
+            volumes.push(Volume::new(disk, p.span, Some(p.clone()))?);
+        }
+        if table.scheme == "none" {
+            volumes.push(Volume::new(disk, Span::first(disk.size()), None)?);
+        }
+        Ok(Self { table, volumes })
+    }
+
+    /// The volume that the user calls `name`: a number, label, UUID or PARTUUID; `0` is the whole disk.
+    pub fn find(&self, disk: &Disk, name: &str) -> Result<Found<'_>> {
+        if name == "0" {
+            return Ok(Found::Whole(Box::new(Volume::new(disk, Span::first(disk.size()), None)?)));
+        }
+        let by_number = |v: &&Volume| name.parse() == Ok(v.number());
+        if let Some(v) = self.volumes.iter().find(by_number) {
+            return Ok(Found::Listed(v));
+        }
+        let same = |a: Option<&String>| a.is_some_and(|a| a.eq_ignore_ascii_case(name));
+        let by_name = |v: &&Volume| {
+            let p = v.partition.as_ref();
+            if same(p.and_then(|p| p.id.as_ref())) || p.and_then(|p| p.label.as_deref()) == Some(name) {
+                return true;
+            }
+            v.facts().is_some_and(|f| f.label.as_deref() == Some(name) || same(f.uuid.as_ref()))
+        };
+        let found: Vec<&Volume> = self.volumes.iter().filter(by_name).collect();
+        let there = |all: &[&Volume]| all.iter().map(|v| describe(v)).collect::<Vec<_>>().join(", ");
+        match found.as_slice() {
+            [one] => Ok(Found::Listed(one)),
+            [] => {
+                let all: Vec<&Volume> = self.volumes.iter().collect();
+                Err(VolumeFault::NoSuch { name: name.into(), there: there(&all) }.into())
+            }
+            several => Err(VolumeFault::Several { name: name.into(), there: there(several) }.into()),
+        }
+    }
+}
+
+/// A volume that was named.
+#[derive(Debug)]
+pub enum Found<'a> {
+    /// One of the inspection's.
+    Listed(&'a Volume),
+    /// The whole disk, whatever table it has.
+    Whole(Box<Volume>),
+}
+
+impl std::ops::Deref for Found<'_> {
+    type Target = Volume;
+
+    fn deref(&self) -> &Volume {
+        match self {
+            Found::Listed(v) => v,
+            Found::Whole(v) => v,
+        }
+    }
+}
+
+/// A volume in a few words: `-p 2 (xfs, label boot)`.
+pub fn describe(volume: &Volume) -> String {
+    let kind = volume.driver().map_or("no known filesystem", |d| d.name());
+    let label = volume.facts().and_then(|f| f.label).filter(|l| !l.is_empty());
+    match label {
+        Some(label) => format!("-p {} ({kind}, label {label})", volume.number()),
+        None => format!("-p {} ({kind})", volume.number()),
+    }
+}
+
+impl Volume {
+    fn new(disk: &Disk, span: Span, partition: Option<Partition>) -> Result<Self> {
+        let disk = disk.slice(span)?;
+        let driver = drivers::probe(&disk);
+        Ok(Self { partition, span, disk, driver, opened: OnceLock::new() })
+    }
+
+    /// Opens its filesystem for an edit, on the same bytes of the edit's disk.
+    pub fn edit<'t>(&self, disk: &EditDisk<'t>) -> Result<crate::edit::Writer<'t>> {
+        let Some(driver) = self.driver() else {
+            return Err(VolumeFault::NoFilesystem { place: self.place() }.into());
+        };
+        let place = || format!("{} ▸ {}", self.place(), driver.name());
+        crate::edit::Writer::open(driver, &disk.slice(self.span)?).within(place)
+    }
+}
