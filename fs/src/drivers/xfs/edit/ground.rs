@@ -2,20 +2,22 @@
 
 use std::sync::Arc;
 
-use racker_formats::block::Disk;
-use racker_formats::error::Result;
+use racker_formats::block::Span;
+use racker_formats::error::{Error, Result};
 use racker_formats::wire::index;
 
 use super::super::fault::Fault;
 use super::super::layout::RawUuid;
-use super::super::superblock::Superblock;
-use super::super::units::{AgBlock, AgNo, BASIC_BLOCK_SHIFT};
+use super::super::units::{AgBlock, AgNo, BASIC_BLOCK_SHIFT, FsBlock};
+use super::super::volume::Volume;
+
+/// Superblock, AGF, AGI and AGFL, a sector each.
+const HEADER_SECTORS: u64 = 4;
 
 /// A group's blocks on the volume.
 #[derive(Clone, Debug)]
 pub(super) struct Ground {
-    pub(super) volume: Disk,
-    pub(super) sb: Arc<Superblock>,
+    pub(super) volume: Arc<Volume>,
     pub(super) ag: AgNo,
     /// Blocks of the group.
     pub(super) blocks: u32,
@@ -23,21 +25,18 @@ pub(super) struct Ground {
     header_blocks: u32,
 }
 
-/// Superblock, AGF, AGI and AGFL, a sector each.
-const HEADER_SECTORS: u64 = 4;
-
 impl Ground {
     /// Group `ag` of the filesystem on `volume`.
-    pub(super) fn new(volume: Disk, sb: Arc<Superblock>, ag: AgNo) -> Result<Self> {
-        let blocks = sb.ag_length(ag)?;
-        let header_bytes = sb.sector_size.start_of(HEADER_SECTORS).unwrap_or(u64::MAX);
-        let header_blocks = u32::try_from(sb.block_size.count(header_bytes)).unwrap_or(u32::MAX);
-        Ok(Self { volume, sb, ag, blocks, header_blocks })
+    pub(super) fn new(volume: Arc<Volume>, ag: AgNo) -> Result<Self> {
+        let blocks = volume.sb.ag_length(ag)?;
+        let header_bytes = volume.sb.sector_size.start_of(HEADER_SECTORS).unwrap_or(u64::MAX);
+        let header_blocks = u32::try_from(volume.sb.block_size.count(header_bytes)).unwrap_or(u32::MAX);
+        Ok(Self { volume, ag, blocks, header_blocks })
     }
 
     /// Size of a block in bytes.
     pub(super) fn block_bytes(&self) -> Result<usize> {
-        index(self.sb.block_size.bytes())
+        index(self.volume.sb.block_size.bytes())
     }
 
     /// Checks that `len` blocks from `start` are inside the group and none of them holds its headers.
@@ -50,31 +49,28 @@ impl Ground {
     }
 
     /// The error for blocks that cannot be where something says they are.
-    pub(super) fn fault(&self, start: u32, len: u32) -> racker_formats::error::Error {
+    pub(super) fn fault(&self, start: u32, len: u32) -> Error {
         Fault::BlockRange { ag: self.ag.0.into(), block: start.into(), len: len.into() }.into()
     }
 
-    /// Reads a block.
-    pub(super) fn read(&self, block: u32) -> Result<Vec<u8>> {
+    /// The bytes of a block on the volume.
+    pub(super) fn span(&self, block: u32) -> Result<Span> {
         self.check(block, 1)?;
-        let mut bytes = vec![0; self.block_bytes()?];
-        self.volume.read_at(self.sb.ag_span(self.ag, AgBlock(block), 1)?.start(), &mut bytes)?;
-        Ok(bytes)
-    }
-
-    /// Writes a block.
-    pub(super) fn write(&self, block: u32, bytes: &[u8]) -> Result<()> {
-        self.check(block, 1)?;
-        self.volume.write_at(self.sb.ag_span(self.ag, AgBlock(block), 1)?.start(), bytes)
+        self.volume.sb.ag_span(self.ag, AgBlock(block), 1)
     }
 
     /// The place of a block in 512-byte units, as the block itself has it.
     pub(super) fn daddr(&self, block: u32) -> Result<u64> {
-        Ok(self.sb.ag_span(self.ag, AgBlock(block), 1)?.start() >> BASIC_BLOCK_SHIFT)
+        Ok(self.span(block)?.start() >> BASIC_BLOCK_SHIFT)
+    }
+
+    /// The filesystem's number of a block.
+    pub(super) fn fs_block(&self, block: u32) -> Result<FsBlock> {
+        self.volume.sb.fs_block(self.ag, AgBlock(block))
     }
 
     /// The UUID in every block.
     pub(super) fn uuid(&self) -> RawUuid {
-        self.sb.meta_uuid
+        self.volume.sb.meta_uuid
     }
 }

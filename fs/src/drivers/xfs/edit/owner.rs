@@ -3,6 +3,7 @@
 use racker_formats::error::Result;
 
 use super::super::fault::Fault;
+use super::super::inode::ForkKind;
 use super::super::units::InodeNo;
 
 /// Bit of `rm_offset`: blocks of an attribute fork.
@@ -16,27 +17,11 @@ const OFFSET_MASK: u64 = (1 << 54) - 1;
 /// Owners from here on are parts of the filesystem, not inodes.
 const SPECIAL_FIRST: u64 = 1 << 63;
 
-/// A fork of an inode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fork {
-    Data,
-    Attr,
-}
-
-impl Fork {
-    /// Its name in errors.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Data => "data",
-            Self::Attr => "attribute",
-        }
-    }
-
-    fn bit(self) -> u64 {
-        match self {
-            Self::Data => 0,
-            Self::Attr => ATTR_BIT,
-        }
+/// The bit for a fork.
+fn fork_bit(fork: ForkKind) -> u64 {
+    match fork {
+        ForkKind::Data => 0,
+        ForkKind::Attr => ATTR_BIT,
     }
 }
 
@@ -66,14 +51,14 @@ impl Owner {
     }
 
     /// Content of a fork from its block `offset` on.
-    pub(super) fn content(ino: InodeNo, fork: Fork, offset: u64, unwritten: bool) -> Self {
+    pub(super) fn content(ino: InodeNo, fork: ForkKind, offset: u64, unwritten: bool) -> Self {
         let unwritten = if unwritten { UNWRITTEN_BIT } else { 0 };
-        Self { number: ino.0, offset: (offset & OFFSET_MASK) | fork.bit() | unwritten }
+        Self { number: ino.0, offset: (offset & OFFSET_MASK) | fork_bit(fork) | unwritten }
     }
 
     /// Blocks of a fork's extent tree.
-    pub(super) fn fork_tree(ino: InodeNo, fork: Fork) -> Self {
-        Self { number: ino.0, offset: fork.bit() | TREE_BIT }
+    pub(super) fn fork_tree(ino: InodeNo, fork: ForkKind) -> Self {
+        Self { number: ino.0, offset: fork_bit(fork) | TREE_BIT }
     }
 
     /// Out of a record.
@@ -123,12 +108,12 @@ mod tests {
 
     #[test]
     fn content_advances_and_the_rest_does_not() {
-        let owner = Owner::content(InodeNo(128), Fork::Data, 5, true);
-        assert_eq!(owner.advanced(3), Owner::content(InodeNo(128), Fork::Data, 8, true));
-        assert!(!owner.leads_to(Owner::content(InodeNo(128), Fork::Data, 8, false), 3));
+        let owner = Owner::content(InodeNo(128), ForkKind::Data, 5, true);
+        assert_eq!(owner.advanced(3), Owner::content(InodeNo(128), ForkKind::Data, 8, true));
+        assert!(!owner.leads_to(Owner::content(InodeNo(128), ForkKind::Data, 8, false), 3));
         assert_eq!(Owner::GROUP.advanced(9), Owner::GROUP);
         assert_eq!(Owner::GROUP.number(), u64::MAX - 4);
-        let tree = Owner::fork_tree(InodeNo(128), Fork::Attr);
+        let tree = Owner::fork_tree(InodeNo(128), ForkKind::Attr);
         assert_eq!(tree.advanced(1), tree);
         assert!(Owner::parse(u64::MAX - 4, 1).is_err());
         assert!(Owner::parse(128, 1 << 60).is_err());

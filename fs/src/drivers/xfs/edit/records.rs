@@ -192,7 +192,7 @@ impl Chunk {
 
     fn read(raw: &RawInobtRec, ground: &Ground, what: &'static str) -> Result<Self> {
         use super::super::superblock::Incompat;
-        let sparse = ground.sb.incompat.contains(Incompat::SPINODES);
+        let sparse = ground.volume.sb.incompat.contains(Incompat::SPINODES);
         let chunk = if sparse {
             Self {
                 first: raw.ir_startino.get(),
@@ -218,7 +218,7 @@ impl Chunk {
         if !good {
             return Err(Fault::Structure { what, why: "a chunk's counts contradict its maps" }.into());
         }
-        let block = chunk.first.checked_shr(ground.sb.inopblog).unwrap_or(0);
+        let block = chunk.first.checked_shr(ground.volume.sb.inopblog).unwrap_or(0);
         ground.check(block, 1)?;
         Ok(chunk)
     }

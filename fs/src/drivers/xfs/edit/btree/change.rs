@@ -20,7 +20,8 @@ impl<S: Shape> Tree<S> {
     pub(in super::super) fn insert(&mut self, record: S::Record, pool: &mut dyn Pool) -> Result<()> {
         let mut path = self.find(Cut::Behind(S::low(&record)))?;
         let (left, right) = (self.left_of(&path)?, self.right_of(&path)?);
-        let fits = left.is_none_or(|l| S::follows(&l, &record)) && right.is_none_or(|r| S::follows(&record, &r));
+        let fits =
+            left.is_none_or(|l| S::follows(&l, &record)) && right.is_none_or(|r| S::follows(&record, &r));
         if !fits {
             return structure::<S, _>("a new record overlaps one that is there");
         }
@@ -106,7 +107,12 @@ impl<S: Shape> Tree<S> {
     }
 
     /// Splits an overfull block; returns the new one at its right.
-    fn split_if_full(&mut self, block: u32, level: u16, pool: &mut dyn Pool) -> Result<Option<Child<S::Key>>> {
+    fn split_if_full(
+        &mut self,
+        block: u32,
+        level: u16,
+        pool: &mut dyn Pool,
+    ) -> Result<Option<Child<S::Key>>> {
         let max = self.capacity.max(level);
         let node = self.node(block, level)?;
         if node.len() <= max {

@@ -175,11 +175,7 @@ impl<S: Shape> Tree<S> {
     }
 
     /// Checks that a block's keys are within what its parent says of it.
-    fn check_bounds(
-        node: &Node<S>,
-        block: u32,
-        bounds: Option<(S::Key, Option<S::Key>)>,
-    ) -> Result<()> {
+    fn check_bounds(node: &Node<S>, block: u32, bounds: Option<(S::Key, Option<S::Key>)>) -> Result<()> {
         let Some((low, after)) = bounds else { return Ok(()) };
         let first = node.summary(block).map(|s| s.low);
         let last = match &node.entries {
@@ -199,8 +195,7 @@ impl<S: Shape> Tree<S> {
         while let Some(step) = up.pop() {
             let level = self.level_at(up.len());
             let children = self.node(step.block, level)?.inner()?;
-            let index =
-                if forward { step.index.checked_add(1) } else { step.index.checked_sub(1) };
+            let index = if forward { step.index.checked_add(1) } else { step.index.checked_sub(1) };
             let Some((index, child)) = index.and_then(|i| children.get(i).map(|c| (i, *c))) else { continue };
             let mut bound = children.get(index.saturating_add(1)).map(|c| c.low);
             up.push(Step { block: step.block, index });
@@ -358,7 +353,8 @@ impl<S: Shape> Tree<S> {
     /// Writes the changed blocks to the volume. Memory beyond a ceiling is given back.
     pub(super) fn write_back(&mut self) -> Result<()> {
         for (block, node) in self.nodes.iter_mut().filter(|(_, n)| n.dirty) {
-            self.ground.write(*block, &node.bytes(&self.ground, *block)?)?;
+            let at = self.ground.span(*block)?.start();
+            self.ground.volume.disk.write_at(at, &node.bytes(&self.ground, *block)?)?;
             node.dirty = false;
         }
         if self.nodes.len() > NODES_MAX {
@@ -371,4 +367,11 @@ impl<S: Shape> Tree<S> {
     pub(super) fn held(&self) -> usize {
         self.nodes.len()
     }
+}
+
+/// Fewest entries of a leaf and of an inner block, roots aside.
+pub(super) fn fewest_entries<S: Shape>(block_bytes: usize) -> (u64, u64) {
+    let capacity = Capacity::of::<S>(block_bytes);
+    let wide = |n: usize| racker_formats::wire::len64(n);
+    (wide(capacity.min(0)), wide(capacity.min(1)))
 }

@@ -6,15 +6,14 @@ use racker_formats::error::Result;
 use racker_formats::wire::{part, part_mut, take};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::super::super::crc;
 use super::super::super::fault::Fault;
-use super::super::super::layout::{RawBtreeHead, RawShortBlock};
-use super::super::super::units::NULL_AG_BLOCK;
+use super::super::super::layout::{RawBtreeHead, RawShortBlock, SHORT_SELF};
+use super::super::super::units::{Lsn, NULL_AG_BLOCK};
+use super::super::super::volume::BlockKind;
 use super::super::ground::Ground;
 use super::Shape;
 
 const HEAD: usize = size_of::<RawShortBlock>();
-const CRC_AT: usize = core::mem::offset_of!(RawShortBlock, bb_crc);
 /// Bytes of a pointer to a child.
 const POINTER: usize = size_of::<u32>();
 
@@ -85,7 +84,7 @@ pub(super) struct Node<S: Shape> {
     pub(super) left: u32,
     pub(super) right: u32,
     /// Log sequence number of its last change; it stays, so that it never runs ahead of the log.
-    pub(super) lsn: u64,
+    pub(super) lsn: Lsn,
     pub(super) entries: Entries<S>,
     /// Changed since it was read.
     pub(super) dirty: bool,
@@ -98,14 +97,14 @@ fn structure<S: Shape, T>(why: &'static str) -> Result<T> {
 impl<S: Shape> Node<S> {
     /// A new block; log sequence number 0 is older than any log.
     pub(super) fn new(level: u16, left: u32, right: u32, entries: Entries<S>) -> Self {
-        Self { level, left, right, lsn: 0, entries, dirty: true }
+        Self { level, left, right, lsn: Lsn(0), entries, dirty: true }
     }
 
     /// Reads block `block` of the group, which must stand at `level`.
     pub(super) fn read(ground: &Ground, block: u32, level: u16, root: bool) -> Result<Self> {
-        let bytes = ground.read(block)?;
+        let kind = BlockKind::new(S::NAME, [S::MAGIC; 2], SHORT_SELF);
+        let bytes = ground.volume.block(&kind, ground.span(block)?, ground.ag.0.into())?;
         let raw: RawShortBlock = take(&bytes, 0, S::NAME)?;
-        Self::check_head(ground, block, &bytes, &raw)?;
         let found = raw.head.bb_level.get();
         if found != level {
             let (found, expected) = (found.into(), level.into());
@@ -128,29 +127,7 @@ impl<S: Shape> Node<S> {
         } else {
             Entries::Children(Self::children(ground, &bytes, count, capacity.inner_max)?)
         };
-        Ok(Self { level, left, right, lsn: raw.bb_lsn.get(), entries, dirty: false })
-    }
-
-    fn check_head(ground: &Ground, block: u32, bytes: &[u8], raw: &RawShortBlock) -> Result<()> {
-        let found = raw.head.bb_magic.get();
-        if found != S::MAGIC {
-            return Err(Fault::Magic { what: S::NAME, found, expected: S::MAGIC }.into());
-        }
-        crc::check(bytes, CRC_AT, S::NAME)?;
-        if raw.bb_uuid != ground.uuid() {
-            return Err(Fault::ForeignUuid { what: S::NAME }.into());
-        }
-        let (at, found) = (ground.daddr(block)?, raw.bb_blkno.get());
-        if found != at {
-            return Err(Fault::Misplaced { what: S::NAME, at, found }.into());
-        }
-        let (found, expected) = (raw.bb_owner.get(), ground.ag.0);
-        if found != expected {
-            return Err(
-                Fault::Owner { what: S::NAME, found: found.into(), expected: expected.into() }.into()
-            );
-        }
-        Ok(())
+        Ok(Self { level, left, right, lsn: Lsn(raw.bb_lsn.get()), entries, dirty: false })
     }
 
     fn records(ground: &Ground, bytes: &[u8], count: usize) -> Result<Vec<S::Record>> {
@@ -164,8 +141,7 @@ impl<S: Shape> Node<S> {
         let each = if S::RANGES { 2 } else { 1 };
         let keys = slice::<S::RawKey>(bytes, HEAD, count.saturating_mul(each), S::NAME)?;
         let pointers_at = HEAD.saturating_add(key_bytes::<S>().saturating_mul(max));
-        let pointers =
-            slice::<zerocopy::big_endian::U32>(bytes, pointers_at, count, S::NAME)?;
+        let pointers = slice::<zerocopy::big_endian::U32>(bytes, pointers_at, count, S::NAME)?;
         let mut children = Vec::with_capacity(count);
         for (pair, pointer) in keys.chunks_exact(each).zip(pointers) {
             let (Some(low), Some(high)) = (pair.first(), pair.last()) else { continue };
@@ -194,7 +170,7 @@ impl<S: Shape> Node<S> {
             bb_leftsib: self.left.into(),
             bb_rightsib: self.right.into(),
             bb_blkno: ground.daddr(block)?.into(),
-            bb_lsn: self.lsn.into(),
+            bb_lsn: self.lsn.0.into(),
             bb_uuid: ground.uuid(),
             bb_owner: ground.ag.0.into(),
             bb_crc: 0.into(),
@@ -220,7 +196,7 @@ impl<S: Shape> Node<S> {
                 put(&mut bytes, at, pointers.as_bytes(), S::NAME)?;
             }
         }
-        crc::stamp(&mut bytes, CRC_AT)?;
+        SHORT_SELF.stamp(&mut bytes, self.lsn)?;
         Ok(bytes)
     }
 

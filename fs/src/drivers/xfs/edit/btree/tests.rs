@@ -6,10 +6,12 @@ use std::sync::Arc;
 use racker_formats::block::{Disk, MemDevice};
 use zerocopy::IntoBytes;
 
+use super::super::super::inode::ForkKind;
 use super::super::super::layout::RawSuperblock;
 use super::super::super::superblock::{Superblock, tests::sample};
 use super::super::super::units::{AgNo, InodeNo, NULL_AG_BLOCK};
-use super::super::owner::{Fork, Owner};
+use super::super::super::volume::Volume;
+use super::super::owner::Owner;
 use super::super::records::{ByPlace, MapKey, Mapped, Owners, PlaceKey, Run};
 use super::*;
 
@@ -43,7 +45,8 @@ fn ground() -> Ground {
     sector[..264].copy_from_slice(raw.as_bytes());
     super::super::super::crc::stamp(&mut sector, core::mem::offset_of!(RawSuperblock, sb_crc)).unwrap();
     let sb = Superblock::parse(&sector, 60_000 << 10).unwrap();
-    Ground::new(Disk::new(MemDevice::new(60_000 << 10)), Arc::new(sb), AgNo(0)).unwrap()
+    let disk = Disk::new(MemDevice::new(60_000 << 10));
+    Ground::new(Arc::new(Volume { disk, sb }), AgNo(0)).unwrap()
 }
 
 fn empty<S: Shape>(ground: &Ground, root: u32) -> Tree<S> {
@@ -157,9 +160,14 @@ fn ranges_find_all_that_overlap() {
             let gone = model.swap_remove(usize::try_from(dice.roll(model.len() as u32)).unwrap());
             tree.remove(&gone, &mut pool).unwrap();
         } else {
-            let run = Run { start: dice.roll(15_000), len: 1 + dice.roll(if i % 50 == 0 { 4000 } else { 9 }) };
-            let owner =
-                Owner::content(InodeNo(u64::from(dice.roll(5000)) + 128), Fork::Data, u64::from(i) * 5000, false);
+            let run =
+                Run { start: dice.roll(15_000), len: 1 + dice.roll(if i % 50 == 0 { 4000 } else { 9 }) };
+            let owner = Owner::content(
+                InodeNo(u64::from(dice.roll(5000)) + 128),
+                ForkKind::Data,
+                u64::from(i) * 5000,
+                false,
+            );
             model.push(Mapped { run, owner });
             tree.insert(Mapped { run, owner }, &mut pool).unwrap();
         }
@@ -214,7 +222,7 @@ fn damage_ends_in_errors() {
     let mut tree = empty::<Owners>(&ground, 50);
     let mut dice = Dice(11);
     for i in 0..3000 {
-        let owner = Owner::content(InodeNo(128), Fork::Data, u64::from(i) * 9, false);
+        let owner = Owner::content(InodeNo(128), ForkKind::Data, u64::from(i) * 9, false);
         tree.insert(Mapped { run: Run { start: 4 + i * 5, len: 4 }, owner }, &mut pool).unwrap();
     }
     tree.write_back().unwrap();
@@ -223,15 +231,18 @@ fn damage_ends_in_errors() {
     let mut failed = 0;
     for _ in 0..3000 {
         let block = blocks[usize::try_from(dice.roll(blocks.len() as u32)).unwrap()];
-        let good = ground.read(block).unwrap();
+        let at = ground.span(block).unwrap().start();
+        let mut good = vec![0; 1024];
+        ground.volume.disk.read_at(at, &mut good).unwrap();
         let mut bad = good.clone();
         for _ in 0..1 + dice.roll(3) {
             let sides = if dice.roll(2) == 0 { 64 } else { 1024 };
-            let at = usize::try_from(dice.roll(sides)).unwrap();
-            bad[at] = if dice.roll(2) == 0 { bad[at] ^ (1 << dice.roll(8)) } else { dice.roll(256) as u8 };
+            let place = usize::try_from(dice.roll(sides)).unwrap();
+            bad[place] =
+                if dice.roll(2) == 0 { bad[place] ^ (1 << dice.roll(8)) } else { dice.roll(256) as u8 };
         }
         super::super::super::crc::stamp(&mut bad, 52).unwrap();
-        ground.write(block, &bad).unwrap();
+        ground.volume.disk.write_at(at, &bad).unwrap();
         let mut tree = Tree::<Owners>::new(&ground, root, levels).unwrap();
         let mut spare = Blocks(pool.0.clone());
         let mut run = || -> Result<()> {
@@ -249,7 +260,7 @@ fn damage_ends_in_errors() {
             Ok(())
         };
         failed += u32::from(run().is_err());
-        ground.write(block, &good).unwrap();
+        ground.volume.disk.write_at(at, &good).unwrap();
     }
     assert!(failed > 1000, "{failed}");
 }
