@@ -1,7 +1,7 @@
 //! Which blocks a fork has: a list of extents in the inode, or a tree of them.
 
 use racker_formats::error::{Result, Within};
-use racker_formats::wire::take;
+use racker_formats::wire::{len64, take};
 use zerocopy::big_endian::U64;
 
 use super::fault::Fault;
@@ -132,6 +132,28 @@ impl Volume {
     /// The extent that holds block `at` of a fork, or else the first one behind it.
     pub(super) fn mapping_at(&self, inode: &Inode, kind: ForkKind, at: FileBlock) -> Result<Option<Mapping>> {
         self.mappings(inode, kind, at)?.next().transpose()
+    }
+
+    /// The blocks of a fork's extent tree, the root in the inode aside. To be asked after [`mappings`], which
+    /// proves that the walk ends.
+    ///
+    /// [`mappings`]: Self::mappings
+    pub(super) fn fork_tree_blocks(&self, inode: &Inode, kind: ForkKind) -> Result<Vec<FsBlock>> {
+        let mut all = Vec::new();
+        let Some(fork) = inode.fork(kind).filter(|f| f.format == ForkFormat::Btree) else { return Ok(all) };
+        let mut rows = vec![root(inode, fork, FileBlock(0))?];
+        while let Some(row) = rows.pop() {
+            for (_, block) in row.rest {
+                all.push(FsBlock(block));
+                if len64(all.len()) > self.sb.blocks {
+                    return Err(Fault::Circle { what: BMBT.what }.into());
+                }
+                if row.below > 0 {
+                    rows.push(self.bmbt_inner(inode.ino, block, row.below, FileBlock(0))?);
+                }
+            }
+        }
+        Ok(all)
     }
 
     /// The blocks of a tree's block with `count` records: keys and pointers lie in two halves of the block.

@@ -179,6 +179,12 @@ pub(super) enum Fault {
         /// The rule that is broken.
         why: &'static str,
     },
+    /// No room is left for what is to be written.
+    #[error("no space is left on the filesystem")]
+    NoSpace,
+    /// A change failed half-way: what was changed must not be committed, and nothing more is changed.
+    #[error("an earlier change failed, so nothing more is written")]
+    Abandoned,
     /// Something that racker does not do.
     #[error("{what} is not supported")]
     Unsupported {
@@ -198,7 +204,8 @@ impl error::Fault for Fault {
             | Self::Unsupported { .. } => Kind::Unsupported,
             Self::IsDirectory { .. } => Kind::IsDir,
             Self::NotADirectory { .. } => Kind::NotDir,
-            Self::NotA { .. } => Kind::Invalid,
+            Self::NotA { .. } | Self::Abandoned => Kind::Invalid,
+            Self::NoSpace => Kind::NoSpace,
             _ => Kind::Corrupt,
         }
     }

@@ -7,6 +7,7 @@ mod bmap;
 mod crc;
 mod da;
 mod dir;
+mod edit;
 mod fault;
 mod file;
 mod inode;
@@ -22,7 +23,7 @@ use racker_formats::error::Result;
 use racker_formats::registry::{Guess, Head};
 
 use crate::filesystem::{
-    DirEntry, Driver, Extent, Filesystem, FsFacts, Name, NodeId, Stat, Visit, VisitXattr,
+    DirEntry, Driver, Extent, Filesystem, FilesystemMut, FsFacts, Name, NodeId, Stat, Visit, VisitXattr,
 };
 use superblock::Superblock;
 use units::InodeNo;
@@ -53,6 +54,11 @@ impl Driver for Format {
     fn open(&self, volume: Disk) -> Result<Arc<dyn Filesystem>> {
         let sb = Superblock::read(&volume)?;
         Ok(Arc::new(Xfs { volume: Volume { disk: volume, sb } }))
+    }
+
+    fn open_mut(&self, volume: Disk) -> Result<Box<dyn FilesystemMut>> {
+        let sb = Superblock::read(&volume)?;
+        Ok(Box::new(edit::Writer::open(Volume { disk: volume, sb })?))
     }
 }
 
