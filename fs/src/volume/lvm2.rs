@@ -309,7 +309,8 @@ fn segments(
             _ => section.number("stripe_size", part)?.saturating_mul(SECTOR),
         };
         let count = racker_formats::wire::len64(stripes.len());
-        let even = count == 1 || stripe_size.checked_mul(count).is_some_and(|row| len.checked_rem(row) == Some(0));
+        let even =
+            count == 1 || stripe_size.checked_mul(count).is_some_and(|row| len.checked_rem(row) == Some(0));
         if len == 0 || !even {
             return Err(wrong("a segment of an odd size"));
         }
