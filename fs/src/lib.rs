@@ -10,6 +10,7 @@
 #![cfg_attr(test, allow(clippy::as_conversions, clippy::arithmetic_side_effects))]
 
 pub mod boot;
+mod cache;
 pub mod drivers;
 pub mod edit;
 pub mod filesystem;

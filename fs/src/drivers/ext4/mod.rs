@@ -15,7 +15,6 @@
 
 mod acl;
 mod block_map;
-mod cache;
 mod csum;
 mod dir;
 mod extent;

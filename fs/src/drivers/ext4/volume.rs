@@ -6,12 +6,12 @@ use racker_formats::block::Disk;
 use racker_formats::error::{Common, Result, Within};
 use racker_formats::wire::{bytes, index, len64, part};
 
-use super::cache::BlockCache;
 use super::fast_commit::FastCommits;
 use super::fault::Ext4Fault;
 use super::group::Group;
 use super::inode::Inode;
 use super::superblock::Superblock;
+use crate::cache::BlockCache;
 
 /// The root directory.
 pub(super) const ROOT_INODE: u32 = 2;

@@ -1,4 +1,4 @@
-//! A small cache of metadata blocks: one slot for all blocks of the same remainder.
+//! A small cache of a filesystem's metadata blocks: one slot for all blocks whose numbers leave the same remainder.
 
 use std::sync::{Arc, Mutex};
 
@@ -14,18 +14,18 @@ type Slot = Mutex<Option<(u64, Arc<[u8]>)>>;
 
 /// Blocks by number.
 #[derive(Debug)]
-pub(super) struct BlockCache {
+pub(crate) struct BlockCache {
     slots: Vec<Slot>,
 }
 
 impl BlockCache {
-    pub(super) fn new(block: BlockSize) -> Self {
+    pub(crate) fn new(block: BlockSize) -> Self {
         let count = (CACHE_BYTES >> block.shift()).max(SLOTS_MIN);
         Self { slots: (0..count).map(|_| Mutex::new(None)).collect() }
     }
 
     /// The block of that number, from the cache or from `load`, which runs without a lock.
-    pub(super) fn get(&self, number: u64, load: impl FnOnce() -> Result<Vec<u8>>) -> Result<Arc<[u8]>> {
+    pub(crate) fn get(&self, number: u64, load: impl FnOnce() -> Result<Vec<u8>>) -> Result<Arc<[u8]>> {
         let count = u64::try_from(self.slots.len()).unwrap_or(SLOTS_MIN);
         let slot = number.checked_rem(count).and_then(|n| usize::try_from(n).ok());
         let slot = slot.and_then(|n| self.slots.get(n)).ok_or(Common::Index(number))?;
