@@ -7,7 +7,6 @@ use racker_formats::error::{Error, Result};
 use racker_formats::wire::index;
 
 use super::super::fault::Fault;
-use super::super::layout::RawUuid;
 use super::super::units::{AgBlock, AgNo, BASIC_BLOCK_SHIFT, FsBlock};
 use super::super::volume::Volume;
 
@@ -67,10 +66,5 @@ impl Ground {
     /// The filesystem's number of a block.
     pub(super) fn fs_block(&self, block: u32) -> Result<FsBlock> {
         self.volume.sb.fs_block(self.ag, AgBlock(block))
-    }
-
-    /// The UUID in every block.
-    pub(super) fn uuid(&self) -> RawUuid {
-        self.volume.sb.meta_uuid
     }
 }

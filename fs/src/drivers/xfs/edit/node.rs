@@ -82,6 +82,6 @@ mod tests {
         }
         let late = Time { sec: 1 << 33, nsec: 1 };
         assert_eq!(time(encode_time(late, true), true), late);
-        assert_eq!(time(encode_time(late, false), false).sec, i32::MAX.into());
+        assert_eq!(time(encode_time(late, false), false).sec, i64::from(i32::MAX));
     }
 }

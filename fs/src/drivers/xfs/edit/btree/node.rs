@@ -171,7 +171,7 @@ impl<S: Shape> Node<S> {
             bb_rightsib: self.right.into(),
             bb_blkno: ground.daddr(block)?.into(),
             bb_lsn: self.lsn.0.into(),
-            bb_uuid: ground.uuid(),
+            bb_uuid: ground.volume.sb.meta_uuid,
             bb_owner: ground.ag.0.into(),
             bb_crc: 0.into(),
         };
