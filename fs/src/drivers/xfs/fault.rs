@@ -179,6 +179,12 @@ pub(super) enum Fault {
         /// The rule that is broken.
         why: &'static str,
     },
+    /// A kind of log item that racker does not know.
+    #[error("the log holds an item of unknown kind {kind:#x}")]
+    UnknownLogItem {
+        /// The kind.
+        kind: u16,
+    },
     /// Something that racker does not do.
     #[error("{what} is not supported")]
     Unsupported {
@@ -195,6 +201,7 @@ impl error::Fault for Fault {
             | Self::ReadOnlyFeatures { .. }
             | Self::ExternalLog
             | Self::Realtime { .. }
+            | Self::UnknownLogItem { .. }
             | Self::Unsupported { .. } => Kind::Unsupported,
             Self::IsDirectory { .. } => Kind::IsDir,
             Self::NotADirectory { .. } => Kind::NotDir,

@@ -143,7 +143,7 @@ pub(super) struct LogPlace {
 }
 
 /// Names of feature bits, unknown ones in hexadecimal.
-fn names<F: bitflags::Flags<Bits = u32>>(flags: &F) -> String {
+pub(super) fn names<F: bitflags::Flags<Bits = u32>>(flags: &F) -> String {
     let mut all: Vec<String> = flags.iter_names().map(|(n, _)| n.to_ascii_lowercase()).collect();
     let unknown = flags.bits() & !F::all().bits();
     if unknown != 0 {
