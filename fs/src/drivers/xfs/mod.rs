@@ -7,6 +7,7 @@ mod bmap;
 mod crc;
 mod da;
 mod dir;
+mod facts;
 mod fault;
 mod file;
 mod inode;
@@ -77,7 +78,7 @@ impl Driver for Format {
 
 impl Filesystem for Xfs {
     fn facts(&self) -> Result<FsFacts> {
-        Ok(FsFacts { kind: "xfs", ..FsFacts::default() })
+        Ok(facts::facts(&self.volume.sb, self.replayed))
     }
 
     fn root(&self) -> NodeId {
@@ -114,3 +115,6 @@ impl Filesystem for Xfs {
         self.volume.read_xattrs(&self.volume.inode(InodeNo(node.0))?, visit)
     }
 }
+
+#[cfg(test)]
+mod lab;

@@ -485,7 +485,7 @@ pub(super) mod tests {
         raw
     }
 
-    fn parse(mut raw: RawSuperblock, size: u64) -> Result<Superblock> {
+    pub(in super::super) fn parse(mut raw: RawSuperblock, size: u64) -> Result<Superblock> {
         let mut sector = [0; 512];
         raw.sb_crc = 0.into();
         sector[..264].copy_from_slice(raw.as_bytes());
