@@ -208,11 +208,6 @@ impl<S: Shape> Node<S> {
         }
     }
 
-    /// Whether the block has no entry: only the root of an empty tree.
-    pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// The records of a leaf.
     pub(super) fn leaf(&self) -> Result<&[S::Record]> {
         match &self.entries {
