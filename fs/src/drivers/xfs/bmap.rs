@@ -1,7 +1,7 @@
 //! Which blocks a fork has: a list of extents in the inode, or a tree of them.
 
 use racker_formats::error::{Result, Within};
-use racker_formats::wire::{len64, take};
+use racker_formats::wire::take;
 use zerocopy::big_endian::U64;
 
 use super::fault::Fault;
@@ -134,36 +134,29 @@ impl Volume {
         self.mappings(inode, kind, at)?.next().transpose()
     }
 
-    /// The blocks of a fork's extent tree, the root in the inode aside. To be asked after [`mappings`], which
-    /// proves that the walk ends.
-    ///
-    /// [`mappings`]: Self::mappings
-    pub(super) fn fork_tree_blocks(&self, inode: &Inode, kind: ForkKind) -> Result<Vec<FsBlock>> {
-        let mut all = Vec::new();
-        let Some(fork) = inode.fork(kind).filter(|f| f.format == ForkFormat::Btree) else { return Ok(all) };
-        let mut rows = vec![root(inode, fork, FileBlock(0))?];
-        while let Some(row) = rows.pop() {
-            for (_, block) in row.rest {
-                all.push(FsBlock(block));
-                if len64(all.len()) > self.sb.blocks {
-                    return Err(Fault::Circle { what: BMBT.what }.into());
-                }
-                if row.below > 0 {
-                    rows.push(self.bmbt_inner(inode.ino, block, row.below, FileBlock(0))?);
-                }
-            }
-        }
-        Ok(all)
+    fn bmbt_inner(&self, ino: InodeNo, block: u64, level: u32, from: FileBlock) -> Result<Inner> {
+        self.pointers(&self.bmbt_block(ino, block, level)?, level, from)
     }
 
-    /// The blocks of a tree's block with `count` records: keys and pointers lie in two halves of the block.
-    fn bmbt_inner(&self, ino: InodeNo, block: u64, level: u32, from: FileBlock) -> Result<Inner> {
-        let bytes = self.bmbt_block(ino, block, level)?;
+    /// The pointers of an inner block; keys and pointers lie in two halves of it.
+    fn pointers(&self, bytes: &[u8], level: u32, from: FileBlock) -> Result<Inner> {
         let head = self.bmbt_head();
         let most = bytes.len().saturating_sub(head).checked_div(KEY.saturating_mul(2)).unwrap_or(0);
-        let count = records_of(&bytes, most)?;
+        let count = records_of(bytes, most)?;
         let pointers = head.saturating_add(most.saturating_mul(KEY));
-        inner(&bytes, head, pointers, count, level, from)
+        inner(bytes, head, pointers, count, level, from)
+    }
+
+    /// The level of the blocks that a tree's root in the inode points to, and these blocks.
+    pub(super) fn tree_root(&self, inode: &Inode, fork: &Fork) -> Result<(u32, Vec<u64>)> {
+        let root = root(inode, fork, FileBlock(0))?;
+        Ok((root.below, root.rest.into_iter().map(|(_, block)| block).collect()))
+    }
+
+    /// The blocks that an inner block of level `level` points to.
+    pub(super) fn tree_children(&self, bytes: &[u8], level: u32) -> Result<Vec<u64>> {
+        let inner = self.pointers(bytes, level, FileBlock(0))?;
+        Ok(inner.rest.into_iter().map(|(_, block)| block).collect())
     }
 
     fn bmbt_leaf(&self, ino: InodeNo, block: u64) -> Result<Vec<Mapping>> {

@@ -1,30 +1,31 @@
 //! XFS, versions 4 and 5.
 
-#![expect(dead_code, reason = "grows from the bottom up")]
-
 mod attr;
 mod bmap;
 mod crc;
 mod da;
 mod dir;
 mod edit;
+mod facts;
 mod fault;
 mod file;
 mod inode;
 mod layout;
+mod log;
 mod superblock;
 mod units;
 mod volume;
 
 use std::sync::Arc;
 
-use racker_formats::block::Disk;
+use racker_formats::block::{Disk, Staged};
 use racker_formats::error::Result;
 use racker_formats::registry::{Guess, Head};
 
 use crate::filesystem::{
     DirEntry, Driver, Extent, Filesystem, FilesystemMut, FsFacts, Name, NodeId, Stat, Visit, VisitXattr,
 };
+use log::Log;
 use superblock::Superblock;
 use units::InodeNo;
 use volume::Volume;
@@ -40,6 +41,24 @@ pub(super) struct Format;
 #[derive(Debug)]
 struct Xfs {
     volume: Volume,
+    /// The log held changes that were replayed.
+    replayed: bool,
+}
+
+impl Xfs {
+    /// Opens a volume for reading. What its log holds is replayed in memory.
+    fn open(disk: Disk) -> Result<Self> {
+        let sb = Superblock::read(&disk)?;
+        let mut volume = Volume { disk: disk.read_only(), sb };
+        let log = Log::open(&volume)?;
+        if log.is_clean() {
+            return Ok(Self { volume, replayed: false });
+        }
+        volume.disk = Disk::new(Staged::new(volume.disk));
+        let log = Log::open(&volume)?;
+        log.replay(&mut volume)?;
+        Ok(Self { volume, replayed: true })
+    }
 }
 
 impl Driver for Format {
@@ -52,19 +71,17 @@ impl Driver for Format {
     }
 
     fn open(&self, volume: Disk) -> Result<Arc<dyn Filesystem>> {
-        let sb = Superblock::read(&volume)?;
-        Ok(Arc::new(Xfs { volume: Volume { disk: volume, sb } }))
+        Ok(Arc::new(Xfs::open(volume)?))
     }
 
     fn open_mut(&self, volume: Disk) -> Result<Box<dyn FilesystemMut>> {
-        let sb = Superblock::read(&volume)?;
-        Ok(Box::new(edit::Writer::open(Volume { disk: volume, sb })?))
+        Ok(Box::new(edit::Writer::open(volume)?))
     }
 }
 
 impl Filesystem for Xfs {
     fn facts(&self) -> Result<FsFacts> {
-        Ok(FsFacts { kind: "xfs", ..FsFacts::default() })
+        Ok(facts::facts(&self.volume.sb, self.replayed))
     }
 
     fn root(&self) -> NodeId {
@@ -101,3 +118,6 @@ impl Filesystem for Xfs {
         self.volume.read_xattrs(&self.volume.inode(InodeNo(node.0))?, visit)
     }
 }
+
+#[cfg(test)]
+mod lab;

@@ -16,11 +16,11 @@ use super::alloc::Want;
 use super::owner::Owner;
 
 /// The most extents that the kernel allows a data fork: 2^31 - 1, or 2^48 - 1 with large counts.
-const EXTENTS_MAX: u64 = i32::MAX as u64;
+const EXTENTS_MAX: u64 = (1 << 31) - 1;
 const BIG_EXTENTS_MAX: u64 = (1 << 48) - 1;
 /// The same for an attribute fork.
-const ATTR_EXTENTS_MAX: u64 = i16::MAX as u64;
-const BIG_ATTR_EXTENTS_MAX: u64 = u32::MAX as u64;
+const ATTR_EXTENTS_MAX: u64 = (1 << 15) - 1;
+const BIG_ATTR_EXTENTS_MAX: u64 = (1 << 32) - 1;
 
 /// A fork as it is to lie in its inode.
 #[derive(Debug)]
@@ -54,6 +54,9 @@ impl Site {
         }
     }
 }
+
+/// Keys and blocks of one level of a tree.
+type Row = Vec<(u64, FsBlock)>;
 
 /// How `count` entries spread evenly over as few blocks of `max` as there can be: entries of each block.
 fn spread(count: usize, max: usize) -> impl Iterator<Item = usize> {
@@ -104,7 +107,7 @@ impl Edit {
         starts: &[u64],
         records: &[u8],
         near: AgNo,
-    ) -> Result<(Vec<(u64, FsBlock)>, u16, u64)> {
+    ) -> Result<(Row, u16, u64)> {
         let root_max = bmdr_entries(site.room);
         if root_max == 0 {
             let why = "no room for the root of an extent tree";
@@ -155,7 +158,7 @@ impl Edit {
         level: u16,
         blocks: Vec<(u64, usize, Vec<u8>)>,
         near: AgNo,
-    ) -> Result<Vec<(u64, FsBlock)>> {
+    ) -> Result<Row> {
         let mut places = Vec::with_capacity(blocks.len());
         let mut want = Want { whole: 1, take: 1, near, behind: None };
         for _ in &blocks {

@@ -7,8 +7,7 @@ use racker_formats::error::{Error, Result};
 use racker_formats::wire::index;
 
 use super::super::fault::Fault;
-use super::super::layout::RawUuid;
-use super::super::units::{AgBlock, AgNo, BASIC_BLOCK_SHIFT, FsBlock};
+use super::super::units::{AgBlock, AgNo, BASIC_BLOCK_SHIFT};
 use super::super::volume::Volume;
 
 /// Superblock, AGF, AGI and AGFL, a sector each.
@@ -62,15 +61,5 @@ impl Ground {
     /// The place of a block in 512-byte units, as the block itself has it.
     pub(super) fn daddr(&self, block: u32) -> Result<u64> {
         Ok(self.span(block)?.start() >> BASIC_BLOCK_SHIFT)
-    }
-
-    /// The filesystem's number of a block.
-    pub(super) fn fs_block(&self, block: u32) -> Result<FsBlock> {
-        self.volume.sb.fs_block(self.ag, AgBlock(block))
-    }
-
-    /// The UUID in every block.
-    pub(super) fn uuid(&self) -> RawUuid {
-        self.volume.sb.meta_uuid
     }
 }

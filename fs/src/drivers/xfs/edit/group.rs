@@ -4,7 +4,6 @@ use racker_formats::error::{Result, Within};
 
 use super::super::fault::Fault;
 use super::super::superblock::RoCompat;
-use super::super::units::AgNo;
 use super::btree::{Shape, fewest_entries};
 use super::ground::Ground;
 use super::inodes::InodeMap;
@@ -33,11 +32,6 @@ impl Group {
             None
         };
         Ok(Self { space, sharing, inodes: InodeMap::read(ground)? })
-    }
-
-    /// Its number.
-    pub(super) fn number(&self) -> AgNo {
-        self.space.ground.ag
     }
 
     /// Blocks that files may still get: trees that have to be able to grow keep theirs, as in the kernel.
@@ -77,6 +71,22 @@ impl Group {
             return Err(Fault::Structure { what: Counts::NAME, why }.into());
         }
         self.space.release(run, owner)
+    }
+
+    /// Frees blocks whose owner, if they still have one, is unknown.
+    pub(super) fn release_anybodys(&mut self, run: Run) -> Result<()> {
+        self.space.top_up()?;
+        self.space.unmap_anybodys(run)?;
+        self.space.free(run)
+    }
+
+    /// Frees a copy in the making.
+    pub(super) fn drop_copy(&mut self, run: Run) -> Result<()> {
+        self.space.top_up()?;
+        if let Some(sharing) = self.sharing.as_mut() {
+            sharing.unstage(run, &mut self.space)?;
+        }
+        self.space.release(run, Owner::STAGING)
     }
 
     /// Writes all that changed.

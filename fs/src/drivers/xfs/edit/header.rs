@@ -3,7 +3,7 @@
 use racker_formats::block::Span;
 use racker_formats::error::{Result, Within};
 use racker_formats::wire::{Layout, len64};
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::IntoBytes;
 
 use super::super::fault::Fault;
 use super::super::layout::{

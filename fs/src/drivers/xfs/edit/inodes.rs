@@ -57,6 +57,11 @@ impl InodeMap {
         Ok(count)
     }
 
+    /// Sets the count of blocks of the tree of free inodes.
+    pub(super) fn set_free_tree_blocks(&mut self, blocks: u32) {
+        self.free_blocks = Some(blocks);
+    }
+
     /// Writes all that changed.
     pub(super) fn write_back(&mut self) -> Result<()> {
         self.all.write_back()?;

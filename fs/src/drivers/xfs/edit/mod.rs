@@ -16,16 +16,23 @@
 //! - `refcount.rs`: shared blocks; `inodes.rs`: inodes; `group.rs`: all of a group
 //! - `alloc.rs`: space over all groups
 //! - `fork.rs`: a fork built from its extents; `release.rs`: a fork given back; `pour.rs`: content to blocks
-//! - `node.rs`: an inode changed
-//! - `replace.rs`, `separate.rs`: the operations
+//! - `node.rs`: an inode changed; `ialloc.rs`: inodes allocated and freed
+//! - `attrs.rs`, `entry.rs`, `shortdir.rs`, `dirblock.rs`: attributes copied, a directory entry changed
+//! - `replace.rs`, `separate.rs`: the operations; `intents.rs`, `unlinked.rs`: what a crash left to do
+//! - `writer.rs`: all of it as [`FilesystemMut`](crate::filesystem::FilesystemMut)
 
 mod alloc;
+mod attrs;
 mod btree;
+mod dirblock;
+mod entry;
 mod fork;
 mod ground;
 mod group;
 mod header;
+mod ialloc;
 mod inodes;
+mod intents;
 mod node;
 mod owner;
 mod pour;
@@ -34,8 +41,11 @@ mod refcount;
 mod release;
 mod replace;
 mod rmap;
+mod separate;
+mod shortdir;
 mod space;
 mod spare;
+mod unlinked;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -47,6 +57,7 @@ use zerocopy::FromBytes;
 
 use super::fault::Fault;
 use super::layout::{RawSuperblock, SB_MAGIC, SB_SELF};
+use super::superblock::Superblock;
 use super::units::AgNo;
 use super::volume::{BlockKind, Volume};
 use ground::Ground;
@@ -80,9 +91,6 @@ struct Totals {
 impl Edit {
     /// Changes the filesystem on `volume`, whose log is clean.
     pub(super) fn new(volume: Arc<Volume>) -> Result<Self> {
-        if let Some(fault) = volume.sb.unwritable() {
-            return Err(fault.into());
-        }
         let raw = &volume.sb.raw;
         let totals = Totals {
             free_blocks: raw.sb_fdblocks.get(),
@@ -94,6 +102,13 @@ impl Edit {
             return Err(Fault::Field { what: "sb_fdblocks", found, why }.into());
         }
         Ok(Self { volume, groups: BTreeMap::new(), totals, failed: false })
+    }
+
+    /// Puts the counters into a superblock.
+    fn count_into(&self, sb: &mut Superblock) {
+        sb.raw.sb_fdblocks = self.totals.free_blocks.into();
+        sb.raw.sb_icount = self.totals.inodes.into();
+        sb.raw.sb_ifree = self.totals.free_inodes.into();
     }
 
     /// An allocation group.

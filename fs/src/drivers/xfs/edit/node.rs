@@ -59,6 +59,12 @@ impl Inode {
         Ok(())
     }
 
+    /// Writes an inode that is no longer in use.
+    pub(super) fn store_free(mut self, volume: &Volume) -> Result<()> {
+        crc::stamp(&mut self.bytes, CRC_AT)?;
+        volume.disk.write_at(volume.sb.inode_offset(self.ino)?, &self.bytes)
+    }
+
     /// Writes the inode and sees it anew as it is on the volume.
     pub(super) fn store(mut self, volume: &Volume) -> Result<Self> {
         crc::stamp(&mut self.bytes, CRC_AT)?;

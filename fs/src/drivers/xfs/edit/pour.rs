@@ -18,7 +18,7 @@ const WINDOW: usize = 1 << 20;
 /// Zeroes of this many bytes in a row, at a multiple of it, are left out.
 const HOLE: u64 = 64 << 10;
 /// Blocks of the longest extent.
-const EXTENT_BLOCKS_MAX: u64 = (1 << 21) - 1;
+pub(super) const EXTENT_BLOCKS_MAX: u64 = (1 << 21) - 1;
 
 /// Content on its way to the blocks of a file.
 struct Pouring {

@@ -260,7 +260,7 @@ macro_rules! inode_tree {
             }
 
             fn high(chunk: &Chunk) -> u32 {
-                chunk.first.saturating_add(u32::from(CHUNK_INODES) - 1)
+                chunk.first.saturating_add(u32::from(CHUNK_INODES)).saturating_sub(1)
             }
 
             fn follows(before: &Chunk, after: &Chunk) -> bool {

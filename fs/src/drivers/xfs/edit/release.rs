@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use racker_formats::error::{Result, Within};
+use racker_formats::wire::len64;
 
-use super::super::bmap::Mapping;
+use super::super::bmap::{BMBT, Mapping};
 use super::super::fault::Fault;
-use super::super::inode::{DiFlags2, ForkKind, Inode};
-use super::super::units::{FileBlock, InodeNo};
+use super::super::inode::{DiFlags2, ForkFormat, ForkKind, Inode};
+use super::super::units::{FileBlock, FsBlock, InodeNo};
 use super::Edit;
 use super::owner::Owner;
 use super::records::Run;
@@ -34,14 +35,44 @@ impl Edit {
             let why = "the extents are not as many as the inode says";
             return Err(Fault::Fork { ino: inode.ino.0, fork: kind.name(), why }.into());
         }
-        for block in volume.fork_tree_blocks(inode, kind)? {
-            let (ag, within) = volume.sb.split(block)?;
+        Ok(blocks.saturating_add(self.release_tree(inode, kind)?))
+    }
+
+    /// The blocks of a fork's extent tree, the root in the inode aside. To be asked after a walk over its extents,
+    /// which proves that the tree is one.
+    fn tree_blocks(&self, inode: &Inode, kind: ForkKind) -> Result<Vec<FsBlock>> {
+        let Some(fork) = inode.fork(kind).filter(|f| f.format == ForkFormat::Btree) else {
+            return Ok(Vec::new());
+        };
+        let sb = &self.volume.sb;
+        let (level, roots) = self.volume.tree_root(inode, fork)?;
+        let mut todo: Vec<(u32, u64)> = roots.into_iter().map(|block| (level, block)).collect();
+        let mut all = Vec::new();
+        while let Some((level, block)) = todo.pop() {
+            all.push(FsBlock(block));
+            if len64(all.len()) > sb.blocks {
+                return Err(Fault::Circle { what: BMBT.what }.into());
+            }
+            if let Some(below) = level.checked_sub(1) {
+                let bytes = self.volume.block(&BMBT, sb.span(FsBlock(block), 1)?, inode.ino.0)?;
+                let children = self.volume.tree_children(&bytes, level)?;
+                todo.extend(children.into_iter().map(|block| (below, block)));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Frees the blocks of a fork's extent tree; the extents stay. Returns how many there were.
+    pub(super) fn release_tree(&mut self, inode: &Inode, kind: ForkKind) -> Result<u64> {
+        let mut count = 0u64;
+        for block in self.tree_blocks(inode, kind)? {
+            let (ag, within) = self.volume.sb.split(block)?;
             let run = Run { start: within.0, len: 1 };
             self.group(ag)?.release_own(run, Owner::fork_tree(inode.ino, kind))?;
-            blocks = blocks.saturating_add(1);
+            count = count.saturating_add(1);
             self.breathe()?;
         }
-        Ok(blocks)
+        Ok(count)
     }
 
     fn release_mapping(

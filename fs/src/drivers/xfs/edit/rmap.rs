@@ -59,6 +59,24 @@ impl Space {
         })
     }
 
+    /// Takes away the only owner of `run`, if it has one.
+    pub(super) fn unmap_anybodys(&mut self, run: Run) -> Result<()> {
+        let mut found = Vec::new();
+        let Some((owners, _)) = self.owners() else { return Ok(()) };
+        owners.scan(MapKey::first(run.start), MapKey::last(run.last()), &mut |map| {
+            found.push(map);
+            Ok(if found.len() > 1 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        match found.as_slice() {
+            [] => Ok(()),
+            [only] if only.run.intersect(run) == Some(run) => self.cut(only, run),
+            _ => {
+                Err(Fault::Structure { what: Owners::NAME, why: "blocks to be freed have several owners" }
+                    .into())
+            }
+        }
+    }
+
     /// The record that says that `owner` has `block`.
     fn record_of(&mut self, block: u32, owner: Owner) -> Result<Mapped> {
         let wanted = Mapped { run: Run { start: block, len: 1 }, owner };

@@ -73,12 +73,6 @@ impl Space {
         })
     }
 
-    /// Blocks that are free or count as free: those of the free space trees and of the reverse map included.
-    pub(super) fn counted_free(&self) -> u64 {
-        let all = [self.free, self.spare.count(), self.tree_blocks];
-        all.into_iter().map(u64::from).fold(0, u64::saturating_add)
-    }
-
     /// Free blocks that can be allocated once the spare blocks are at their minimum.
     pub(super) fn allocatable(&self) -> u32 {
         let need = self.spare_need();
@@ -149,15 +143,20 @@ impl Space {
         Ok(found.map(|run| Run { start: run.start, len: run.len.min(want) }))
     }
 
+    /// The shortest free run of at least `len` blocks.
+    pub(super) fn free_by_length(&mut self, len: u32) -> Result<Option<Run>> {
+        self.by_length.at_or_after((len, 0))
+    }
+
+    /// The free run behind `run` in the order of lengths.
+    pub(super) fn next_by_length(&mut self, run: Run) -> Result<Option<Run>> {
+        self.by_length.after((run.len, run.start))
+    }
+
     /// The free run that `block` is part of, from `block` on.
     pub(super) fn free_from(&mut self, block: u32) -> Result<Option<Run>> {
         let found = self.by_place.at_or_before(PlaceKey::at(block))?;
         Ok(found.and_then(|run| Run::between(block, run.end())))
-    }
-
-    /// The first free run that starts at `block` or behind it.
-    pub(super) fn free_after(&mut self, block: u32) -> Result<Option<Run>> {
-        self.by_place.at_or_after(PlaceKey::at(block))
     }
 
     /// Allocates a run that is free, for `owner`. The counts of the superblock follow.

@@ -11,6 +11,9 @@ use super::btree::Pool;
 use super::ground::Ground;
 use super::header::Header;
 
+/// Bytes of a slot.
+const SLOT: usize = size_of::<U32>();
+
 /// The spare blocks of a group.
 #[derive(Debug)]
 pub(super) struct Spare {
@@ -29,7 +32,8 @@ impl Spare {
     /// Reads the ring whose ends `agf` has.
     pub(super) fn read(ground: &Ground, agf: &RawAgf) -> Result<Self> {
         let header: Header<RawAgfl> = Header::read(ground)?;
-        let size = u32::try_from(header.rest().len() / size_of::<U32>()).unwrap_or(0);
+        let slots = header.rest().len().checked_div(SLOT).unwrap_or(0);
+        let size = u32::try_from(slots).unwrap_or(0);
         let (first, last, count) = (agf.agf_flfirst.get(), agf.agf_fllast.get(), agf.agf_flcount.get());
         let active = match count {
             0 => 0,
@@ -51,8 +55,8 @@ impl Spare {
 
     fn slots(&mut self) -> &mut [U32] {
         let rest = self.header.rest_mut();
-        let whole = rest.len() & !(size_of::<U32>() - 1);
-        let (slots, _) = rest.split_at_mut(whole);
+        let odd = rest.len().checked_rem(SLOT).unwrap_or(0);
+        let (slots, _) = rest.split_at_mut(rest.len().saturating_sub(odd));
         <[U32]>::mut_from_bytes(slots).unwrap_or_default()
     }
 

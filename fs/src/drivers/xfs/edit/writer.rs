@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use racker_formats::block::Disk;
 use racker_formats::error::Result;
 
 use crate::filesystem::{
@@ -10,6 +11,7 @@ use crate::filesystem::{
 };
 
 use super::super::Xfs;
+use super::super::log::Log;
 use super::super::superblock::Superblock;
 use super::super::units::InodeNo;
 use super::super::volume::Volume;
@@ -24,10 +26,24 @@ pub(in super::super) struct Writer {
 }
 
 impl Writer {
-    /// Opens the filesystem on `volume`, whose log is clean.
-    pub(in super::super) fn open(volume: Volume) -> Result<Self> {
+    /// Opens the filesystem on `disk`. A log that is not clean is replayed, and all it promised is done, first.
+    pub(in super::super) fn open(disk: Disk) -> Result<Self> {
+        let sb = Superblock::read(&disk)?;
+        if let Some(fault) = sb.unwritable() {
+            return Err(fault.into());
+        }
+        let mut volume = Volume { disk, sb };
+        let mut log = Log::open(&volume)?;
+        let replayed = !log.is_clean();
+        if replayed {
+            let recovery = log.replay(&mut volume)?;
+            let mut edit = Edit::new(Arc::new(volume.clone()))?;
+            edit.recover(&recovery.intents)?;
+            edit.count_into(&mut volume.sb);
+            log.end(&mut volume)?;
+        }
         let edit = Edit::new(Arc::new(volume.clone()))?;
-        Ok(Self { reader: Xfs { volume }, edit })
+        Ok(Self { reader: Xfs { volume, replayed }, edit })
     }
 }
 
@@ -36,7 +52,7 @@ impl Filesystem for Writer {
         // The counters of the superblock changed since it was read.
         let disk = self.reader.volume.disk.clone();
         let sb = Superblock::read(&disk)?;
-        Xfs { volume: Volume { disk, sb } }.facts()
+        Xfs { volume: Volume { disk, sb }, replayed: self.reader.replayed }.facts()
     }
 
     fn root(&self) -> NodeId {
@@ -78,8 +94,7 @@ impl FilesystemMut for Writer {
     }
 
     fn separate(&mut self, dir: NodeId, name: &Name, now: Time) -> Result<NodeId> {
-        let _ = (dir, name, now);
-        Err(racker_formats::error::Common::Unsupported { what: "separating links", by: "xfs".into() }.into())
+        Ok(NodeId(self.edit.separate(InodeNo(dir.0), name, now)?.0))
     }
 
     fn close(mut self: Box<Self>) -> Result<()> {

@@ -171,7 +171,7 @@ impl<S: Shape> Node<S> {
             bb_rightsib: self.right.into(),
             bb_blkno: ground.daddr(block)?.into(),
             bb_lsn: self.lsn.0.into(),
-            bb_uuid: ground.uuid(),
+            bb_uuid: ground.volume.sb.meta_uuid,
             bb_owner: ground.ag.0.into(),
             bb_crc: 0.into(),
         };
@@ -206,11 +206,6 @@ impl<S: Shape> Node<S> {
             Entries::Records(records) => records.len(),
             Entries::Children(children) => children.len(),
         }
-    }
-
-    /// Whether the block has no entry: only the root of an empty tree.
-    pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// The records of a leaf.
