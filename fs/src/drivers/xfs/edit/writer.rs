@@ -12,7 +12,6 @@ use crate::filesystem::{
 
 use super::super::Xfs;
 use super::super::log::Log;
-use super::super::superblock::Superblock;
 use super::super::units::InodeNo;
 use super::super::volume::Volume;
 use super::Edit;
@@ -28,11 +27,10 @@ pub(in super::super) struct Writer {
 impl Writer {
     /// Opens the filesystem on `disk`. A log that is not clean is replayed, and all it promised is done, first.
     pub(in super::super) fn open(disk: Disk) -> Result<Self> {
-        let sb = Superblock::read(&disk)?;
-        if let Some(fault) = sb.unwritable() {
+        let mut volume = Volume::open(disk)?;
+        if let Some(fault) = volume.sb.unwritable() {
             return Err(fault.into());
         }
-        let mut volume = Volume { disk, sb };
         let mut log = Log::open(&volume)?;
         let replayed = !log.is_clean();
         if replayed {
@@ -51,8 +49,7 @@ impl Filesystem for Writer {
     fn facts(&self) -> Result<FsFacts> {
         // The counters of the superblock changed since it was read.
         let disk = self.reader.volume.disk.clone();
-        let sb = Superblock::read(&disk)?;
-        Xfs { volume: Volume { disk, sb }, replayed: self.reader.replayed }.facts()
+        Xfs { volume: Volume::open(disk)?, replayed: self.reader.replayed }.facts()
     }
 
     fn root(&self) -> NodeId {

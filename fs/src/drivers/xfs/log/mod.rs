@@ -15,7 +15,6 @@
 //! | `buffers` | blocks being replayed |
 //! | `buf_item`, `inode_item`, `icreate`, `dquot`, `owner` | replay of each kind of item |
 //! | `intent` | what was promised and not done |
-//! | `orphans` | inodes without a name, to be freed after a replay |
 //! | `counters` | the superblock's counters after a replay |
 //! | `unmount` | the clean end |
 
@@ -27,7 +26,6 @@ mod head;
 mod icreate;
 mod inode_item;
 mod intent;
-mod orphans;
 mod owner;
 mod record;
 mod replay;
@@ -45,8 +43,6 @@ use head::State;
 use ring::Ring;
 
 pub(super) use intent::{Intent, MapChange, Promise, RefcountChange, RefcountOp, RmapChange, RmapOp, Run};
-
-pub(super) use orphans::unlinked;
 
 /// The log of a volume, and what it says about itself.
 #[derive(Debug)]
