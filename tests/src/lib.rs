@@ -3,5 +3,8 @@
 // Test code may count and index freely.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::as_conversions)]
 
+pub mod manifest;
+pub mod mount;
 pub mod qemu;
 pub mod rng;
+pub mod tool;

@@ -8,4 +8,7 @@
     clippy::unwrap_used
 )]
 
+mod fixtures;
+mod partition;
 mod qcow2;
+mod walk;
