@@ -145,7 +145,7 @@ impl Target {
     fn view(&self, name: &str) -> Outcome<View> {
         let found = self.inspection.find(self.disk(), name).about(&self.path)?;
         let fs: Arc<dyn Filesystem> = found.filesystem().about(&self.path)?;
-        let listed = self.inspection.volumes.iter().position(|v| v.span == found.span);
+        let listed = self.inspection.volumes.iter().position(|v| v.layout == found.layout);
         Ok(View::single(listed.unwrap_or(usize::MAX), fs))
     }
 

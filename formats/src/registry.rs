@@ -13,9 +13,10 @@ use crate::block::{BlockDevice, Change, Disk, FileDevice, LockMode, lock};
 use crate::check::Report;
 use crate::convert::{DiskSink, Sink};
 use crate::drivers::FORMATS;
-use crate::error::{Common, Fault, Kind, Result, Within};
+use crate::error::{Common, Error, Fault, Kind, Result, Within};
 use crate::limits::{CHAIN_DEPTH_MAX, HEAD_BYTES, REFERENCES_MAX, TAIL_BYTES};
 use crate::options::{Opt, Values};
+use crate::recognised::recognise;
 use crate::wire::{bytes, len64};
 
 /// The bytes that a probe may look at.
@@ -73,6 +74,8 @@ pub trait Format: Sync {
 pub struct Plan {
     /// Virtual size in bytes.
     pub size: u64,
+    /// The file's name without folders, for formats that write their own name into the file.
+    pub name: Option<String>,
     /// Checked options.
     pub options: Values,
     /// Compress the data, for `convert -c`.
@@ -313,6 +316,9 @@ impl Opening {
                 if found.name() != "raw" {
                     let path = reference.path.clone();
                     return Err(OpenFault::BackingFormat { path, found: found.name() }.into());
+                }
+                if let Some(known) = with_head(&disk, recognise)? {
+                    return Err(Error::from(known).within(place()));
                 }
                 found
             }

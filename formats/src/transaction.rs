@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::OFlags;
 
-use crate::block::{Disk, FileDevice, LockMode, Span, Staged, lock, redo};
+use crate::block::{Disk, FileDevice, LockMode, Staged, lock, redo};
 use crate::error::{Fault, Kind, Result, Within};
 use crate::registry::{self, Image};
 
@@ -181,9 +181,9 @@ impl<'t> EditDisk<'t> {
         &self.disk
     }
 
-    /// Part of it.
-    pub fn slice(&self, span: Span) -> Result<Self> {
-        let disk = self.disk.slice(span)?;
+    /// A disk made of it: a logical volume, whose parts lie here and there.
+    pub fn map(&self, make: impl FnOnce(&Disk) -> Result<Disk>) -> Result<Self> {
+        let disk = make(&self.disk)?;
         Ok(Self { disk, writers: Arc::clone(&self.writers), transaction: PhantomData })
     }
 

@@ -10,6 +10,7 @@
 #![cfg_attr(test, allow(clippy::as_conversions, clippy::arithmetic_side_effects))]
 
 pub mod boot;
+mod cache;
 pub mod drivers;
 pub mod edit;
 pub mod filesystem;
@@ -18,3 +19,4 @@ pub mod inspect;
 pub mod partition;
 pub mod path;
 pub mod tree;
+pub mod volume;

@@ -91,7 +91,8 @@ pub(super) fn write_new(
         Some(text) => parse_size(text).ok_or_else(|| Failure::new(format!("-S {text:?} is no size")))?,
         None => SPARSE_DEFAULT,
     };
-    let plan = Plan { size: disk.size(), options, compress: new.compress };
+    let name = target.file_name().map(|n| n.to_string_lossy().into_owned());
+    let plan = Plan { size: disk.size(), name, options, compress: new.compress };
     let file = NewFile::prepare(target).about(target)?;
     let sink = format.sink(file.disk().clone(), &plan).about(target)?;
     let mut bar = progress.start("converting", disk.size());

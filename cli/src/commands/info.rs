@@ -96,8 +96,8 @@ fn view(target: &Target) -> Value {
             .mounts()
             .iter()
             .map(|m| {
-                let number = target.inspection.volumes.get(m.volume).map_or(0, Volume::number);
-                (racker_fs::path::show(&m.at), number.into())
+                let name = target.inspection.volumes.get(m.volume).map(Volume::place);
+                (racker_fs::path::show(&m.at), name.into())
             })
             .collect();
         put(
@@ -139,7 +139,8 @@ fn volume(volume: &Volume) -> Value {
             out.insert("bootable".into(), true.into());
         }
     }
-    out.insert("size".into(), volume.span.len().into());
+    out.insert("logical-volume".into(), volume.logical.clone().into());
+    out.insert("size".into(), volume.disk.size().into());
     if let Some(driver) = volume.driver() {
         out.insert("filesystem".into(), driver.name().into());
     }
@@ -169,8 +170,8 @@ fn volume(volume: &Volume) -> Value {
 }
 
 fn entry(target: &Target, index: usize, e: &Entry) -> Value {
-    let number = target.inspection.volumes.get(index).map_or(0, Volume::number);
-    json!({ "id": e.id, "partition": number, "title": e.title, "version": e.version, "linux": e.linux,
+    let volume = target.inspection.volumes.get(index).map(Volume::name);
+    json!({ "id": e.id, "volume": volume, "title": e.title, "version": e.version, "linux": e.linux,
             "initrd": e.initrd, "options": e.options })
 }
 
@@ -221,8 +222,8 @@ fn text(view: &Value) -> Outcome<()> {
         let of = |n: &str| os.get(n).and_then(Value::as_str).map(clean);
         show("operating system", of("name").or_else(|| of("id")).or(Some("unknown".into())))?;
         show("  ostree deployment", of("ostree-deployment"))?;
-        for (at, number) in os.get("mounts").and_then(Value::as_object).into_iter().flatten() {
-            show(&format!("  {}", clean(at)), Some(format!("partition {number}")))?;
+        for (at, place) in os.get("mounts").and_then(Value::as_object).into_iter().flatten() {
+            show(&format!("  {}", clean(at)), place.as_str().map(clean))?;
         }
     }
     for e in field("boot-entries").and_then(Value::as_array).into_iter().flatten() {
@@ -253,9 +254,10 @@ fn layers(view: &Value) -> Option<String> {
 fn volume_text(v: &Value) -> Outcome<()> {
     let string = |n: &str| v.get(n).and_then(Value::as_str).map(clean);
     let number = |n: &str| v.get(n).and_then(Value::as_u64);
-    let head = match number("partition") {
-        Some(n) => format!("partition {n}"),
-        None => "whole disk".into(),
+    let head = match (string("logical-volume"), number("partition")) {
+        (Some(name), _) => format!("logical volume {name}"),
+        (None, Some(n)) => format!("partition {n}"),
+        (None, None) => "whole disk".into(),
     };
     let mut words = vec![number("size").map(human).unwrap_or_default()];
     words.extend(string("type-name").or_else(|| string("type")));

@@ -48,6 +48,12 @@ impl Recent {
         Ok(())
     }
 
+    /// Forgets everything; the places may be used for something else now.
+    pub(crate) fn clear(&self) -> Result<()> {
+        self.blocks.lock().map_err(|_| Common::Poisoned)?.clear();
+        Ok(())
+    }
+
     fn find(&self, packed: Packed) -> Result<Option<Arc<Vec<u8>>>> {
         let mut blocks = self.blocks.lock().map_err(|_| Common::Poisoned)?;
         let Some(at) = blocks.iter().position(|(p, _)| *p == packed) else { return Ok(None) };

@@ -46,6 +46,14 @@ impl<T: ?Sized> Slices<T> {
         Ok(())
     }
 
+    /// Forgets everything.
+    pub(crate) fn clear(&self) -> Result<()> {
+        let mut state = self.state.lock().map_err(|_| Common::Poisoned)?;
+        state.young.clear();
+        state.old.clear();
+        Ok(())
+    }
+
     fn find(&self, at: u64) -> Result<Option<Arc<T>>> {
         let mut state = self.state.lock().map_err(|_| Common::Poisoned)?;
         if let Some(hit) = state.young.get(&at) {

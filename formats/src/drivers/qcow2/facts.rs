@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::header::{AUTOCLEAR_RAW_DATA, Incompatible, LAZY_REFCOUNTS};
+use super::header::{AUTOCLEAR_RAW_DATA, Header, Incompatible, LAZY_REFCOUNTS};
 use super::image::Qcow2;
-use crate::block::BlockDevice;
 use crate::registry::{Facts, Snapshot};
 
 /// Collects what the header and the lists say.
 pub(super) fn facts(image: &Qcow2) -> Facts {
-    let header = &image.header;
+    // Only a thread that failed in the middle of a change leaves the state unreadable.
+    let Ok(state) = image.state() else { return Facts { format: "qcow2", ..Facts::default() } };
+    let header = &state.header;
     Facts {
         format: "qcow2",
-        virtual_size: image.size(),
+        virtual_size: header.size,
         cluster_size: Some(header.geometry.cluster.bytes()),
         subformat: None,
         backing: header.backing.clone(),
@@ -23,7 +24,7 @@ pub(super) fn facts(image: &Qcow2) -> Facts {
         dirty: header.incompatible.contains(Incompatible::DIRTY),
         corrupt: header.incompatible.contains(Incompatible::CORRUPT),
         encrypted: false,
-        specific: specific(image),
+        specific: specific(image, header),
     }
 }
 
@@ -36,8 +37,7 @@ fn snapshot(from: &super::snapshot::Snapshot) -> Snapshot {
     }
 }
 
-fn specific(image: &Qcow2) -> BTreeMap<String, Value> {
-    let header = &image.header;
+fn specific(image: &Qcow2, header: &Header) -> BTreeMap<String, Value> {
     let mut map = BTreeMap::new();
     let mut put = |name: &str, value: Value| map.insert(name.to_string(), value);
     let refcount_bits = 1u64.wrapping_shl(header.geometry.refcount_order);

@@ -63,6 +63,22 @@ pub(super) enum Fault {
     DataFileShape,
     #[error("the compressed cluster at {host:#x} of {stored} bytes does not unpack: {why}")]
     Unpack { host: u64, stored: u64, why: String },
+    #[error("the image is marked as corrupt: it is not written to")]
+    MarkedCorrupt,
+    #[error("writing to an image whose data lie in the external file {0:?}")]
+    DataFileWrite(String),
+    #[error("the reference count of host cluster {cluster} is 0, but {what} is there")]
+    FreeButUsed { cluster: u64, what: &'static str },
+    #[error("the reference count of host cluster {cluster} is 0, but the cluster is in use")]
+    CountZero { cluster: u64 },
+    #[error("the reference count of host cluster {cluster} cannot pass {most}")]
+    CountTooLarge { cluster: u64, most: u64 },
+    #[error("host cluster {cluster} is in use, but has no reference count")]
+    NoRefcountBlock { cluster: u64 },
+    #[error("the refcount table cannot have more than {most} entries")]
+    RefcountTableFull { most: u64 },
+    #[error("no free cluster is within reach of the tables")]
+    NoCluster,
     #[error("{0} is cut short")]
     Cut(&'static str),
 }
@@ -70,9 +86,12 @@ pub(super) enum Fault {
 impl error::Fault for Fault {
     fn kind(&self) -> Kind {
         match self {
-            Self::Version(_) | Self::Features(_) | Self::Encrypted(_) | Self::CompressionType(_) => {
-                Kind::Unsupported
-            }
+            Self::Version(_)
+            | Self::Features(_)
+            | Self::Encrypted(_)
+            | Self::CompressionType(_)
+            | Self::DataFileWrite(_) => Kind::Unsupported,
+            Self::RefcountTableFull { .. } | Self::NoCluster => Kind::NoSpace,
             _ => Kind::Corrupt,
         }
     }
@@ -83,6 +102,12 @@ impl error::Fault for Fault {
             Self::DataPastEnd { .. } | Self::OutsideFile { .. } => "the file may have been truncated",
             Self::DataFileUnnamed => {
                 "record it with: qemu-img amend -o data_file=FILE IMAGE, or open the data file as raw"
+            }
+            Self::MarkedCorrupt
+            | Self::FreeButUsed { .. }
+            | Self::CountZero { .. }
+            | Self::NoRefcountBlock { .. } => {
+                "copy the image, then mend it with: qemu-img check -r all IMAGE"
             }
             _ => return None,
         };

@@ -1,15 +1,19 @@
-//! The header: bytes to checked values.
+//! The header: bytes to checked values, and back into the sector they came from, of which nothing else is changed.
 
 use bitflags::bitflags;
+use zerocopy::IntoBytes;
 
 use super::extensions::{Extensions, feature_names};
 use super::fault::Fault;
 use super::layout::{COMPRESSION_TYPE_AT, MAGIC, RawHeader, RawHeaderV3};
 use crate::block::{BlockSize, Disk, Span};
-use crate::error::{Result, Within};
+use crate::error::{Common, Result, Within};
 use crate::limits::{KIB, MIB};
 use crate::registry::{Reference, Role};
-use crate::wire::{bytes, len64, take};
+use crate::wire::{bytes, len64, part_mut, take};
+
+/// A header is written as one sector: nothing smaller is torn by a power cut.
+pub(super) const SECTOR: usize = 512;
 
 /// QEMU makes and opens no larger L1 table; it covers 2 EiB with the largest clusters.
 pub(super) const L1_BYTES_MAX: u64 = 32 * MIB;
@@ -145,6 +149,8 @@ pub(super) struct Header {
     pub(super) backing: Option<Reference>,
     pub(super) data_file: Option<Reference>,
     pub(super) extensions: Extensions,
+    /// The first sector as it lies on disk.
+    sector: [u8; SECTOR],
 }
 
 impl Header {
@@ -218,10 +224,33 @@ impl Header {
             backing: backing(raw, area, cluster.bytes(), extensions.backing_format.clone())?,
             data_file: None,
             extensions,
+            sector: take(area, 0, "header")?,
         };
         header.check_tables(file_size)?;
         header.check_data_file()?;
         Ok(header)
+    }
+
+    /// The first sector with what can change in an image's life: sizes, tables, feature bits.
+    pub(super) fn to_sector(&self) -> Result<[u8; SECTOR]> {
+        let narrow = |n: u64| u32::try_from(n).map_err(|_| Common::Index(n));
+        let mut sector = self.sector;
+        let mut raw: RawHeader = take(&sector, 0, "header")?;
+        raw.size = self.size.into();
+        raw.l1_size = narrow(self.l1.entries)?.into();
+        raw.l1_table_offset = self.l1.at.into();
+        raw.refcount_table_offset = self.refcount_table.at.into();
+        let per_cluster = self.geometry.cluster.bytes() / 8;
+        let clusters = self.refcount_table.entries.checked_div(per_cluster).unwrap_or_default();
+        raw.refcount_table_clusters = narrow(clusters)?.into();
+        part_mut(&mut sector, 0, 72, "header")?.copy_from_slice(raw.as_bytes());
+        if self.version > 2 {
+            let mut raw: RawHeaderV3 = take(&sector, 72, "header")?;
+            raw.incompatible_features = self.incompatible.bits().into();
+            raw.autoclear_features = self.autoclear.into();
+            part_mut(&mut sector, 72, 32, "header")?.copy_from_slice(raw.as_bytes());
+        }
+        Ok(sector)
     }
 
     fn check_tables(&self, file_size: u64) -> Result<()> {

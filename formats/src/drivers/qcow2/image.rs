@@ -1,14 +1,16 @@
 //! An opened image as a block device.
 
-use std::sync::{RwLock, RwLockReadGuard};
+use std::sync::{Mutex, RwLock, RwLockReadGuard};
 
+use super::alloc::Allocator;
 use super::bitmap::{Bitmap, read_bitmaps};
+use super::entry::EntryRules;
 use super::fault::Fault;
-use super::header::Header;
+use super::header::{Compression, Header};
 use super::pack;
 use super::snapshot::Snapshots;
 use super::tables::Tables;
-use crate::block::{BlockDevice, BlockSize, Caps, Disk, Run, Span, Support};
+use crate::block::{BlockDevice, BlockSize, Caps, Change, Disk, Run, Span, Support};
 use crate::error::{Common, Result, Within};
 use crate::mapped::{self, BlockMap, HostOffset, Mapping, Packed, Recent};
 use crate::registry::{Facts, Image, Opening};
@@ -21,11 +23,21 @@ pub(super) struct Qcow2 {
     /// The external data file.
     data_file: Option<Disk>,
     parent: Option<Disk>,
-    pub(super) header: Header,
+    pub(super) rules: EntryRules,
+    compression: Compression,
     pub(super) snapshots: Snapshots,
     pub(super) bitmaps: Vec<Bitmap>,
-    tables: RwLock<Tables>,
+    state: RwLock<State>,
+    /// Free clusters, once somebody has asked for one. Whoever changes the image holds this.
+    pub(super) allocator: Mutex<Option<Allocator>>,
     recent: Recent,
+}
+
+/// What a commit changes.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) header: Header,
+    pub(super) tables: Tables,
 }
 
 impl Qcow2 {
@@ -43,18 +55,42 @@ impl Qcow2 {
             Some(reference) => Some(opening.follow_image(reference)?.0),
             None => None,
         };
-        let (tables, recent) = (RwLock::new(tables), Recent::default());
-        Ok(Self { file, data_file, parent, header, snapshots, bitmaps, tables, recent })
+        Ok(Self {
+            file,
+            data_file,
+            parent,
+            rules: tables.rules,
+            compression: header.compression,
+            snapshots,
+            bitmaps,
+            state: RwLock::new(State { header, tables }),
+            allocator: Mutex::new(None),
+            recent: Recent::default(),
+        })
     }
 
-    fn tables(&self) -> Result<RwLockReadGuard<'_, Tables>> {
-        self.tables.read().map_err(|_| Common::Poisoned.into())
+    /// What the image is like now.
+    pub(super) fn state(&self) -> Result<RwLockReadGuard<'_, State>> {
+        self.state.read().map_err(|_| Common::Poisoned.into())
+    }
+
+    /// Turns to other tables, which are on disk already.
+    pub(super) fn turn_to(&self, header: Header, l1: Vec<u64>) -> Result<()> {
+        let mut state = self.state.write().map_err(|_| Common::Poisoned)?;
+        state.tables.turn_to(l1, header.size)?;
+        state.header = header;
+        self.recent.clear()
+    }
+
+    /// The L2 table that the L1 entry `number` names.
+    pub(super) fn l2_at(&self, number: u64) -> Result<Option<HostOffset>> {
+        self.state()?.tables.l2_at(number)
     }
 }
 
 impl BlockMap for Qcow2 {
     fn block_size(&self) -> BlockSize {
-        self.header.geometry.cluster
+        self.rules.geometry.cluster
     }
 
     fn data(&self) -> &Disk {
@@ -66,7 +102,7 @@ impl BlockMap for Qcow2 {
     }
 
     fn lookup(&self, span: Span) -> Result<Mapping> {
-        self.tables()?.lookup(&self.file, self.data().size(), span)
+        self.state()?.tables.lookup(&self.file, self.data().size(), span)
     }
 
     fn unpack(&self, packed: Packed, out: &mut [u8]) -> Result<()> {
@@ -75,18 +111,17 @@ impl BlockMap for Qcow2 {
         let there = stored.min(self.file.size().saturating_sub(host));
         let mut bytes = vec![0; index(there)?];
         self.file.read_at(host, &mut bytes)?;
-        pack::unpack(self.header.compression, &bytes, out)
-            .map_err(|why| Fault::Unpack { host, stored, why }.into())
+        pack::unpack(self.compression, &bytes, out).map_err(|why| Fault::Unpack { host, stored, why }.into())
     }
 }
 
 impl BlockDevice for Qcow2 {
     fn size(&self) -> u64 {
-        self.tables().map_or(0, |t| t.size)
+        self.state().map_or(0, |s| s.tables.size)
     }
 
     fn caps(&self) -> Caps {
-        let preferred = u32::try_from(self.header.geometry.cluster.bytes()).unwrap_or(u32::MAX);
+        let preferred = u32::try_from(self.rules.geometry.cluster.bytes()).unwrap_or(u32::MAX);
         Caps { runs: Support::Native, preferred, ..Caps::READ_ONLY }
     }
 
@@ -106,5 +141,13 @@ impl BlockDevice for Qcow2 {
 impl Image for Qcow2 {
     fn facts(&self) -> Facts {
         super::facts::facts(self)
+    }
+
+    fn applies(&self) -> bool {
+        true
+    }
+
+    fn apply(&self, staged: &Disk, changes: &[Change]) -> Result<()> {
+        self.land(staged, |edit| edit.stage(changes))
     }
 }

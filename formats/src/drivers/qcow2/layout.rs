@@ -140,3 +140,5 @@ pub(super) const COPIED: u64 = 1 << 63;
 pub(super) const COMPRESSED: u64 = 1 << 62;
 /// Bit 0 of an L2 entry (version 3, without extended L2): reads as zeroes.
 pub(super) const READS_ZERO: u64 = 1;
+/// Bits 9 to 63 of a refcount table entry.
+pub(super) const REFCOUNT_OFFSET_MASK: u64 = 0xffff_ffff_ffff_fe00;

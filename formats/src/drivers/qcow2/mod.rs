@@ -13,15 +13,21 @@
 //! * [`tables`]: lookup; [`pack`]: compressed clusters; [`snapshot`], [`bitmap`]: lists
 //! * [`image`]: the block device; [`facts`]: what `info` prints; [`fault`]: what can be wrong
 
+mod alloc;
 mod bitmap;
+mod edit;
 mod entry;
 mod extensions;
 mod facts;
 mod fault;
 mod header;
 mod image;
+mod land;
 mod layout;
+mod owners;
 mod pack;
+mod refcount;
+mod rewrite;
 mod snapshot;
 mod tables;
 

@@ -16,6 +16,7 @@ const TABLE_BYTES_MAX: u64 = 64 * MIB;
 /// One internal snapshot.
 #[derive(Clone, Debug)]
 pub(super) struct Snapshot {
+    pub(super) l1: TablePlace,
     pub(super) id: String,
     pub(super) name: String,
     /// Seconds since 1970.
@@ -71,6 +72,7 @@ fn read_entry(file: &Disk, at: u64, header: &Header) -> Result<(Snapshot, u64)> 
     let l1 = TablePlace { at: raw.l1_table_offset.get(), entries: raw.l1_size.get().into() };
     check_l1(&l1, header, file.size())?;
     let snapshot = Snapshot {
+        l1,
         id: text(extra_len, id_len)?,
         name: text(extra_len.saturating_add(id_len), name_len)?,
         date_sec: raw.date_sec.get().into(),

@@ -54,6 +54,13 @@ impl Tables {
         })
     }
 
+    /// Turns to another L1 table.
+    pub(super) fn turn_to(&mut self, l1: Vec<u64>, size: u64) -> Result<()> {
+        self.l1 = l1;
+        self.size = size;
+        self.slices.clear()
+    }
+
     /// The L2 table that the L1 entry `number` names.
     pub(super) fn l2_at(&self, number: u64) -> Result<Option<HostOffset>> {
         let entry = self.l1.get(index(number)?).copied().unwrap_or_default();

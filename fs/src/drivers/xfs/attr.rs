@@ -35,8 +35,11 @@ bitflags::bitflags! {
     }
 }
 
-const LEAF: [BlockKind; 1] = [da_kind("attribute leaf", ATTR_LEAF_MAGIC)];
-const REMOTE: BlockKind = BlockKind::new("attribute value block", [0, ATTR_REMOTE_MAGIC], REMOTE_SELF);
+/// The kinds of leaves.
+pub(super) const LEAF: [BlockKind; 1] = [da_kind("attribute leaf", ATTR_LEAF_MAGIC)];
+/// A block of a value outside the tree.
+pub(super) const REMOTE: BlockKind =
+    BlockKind::new("attribute value block", [0, ATTR_REMOTE_MAGIC], REMOTE_SELF);
 const SHORT: &str = "attributes in the inode";
 /// Bytes of the largest value.
 const VALUE_BYTES_MAX: u64 = 64 << 10;

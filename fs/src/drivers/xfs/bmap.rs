@@ -106,7 +106,17 @@ impl Volume {
         kind: ForkKind,
         from: FileBlock,
     ) -> Result<Mappings<'v>> {
-        let mut all = Mappings {
+        if !self.pending.concerns(inode.ino, kind) {
+            return self.stored_mappings(inode, kind, from);
+        }
+        let stored: Result<Vec<Mapping>> = self.stored_mappings(inode, kind, FileBlock(0))?.collect();
+        let mut ready = self.pending.apply(inode.ino, kind, stored?);
+        ready.reverse();
+        Ok(Mappings { ready, ..self.no_mappings(inode, kind, from) })
+    }
+
+    fn no_mappings<'v>(&'v self, inode: &Inode, kind: ForkKind, from: FileBlock) -> Mappings<'v> {
+        Mappings {
             volume: self,
             ino: inode.ino,
             kind,
@@ -115,7 +125,11 @@ impl Volume {
             from,
             past: FileBlock(0),
             failed: false,
-        };
+        }
+    }
+
+    fn stored_mappings<'v>(&'v self, inode: &Inode, kind: ForkKind, from: FileBlock) -> Result<Mappings<'v>> {
+        let mut all = self.no_mappings(inode, kind, from);
         let Some(fork) = inode.fork(kind) else { return Ok(all) };
         match fork.format {
             ForkFormat::Extents => {
@@ -134,14 +148,29 @@ impl Volume {
         self.mappings(inode, kind, at)?.next().transpose()
     }
 
-    /// The blocks of a tree's block with `count` records: keys and pointers lie in two halves of the block.
     fn bmbt_inner(&self, ino: InodeNo, block: u64, level: u32, from: FileBlock) -> Result<Inner> {
-        let bytes = self.bmbt_block(ino, block, level)?;
+        self.pointers(&self.bmbt_block(ino, block, level)?, level, from)
+    }
+
+    /// The pointers of an inner block; keys and pointers lie in two halves of it.
+    fn pointers(&self, bytes: &[u8], level: u32, from: FileBlock) -> Result<Inner> {
         let head = self.bmbt_head();
         let most = bytes.len().saturating_sub(head).checked_div(KEY.saturating_mul(2)).unwrap_or(0);
-        let count = records_of(&bytes, most)?;
+        let count = records_of(bytes, most)?;
         let pointers = head.saturating_add(most.saturating_mul(KEY));
-        inner(&bytes, head, pointers, count, level, from)
+        inner(bytes, head, pointers, count, level, from)
+    }
+
+    /// The level of the blocks that a tree's root in the inode points to, and these blocks.
+    pub(super) fn tree_root(&self, inode: &Inode, fork: &Fork) -> Result<(u32, Vec<u64>)> {
+        let root = root(inode, fork, FileBlock(0))?;
+        Ok((root.below, root.rest.into_iter().map(|(_, block)| block).collect()))
+    }
+
+    /// The blocks that an inner block of level `level` points to.
+    pub(super) fn tree_children(&self, bytes: &[u8], level: u32) -> Result<Vec<u64>> {
+        let inner = self.pointers(bytes, level, FileBlock(0))?;
+        Ok(inner.rest.into_iter().map(|(_, block)| block).collect())
     }
 
     fn bmbt_leaf(&self, ino: InodeNo, block: u64) -> Result<Vec<Mapping>> {

@@ -13,7 +13,7 @@ use super::volume::{BlockKind, Volume};
 /// The deepest tree there can be.
 const LEVELS_MAX: u16 = 5;
 /// An inner block.
-const NODE: BlockKind = da_kind("inner block of a hash tree", DA_NODE_MAGIC);
+pub(super) const NODE: BlockKind = da_kind("inner block of a hash tree", DA_NODE_MAGIC);
 
 /// A kind of block in a hash tree.
 pub(super) const fn da_kind(what: &'static str, magic: [u16; 2]) -> BlockKind {

@@ -179,6 +179,24 @@ pub(super) enum Fault {
         /// The rule that is broken.
         why: &'static str,
     },
+    /// A directory has no entry of that name.
+    #[error("directory {dir} has no such entry")]
+    NoEntry {
+        /// The directory's inode.
+        dir: u64,
+    },
+    /// No room is left for what is to be written.
+    #[error("no space is left on the filesystem")]
+    NoSpace,
+    /// A change failed half-way: what was changed must not be committed, and nothing more is changed.
+    #[error("an earlier change failed, so nothing more is written")]
+    Abandoned,
+    /// A kind of log item that racker does not know.
+    #[error("the log holds an item of unknown kind {kind:#x}")]
+    UnknownLogItem {
+        /// The kind.
+        kind: u16,
+    },
     /// Something that racker does not do.
     #[error("{what} is not supported")]
     Unsupported {
@@ -195,10 +213,13 @@ impl error::Fault for Fault {
             | Self::ReadOnlyFeatures { .. }
             | Self::ExternalLog
             | Self::Realtime { .. }
+            | Self::UnknownLogItem { .. }
             | Self::Unsupported { .. } => Kind::Unsupported,
             Self::IsDirectory { .. } => Kind::IsDir,
             Self::NotADirectory { .. } => Kind::NotDir,
-            Self::NotA { .. } => Kind::Invalid,
+            Self::NotA { .. } | Self::Abandoned => Kind::Invalid,
+            Self::NoEntry { .. } => Kind::NotFound,
+            Self::NoSpace => Kind::NoSpace,
             _ => Kind::Corrupt,
         }
     }

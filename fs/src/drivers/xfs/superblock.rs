@@ -143,7 +143,7 @@ pub(super) struct LogPlace {
 }
 
 /// Names of feature bits, unknown ones in hexadecimal.
-fn names<F: bitflags::Flags<Bits = u32>>(flags: &F) -> String {
+pub(super) fn names<F: bitflags::Flags<Bits = u32>>(flags: &F) -> String {
     let mut all: Vec<String> = flags.iter_names().map(|(n, _)| n.to_ascii_lowercase()).collect();
     let unknown = flags.bits() & !F::all().bits();
     if unknown != 0 {
@@ -485,7 +485,7 @@ pub(super) mod tests {
         raw
     }
 
-    fn parse(mut raw: RawSuperblock, size: u64) -> Result<Superblock> {
+    pub(in super::super) fn parse(mut raw: RawSuperblock, size: u64) -> Result<Superblock> {
         let mut sector = [0; 512];
         raw.sb_crc = 0.into();
         sector[..264].copy_from_slice(raw.as_bytes());

@@ -18,7 +18,7 @@ use super::super::volume::{BlockKind, Volume};
 use super::{Entry, PLACE_SHIFT, Place, VisitEntry, kind_of, places_of};
 
 /// Blocks with entries: the only one, and one of several.
-const BLOCKS: [BlockKind; 2] = [
+pub(in super::super) const BLOCKS: [BlockKind; 2] = [
     BlockKind::new(WHAT, DIR_BLOCK_MAGIC, DIR_SELF),
     BlockKind::new("directory data block", DIR_DATA_MAGIC, DIR_SELF),
 ];

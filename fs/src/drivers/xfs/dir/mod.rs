@@ -19,6 +19,7 @@ use super::layout::{
 use super::superblock::VersionBits;
 use super::units::{FileBlock, InodeNo};
 use super::volume::{BlockKind, Volume};
+pub(super) use data::BLOCKS as DATA_BLOCKS;
 
 /// Where the leaves begin in a directory's fork, in bytes: entries are before them.
 const LEAF_SPACE: u64 = 1 << 35;

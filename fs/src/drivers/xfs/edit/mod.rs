@@ -1,0 +1,174 @@
+//! Writing: version 5 of the format, in place.
+//!
+//! The volume under it stages all writes, so an edit lands whole or not at all; nothing here writes log records.
+//! A dirty log is replayed, its pending intents are carried out and the log is made clean before the first edit.
+//! Blocks that change keep their log sequence number, new ones get 0: no block is ever ahead of the log.
+//!
+//! Every structure that tracks space changes with every allocation: both free space trees, the spare blocks, the
+//! reverse map, the counts of shared blocks, the group headers and the superblock's counters. They are read on
+//! first use, checked, changed in memory and written back at the end of each operation, so that the reading half
+//! of the driver sees what was written.
+//!
+//! From the bottom up:
+//! - `ground.rs`: a group as a place on the volume; `header.rs`: its header sectors
+//! - `btree/`: one B+tree for all trees of a group; `records.rs`, `owner.rs`: what they hold
+//! - `space.rs`, `spare.rs`, `rmap.rs`: free space, spare blocks, owners
+//! - `refcount.rs`: shared blocks; `inodes.rs`: inodes; `group.rs`: all of a group
+//! - `alloc.rs`: space over all groups
+//! - `fork.rs`: a fork built from its extents; `release.rs`: a fork given back; `pour.rs`: content to blocks
+//! - `node.rs`: an inode changed; `ialloc.rs`: inodes allocated and freed
+//! - `attrs.rs`, `entry.rs`, `shortdir.rs`, `dirblock.rs`: attributes copied, a directory entry changed
+//! - `replace.rs`, `separate.rs`: the operations; `intents.rs`, `unlinked.rs`: what a crash left to do
+//! - `writer.rs`: all of it as [`FilesystemMut`](crate::filesystem::FilesystemMut)
+
+mod alloc;
+mod attrs;
+mod btree;
+mod dirblock;
+mod entry;
+mod fork;
+mod ground;
+mod group;
+mod header;
+mod ialloc;
+mod inodes;
+mod intents;
+mod node;
+mod owner;
+mod pour;
+mod records;
+mod refcount;
+mod release;
+mod replace;
+mod rmap;
+mod separate;
+mod shortdir;
+mod space;
+mod spare;
+mod unlinked;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use racker_formats::block::Span;
+use racker_formats::error::Result;
+use zerocopy::FromBytes;
+
+use super::fault::Fault;
+use super::layout::{RawSuperblock, SB_MAGIC, SB_SELF};
+use super::superblock::Superblock;
+use super::units::AgNo;
+use super::volume::{BlockKind, Volume};
+use ground::Ground;
+use group::Group;
+pub(super) use writer::Writer;
+
+/// Tree blocks that stay in memory in the middle of an operation: some 32 MiB.
+const HELD_MAX: usize = 8192;
+
+/// The superblock as a block.
+const SUPERBLOCK: BlockKind = BlockKind::new("superblock", [SB_MAGIC; 2], SB_SELF);
+
+/// A filesystem being changed.
+#[derive(Debug)]
+pub(super) struct Edit {
+    volume: Arc<Volume>,
+    groups: BTreeMap<u32, Group>,
+    totals: Totals,
+    /// An operation failed half-way.
+    failed: bool,
+}
+
+/// Counters of the superblock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Totals {
+    free_blocks: u64,
+    inodes: u64,
+    free_inodes: u64,
+}
+
+impl Edit {
+    /// Changes the filesystem on `volume`, whose log is clean.
+    pub(super) fn new(volume: Arc<Volume>) -> Result<Self> {
+        let raw = &volume.sb.raw;
+        let totals = Totals {
+            free_blocks: raw.sb_fdblocks.get(),
+            inodes: raw.sb_icount.get(),
+            free_inodes: raw.sb_ifree.get(),
+        };
+        if totals.free_blocks > volume.sb.blocks || totals.free_inodes > totals.inodes {
+            let (found, why) = (totals.free_blocks, "more is free than there is");
+            return Err(Fault::Field { what: "sb_fdblocks", found, why }.into());
+        }
+        Ok(Self { volume, groups: BTreeMap::new(), totals, failed: false })
+    }
+
+    /// Puts the counters into a superblock.
+    fn count_into(&self, sb: &mut Superblock) {
+        sb.raw.sb_fdblocks = self.totals.free_blocks.into();
+        sb.raw.sb_icount = self.totals.inodes.into();
+        sb.raw.sb_ifree = self.totals.free_inodes.into();
+    }
+
+    /// An allocation group.
+    fn group(&mut self, ag: AgNo) -> Result<&mut Group> {
+        match self.groups.entry(ag.0) {
+            std::collections::btree_map::Entry::Occupied(held) => Ok(held.into_mut()),
+            std::collections::btree_map::Entry::Vacant(place) => {
+                let ground = Ground::new(Arc::clone(&self.volume), ag)?;
+                Ok(place.insert(Group::read(&ground)?))
+            }
+        }
+    }
+
+    /// Runs one operation and writes back what it changed. One that fails leaves the filesystem unusable.
+    fn run<T>(&mut self, operation: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        if self.failed {
+            return Err(Fault::Abandoned.into());
+        }
+        self.failed = true;
+        let done = operation(self)?;
+        self.write_back()?;
+        self.failed = false;
+        Ok(done)
+    }
+
+    /// Makes sure that everything is on the volume.
+    pub(super) fn finish(&mut self) -> Result<()> {
+        self.run(|_| Ok(()))
+    }
+
+    /// Writes back in the middle of a long operation, before memory runs full.
+    fn breathe(&mut self) -> Result<()> {
+        let held = self.groups.values().map(Group::held).fold(0usize, usize::saturating_add);
+        if held > HELD_MAX { self.write_back() } else { Ok(()) }
+    }
+
+    fn write_back(&mut self) -> Result<()> {
+        let before = self.totals;
+        for group in self.groups.values_mut() {
+            group.write_back()?;
+            let gained = std::mem::take(&mut group.space.gained);
+            let why = "the superblock's count of free blocks contradicts the groups'";
+            let Some(free) = self.totals.free_blocks.checked_add_signed(gained) else {
+                return Err(Fault::Structure { what: "superblock", why }.into());
+            };
+            self.totals.free_blocks = free;
+        }
+        if self.totals != before { self.write_totals() } else { Ok(()) }
+    }
+
+    fn write_totals(&self) -> Result<()> {
+        let span = Span::first(self.volume.sb.sector_size.bytes());
+        let mut sector = self.volume.block(&SUPERBLOCK, span, 0)?;
+        if let Ok((raw, _)) = RawSuperblock::mut_from_prefix(&mut sector) {
+            raw.sb_fdblocks = self.totals.free_blocks.into();
+            raw.sb_icount = self.totals.inodes.into();
+            raw.sb_ifree = self.totals.free_inodes.into();
+        }
+        let lsn = SB_SELF.lsn(&sector)?;
+        SB_SELF.stamp(&mut sector, lsn)?;
+        self.volume.disk.write_at(0, &sector)
+    }
+}

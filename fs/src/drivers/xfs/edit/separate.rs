@@ -1,0 +1,128 @@
+//! A directory entry that gets an inode of its own, in the place of one that it shares with other entries.
+
+use racker_formats::error::{Result, Within};
+use racker_formats::wire::{index, part, part_mut};
+use zerocopy::{FromZeros, IntoBytes};
+
+use crate::filesystem::{Name, NodeKind, Time};
+
+use super::super::fault::Fault;
+use super::super::inode::{DiFlags, DiFlags2, ForkFormat, ForkKind, Inode};
+use super::super::layout::{DINODE_MAGIC, RawDinode};
+use super::super::superblock::Incompat;
+use super::super::units::InodeNo;
+use super::Edit;
+use super::attrs::outside;
+use super::ialloc::NULL_AG_INODE;
+use super::node::encode_time;
+
+/// `di_format` and `di_aformat` of a fork of extents.
+const FORMAT_EXTENTS: u8 = 2;
+
+impl Edit {
+    /// Gives the entry `name` of `dir` an inode of its own, if it is not the only one that names its inode: an
+    /// empty file with the same owner, mode, flags and attributes. Returns the inode that `name` names then.
+    pub(in super::super) fn separate(&mut self, dir: InodeNo, name: &Name, now: Time) -> Result<InodeNo> {
+        let dir = self.volume.inode(dir)?;
+        let number = dir.ino.0;
+        let entry = self.volume.find_entry(&dir, name.as_bytes())?.ok_or(Fault::NoEntry { dir: number })?;
+        let old = self.volume.inode(entry.ino)?;
+        if old.kind == NodeKind::Dir {
+            return Err(Fault::IsDirectory { ino: old.ino.0 }.into());
+        }
+        if old.kind != NodeKind::File {
+            return Err(Fault::NotA { ino: old.ino.0, what: "a regular file" }.into());
+        }
+        if old.links() <= 1 {
+            return Ok(old.ino);
+        }
+        if old.flags.contains(DiFlags::REALTIME) {
+            return Err(Fault::Realtime { ino: old.ino.0 }.into());
+        }
+        if self.volume.sb.incompat.contains(Incompat::PARENT) {
+            return Err(Fault::Unsupported {
+                what: "separating hard links on a filesystem with parent pointers",
+            }
+            .into());
+        }
+        self.run(|edit| {
+            let new = edit.twin(&old, dir.ino, now)?;
+            edit.point_entry(dir, &entry, new, now)?;
+            let mut old = old;
+            let links = old.links().saturating_sub(1);
+            old.touch(&edit.volume, false, now)?;
+            old.core()?.di_nlink = links.into();
+            old.store(&edit.volume)?;
+            Ok(new)
+        })
+        .within(|| format!("separating {name:?} of directory {number}"))
+    }
+
+    /// Makes an empty inode like `old`, near the directory it will be in.
+    fn twin(&mut self, old: &Inode, dir: InodeNo, now: Time) -> Result<InodeNo> {
+        let (ino, generation) = self.take_inode(dir)?;
+        let sb = &self.volume.sb;
+        let mut bytes = vec![0; index(sb.inode_size.bytes())?];
+        let raw = core_like(old, sb, ino, generation, now);
+        part_mut(&mut bytes, 0, size_of::<RawDinode>(), "inode")?.copy_from_slice(raw.as_bytes());
+        if let Some(fork) = old.attr.filter(|f| f.format == ForkFormat::Local) {
+            let attrs = part(&old.bytes, fork.at, fork.room, "attribute fork")?;
+            part_mut(&mut bytes, fork.at, fork.room, "attribute fork")?.copy_from_slice(attrs);
+        }
+        let mut new = self.volume.parse_inode(ino, stamped(bytes)?)?;
+        if let Some(fork) = old.attr.filter(|_| outside(old)) {
+            let (built, blocks) = self.copy_attrs(old, ino, fork.room)?;
+            new.set_fork(ForkKind::Attr, &built)?;
+            new.core()?.di_nblocks = blocks.into();
+        }
+        new.store(&self.volume)?;
+        Ok(ino)
+    }
+}
+
+fn stamped(mut bytes: Vec<u8>) -> Result<Vec<u8>> {
+    super::super::crc::stamp(&mut bytes, super::super::inode::CRC_AT)?;
+    Ok(bytes)
+}
+
+/// The fixed part of an empty file with owner, mode, flags and hints of `old`.
+fn core_like(
+    old: &Inode,
+    sb: &super::super::superblock::Superblock,
+    ino: InodeNo,
+    generation: u32,
+    now: Time,
+) -> RawDinode {
+    let was = &old.raw;
+    let mut flags2 = old.flags2.intersection(DiFlags2::DAX.union(DiFlags2::COWEXTSIZE));
+    flags2.set(DiFlags2::BIGTIME, sb.incompat.contains(Incompat::BIGTIME));
+    flags2.set(DiFlags2::NREXT64, sb.incompat.contains(Incompat::NREXT64));
+    let now = encode_time(now, flags2.contains(DiFlags2::BIGTIME)).into();
+    let mut raw = RawDinode::new_zeroed();
+    raw.di_magic = DINODE_MAGIC.into();
+    raw.di_mode = was.di_mode;
+    raw.di_version = 3;
+    raw.di_format = FORMAT_EXTENTS;
+    raw.di_uid = was.di_uid;
+    raw.di_gid = was.di_gid;
+    raw.di_nlink = 1.into();
+    raw.di_projid_lo = was.di_projid_lo;
+    raw.di_projid_hi = was.di_projid_hi;
+    (raw.di_atime, raw.di_mtime, raw.di_ctime, raw.di_crtime) = (now, now, now, now);
+    raw.di_extsize = was.di_extsize;
+    raw.di_forkoff = was.di_forkoff;
+    // A fork outside the inode is put in later.
+    raw.di_aformat =
+        if old.attr.is_some_and(|f| f.format == ForkFormat::Local) { was.di_aformat } else { FORMAT_EXTENTS };
+    raw.di_dmevmask = was.di_dmevmask;
+    raw.di_dmstate = was.di_dmstate;
+    raw.di_flags = old.flags.difference(DiFlags::PREALLOC).bits().into();
+    raw.di_gen = generation.into();
+    raw.di_next_unlinked = NULL_AG_INODE.into();
+    raw.di_changecount = 1.into();
+    raw.di_flags2 = flags2.bits().into();
+    raw.di_cowextsize = was.di_cowextsize;
+    raw.di_ino = ino.0.into();
+    raw.di_uuid = sb.meta_uuid;
+    raw
+}

@@ -1,0 +1,106 @@
+//! A directory inside its inode, taken apart and put together: one inode number beyond 32 bits widens all of them.
+
+use racker_formats::error::Result;
+use racker_formats::wire::{part, take};
+use zerocopy::IntoBytes;
+use zerocopy::big_endian::{U32, U64};
+
+use super::super::fault::Fault;
+use super::super::inode::Inode;
+use super::super::layout::{RawDirShort, RawDirShortEntry};
+use super::super::superblock::Superblock;
+use super::super::units::InodeNo;
+
+const WHAT: &str = "directory in the inode";
+/// The largest inode number that takes four bytes.
+const NARROW_MAX: u64 = (1 << 32) - 1;
+
+/// A directory inside its inode.
+#[derive(Debug)]
+pub(super) struct ShortDir {
+    pub(super) parent: InodeNo,
+    pub(super) entries: Vec<ShortEntry>,
+}
+
+/// One of its entries.
+#[derive(Debug)]
+pub(super) struct ShortEntry {
+    pub(super) name: Vec<u8>,
+    /// Where it would be in a block of its own; a cursor of a program that lists the directory.
+    pub(super) offset: u16,
+    /// Kind of node, if directories tell it.
+    pub(super) ftype: Option<u8>,
+    pub(super) ino: InodeNo,
+}
+
+impl ShortDir {
+    /// Takes apart what the inode holds.
+    pub(super) fn parse(dir: &Inode, sb: &Superblock) -> Result<Self> {
+        let bytes = dir.local()?;
+        let head: RawDirShort = take(bytes, 0, WHAT)?;
+        let width = if head.i8count == 0 { size_of::<U32>() } else { size_of::<U64>() };
+        let number = |at: usize| -> Result<InodeNo> {
+            let ino = if width == size_of::<U32>() {
+                take::<U32>(bytes, at, WHAT)?.get().into()
+            } else {
+                take::<U64>(bytes, at, WHAT)?.get()
+            };
+            sb.inode_offset(InodeNo(ino))?;
+            Ok(InodeNo(ino))
+        };
+        let mut at = size_of::<RawDirShort>();
+        let parent = number(at)?;
+        at = at.saturating_add(width);
+        let mut entries = Vec::new();
+        for _ in 0..head.count {
+            let raw: RawDirShortEntry = take(bytes, at, WHAT)?;
+            at = at.saturating_add(size_of::<RawDirShortEntry>());
+            let name = part(bytes, at, raw.namelen.into(), WHAT)?.to_vec();
+            at = at.saturating_add(name.len());
+            let mut ftype = None;
+            if sb.ftype() {
+                ftype = Some(take::<u8>(bytes, at, WHAT)?);
+                at = at.saturating_add(1);
+            }
+            entries.push(ShortEntry { name, offset: raw.offset.get(), ftype, ino: number(at)? });
+            at = at.saturating_add(width);
+        }
+        Ok(Self { parent, entries })
+    }
+
+    /// Makes the entry `name` name `ino`.
+    pub(super) fn set(&mut self, name: &[u8], ino: InodeNo) -> Result<()> {
+        let Some(entry) = self.entries.iter_mut().find(|e| e.name == name) else {
+            return Err(Fault::Structure { what: WHAT, why: "an entry is there and is not" }.into());
+        };
+        entry.ino = ino;
+        Ok(())
+    }
+
+    /// The bytes as they lie in an inode.
+    pub(super) fn pack(&self) -> Result<Vec<u8>> {
+        let all = || self.entries.iter().map(|e| e.ino).chain([self.parent]);
+        let wide = all().filter(|ino| ino.0 > NARROW_MAX).count();
+        let too_many = |_| Fault::Structure { what: WHAT, why: "too many entries" };
+        let mut bytes = Vec::new();
+        let head = RawDirShort {
+            count: u8::try_from(self.entries.len()).map_err(too_many)?,
+            i8count: u8::try_from(wide).map_err(too_many)?,
+        };
+        bytes.extend_from_slice(head.as_bytes());
+        let put = |bytes: &mut Vec<u8>, ino: InodeNo| match u32::try_from(ino.0) {
+            Ok(narrow) if wide == 0 => bytes.extend_from_slice(&narrow.to_be_bytes()),
+            _ => bytes.extend_from_slice(&ino.0.to_be_bytes()),
+        };
+        put(&mut bytes, self.parent);
+        for entry in &self.entries {
+            let namelen = u8::try_from(entry.name.len()).map_err(too_many)?;
+            let raw = RawDirShortEntry { namelen, offset: entry.offset.into() };
+            bytes.extend_from_slice(raw.as_bytes());
+            bytes.extend_from_slice(&entry.name);
+            bytes.extend(entry.ftype);
+            put(&mut bytes, entry.ino);
+        }
+        Ok(bytes)
+    }
+}
