@@ -5,7 +5,8 @@
 //! in `path_hex` or `target_hex` as well. Only what is missing is listed:
 //! `absent` (the entry itself is not there, and so all of it is listed, with `target` or `device`), `uid` and
 //! `gid`, `mode` (octal), `mtime` (seconds, with nanoseconds), `xattrs` (values in hex), `flags` (the letters of
-//! `lsattr`), `project`, `link` (the path whose hard link it should be, but of which it is a copy).
+//! `lsattr`), `project`, `link` (the path whose hard link it should be, but is not). What a node with several
+//! names lacks is listed under the first of them.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};

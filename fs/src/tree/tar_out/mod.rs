@@ -71,8 +71,7 @@ pub struct TarSummary {
 pub fn tar_out(tree: &Tree, out: &mut dyn Write, options: TarOptions<'_>) -> Result<TarSummary> {
     let TarOptions { names, all_times, limits, progress } = options;
     let mut writer = Writer {
-        out: BufWriter::with_capacity(PIECE, out),
-        written: 0,
+        out: Out { stream: BufWriter::with_capacity(PIECE, out), written: 0, failed: None },
         names: names.unwrap_or_default(),
         all_times,
         links: Links::default(),
@@ -85,23 +84,34 @@ pub fn tar_out(tree: &Tree, out: &mut dyn Write, options: TarOptions<'_>) -> Res
             writer.node(&entry)?;
         }
         Ok(Go::On)
-    })?;
+    });
+    // A full disk or a closed pipe has nothing to do with the path that was being read.
+    if let Some(e) = writer.out.failed.take() {
+        return Err(e.into());
+    }
+    let walked = walked?;
     for path in &walked.unused_mounts {
         writer.notes.add(|| format!("/{}: no such directory to mount on", String::from_utf8_lossy(path)));
     }
-    writer.end()?;
+    writer.out.end()?;
     Ok(TarSummary { done: writer.meter.done(), notes: writer.notes })
 }
 
 struct Writer<'a, 'o> {
-    out: BufWriter<&'o mut dyn Write>,
-    written: u64,
+    out: Out<'o>,
     names: OwnerNames,
     all_times: bool,
     links: Links,
     meter: Meter<'a>,
     notes: Notes,
     buf: Vec<u8>,
+}
+
+/// The stream.
+struct Out<'o> {
+    stream: BufWriter<&'o mut dyn Write>,
+    written: u64,
+    failed: Option<std::io::Error>,
 }
 
 /// Where a file's bytes are.
@@ -149,7 +159,7 @@ impl Writer<'_, '_> {
             self.header(entry, kind, b"", padded.saturating_add(map.data), Some(entry.stat.size))?;
             self.map(entry, &map)?;
         }
-        let Self { out, written, meter, buf, .. } = self;
+        let Self { out, meter, buf, .. } = self;
         let mut left = map.data;
         data_spans(entry, &mut |span| {
             read_span(entry, span, buf, &mut |_, bytes| {
@@ -158,29 +168,28 @@ impl Writer<'_, '_> {
                     // The header is out: a file that changes while it is read cannot be finished.
                     None => return Err(changed(entry)),
                 };
-                out.write_all(bytes)?;
+                out.put(bytes)?;
                 meter.bytes(len64(bytes.len()))
             })
         })?;
         if left > 0 {
             return Err(changed(entry));
         }
-        *written = written.saturating_add(map.data);
-        self.pad()
+        self.out.pad()
     }
 
     /// The map of a sparse file: the number of stretches, then offset and length of each, one a line.
     fn map(&mut self, entry: &Entry<'_>, map: &Map) -> Result<()> {
-        self.put(format!("{}\n", map.spans).as_bytes())?;
+        self.out.put(format!("{}\n", map.spans).as_bytes())?;
         let mut end = 0;
         data_spans(entry, &mut |span| {
             end = span.end();
-            self.put(format!("{}\n{}\n", span.start(), span.len()).as_bytes())
+            self.out.put(format!("{}\n{}\n", span.start(), span.len()).as_bytes())
         })?;
         if end < entry.stat.size {
-            self.put(format!("{}\n0\n", entry.stat.size).as_bytes())?;
+            self.out.put(format!("{}\n0\n", entry.stat.size).as_bytes())?;
         }
-        self.pad()
+        self.out.pad()
     }
 
     /// Writes what precedes a member's content. `real_size` is a sparse file's.
@@ -228,7 +237,7 @@ impl Writer<'_, '_> {
         if !records.is_empty() {
             self.extended(&name, &fields, &records)?;
         }
-        self.put(&fields.to_bytes())
+        self.out.put(&fields.to_bytes())
     }
 
     /// The member that carries the records of the next one.
@@ -248,9 +257,9 @@ impl Writer<'_, '_> {
             gname: b"",
             rdev: (0, 0),
         };
-        self.put(&header.to_bytes())?;
-        self.put(records.as_bytes())?;
-        self.pad()
+        self.out.put(&header.to_bytes())?;
+        self.out.put(records.as_bytes())?;
+        self.out.pad()
     }
 
     fn stat_records(&self, records: &mut Records, entry: &Entry<'_>) -> Result<()> {
@@ -270,7 +279,9 @@ impl Writer<'_, '_> {
         }
         Ok(())
     }
+}
 
+impl Out<'_> {
     /// Zeroes up to the next block.
     fn pad(&mut self) -> Result<()> {
         let pad = ustar::padding(self.written);
@@ -278,9 +289,18 @@ impl Writer<'_, '_> {
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.out.write_all(bytes)?;
         self.written = self.written.saturating_add(len64(bytes.len()));
-        Ok(())
+        let written = self.stream.write_all(bytes);
+        self.keep(written)
+    }
+
+    /// Sets the error aside for the one who knows that it is the stream's.
+    fn keep(&mut self, done: std::io::Result<()>) -> Result<()> {
+        done.map_err(|e| {
+            let kind = e.kind();
+            self.failed.get_or_insert(e);
+            std::io::Error::from(kind).into()
+        })
     }
 
     /// Two empty blocks end a stream.
@@ -290,8 +310,7 @@ impl Writer<'_, '_> {
         while self.written.checked_rem(RECORD_BYTES).is_some_and(|over| over != 0) {
             self.put(&[0; BLOCK])?;
         }
-        self.out.flush()?;
-        Ok(())
+        Ok(self.stream.flush()?)
     }
 }
 

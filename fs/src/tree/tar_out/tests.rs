@@ -164,3 +164,20 @@ fn an_interruption_is_an_error() {
     let e = tar_out(&Tree::new(Arc::new(fs)), &mut Vec::new(), options).unwrap_err();
     assert_eq!(e.to_string(), "/1: interrupted after 3 entries");
 }
+
+#[test]
+fn a_stream_that_breaks_is_not_the_image_s_fault() {
+    struct Full;
+    impl std::io::Write for Full {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::StorageFull.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut fs = MemFs::new();
+    fs.file(0, b"large", &vec![1; 3 << 20]);
+    let e = tar_out(&Tree::new(Arc::new(fs)), &mut Full, TarOptions::default()).unwrap_err();
+    assert_eq!(e.to_string(), "no storage space");
+}
