@@ -76,6 +76,8 @@ pub(super) struct Edit {
     volume: Arc<Volume>,
     groups: BTreeMap<u32, Group>,
     totals: Totals,
+    /// The counters as they are on the volume.
+    written: Totals,
     /// An operation failed half-way.
     failed: bool,
 }
@@ -101,7 +103,7 @@ impl Edit {
             let (found, why) = (totals.free_blocks, "more is free than there is");
             return Err(Fault::Field { what: "sb_fdblocks", found, why }.into());
         }
-        Ok(Self { volume, groups: BTreeMap::new(), totals, failed: false })
+        Ok(Self { volume, groups: BTreeMap::new(), totals, written: totals, failed: false })
     }
 
     /// Puts the counters into a superblock.
@@ -146,7 +148,6 @@ impl Edit {
     }
 
     fn write_back(&mut self) -> Result<()> {
-        let before = self.totals;
         for group in self.groups.values_mut() {
             group.write_back()?;
             let gained = std::mem::take(&mut group.space.gained);
@@ -156,7 +157,11 @@ impl Edit {
             };
             self.totals.free_blocks = free;
         }
-        if self.totals != before { self.write_totals() } else { Ok(()) }
+        if self.totals != self.written {
+            self.write_totals()?;
+            self.written = self.totals;
+        }
+        Ok(())
     }
 
     fn write_totals(&self) -> Result<()> {
