@@ -67,6 +67,10 @@ pub(super) use writer::Writer;
 /// Tree blocks that stay in memory in the middle of an operation: some 32 MiB.
 const HELD_MAX: usize = 8192;
 
+/// Bits of `sb_qflags`: the usage that quotas count is right. It no longer is when blocks or inodes change hands;
+/// without the bits the next mount with quotas counts again.
+const QUOTA_CHECKED: u16 = 0x4 | 0x20 | 0x100 | 0x400;
+
 /// The superblock as a block.
 const SUPERBLOCK: BlockKind = BlockKind::new("superblock", [SB_MAGIC; 2], SB_SELF);
 
@@ -171,6 +175,7 @@ impl Edit {
             raw.sb_fdblocks = self.totals.free_blocks.into();
             raw.sb_icount = self.totals.inodes.into();
             raw.sb_ifree = self.totals.free_inodes.into();
+            raw.sb_qflags = (raw.sb_qflags.get() & !QUOTA_CHECKED).into();
         }
         let lsn = SB_SELF.lsn(&sector)?;
         SB_SELF.stamp(&mut sector, lsn)?;
