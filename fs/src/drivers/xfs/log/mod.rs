@@ -14,6 +14,7 @@
 //! | `replay` | the two passes, and which item goes when |
 //! | `buffers` | blocks being replayed |
 //! | `buf_item`, `inode_item`, `icreate`, `dquot`, `owner` | replay of each kind of item |
+//! | `pieces` | directory blocks that lie in several extents |
 //! | `intent` | what was promised and not done |
 //! | `orphans` | inodes without a name, to be freed after a replay |
 //! | `counters` | the superblock's counters after a replay |
@@ -29,6 +30,7 @@ mod inode_item;
 mod intent;
 mod orphans;
 mod owner;
+mod pieces;
 mod record;
 mod replay;
 mod ring;
