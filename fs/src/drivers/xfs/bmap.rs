@@ -106,7 +106,17 @@ impl Volume {
         kind: ForkKind,
         from: FileBlock,
     ) -> Result<Mappings<'v>> {
-        let mut all = Mappings {
+        if !self.pending.concerns(inode.ino, kind) {
+            return self.stored_mappings(inode, kind, from);
+        }
+        let stored: Result<Vec<Mapping>> = self.stored_mappings(inode, kind, FileBlock(0))?.collect();
+        let mut ready = self.pending.apply(inode.ino, kind, stored?);
+        ready.reverse();
+        Ok(Mappings { ready, ..self.no_mappings(inode, kind, from) })
+    }
+
+    fn no_mappings<'v>(&'v self, inode: &Inode, kind: ForkKind, from: FileBlock) -> Mappings<'v> {
+        Mappings {
             volume: self,
             ino: inode.ino,
             kind,
@@ -115,7 +125,11 @@ impl Volume {
             from,
             past: FileBlock(0),
             failed: false,
-        };
+        }
+    }
+
+    fn stored_mappings<'v>(&'v self, inode: &Inode, kind: ForkKind, from: FileBlock) -> Result<Mappings<'v>> {
+        let mut all = self.no_mappings(inode, kind, from);
         let Some(fork) = inode.fork(kind) else { return Ok(all) };
         match fork.format {
             ForkFormat::Extents => {

@@ -62,7 +62,7 @@ const BIGTIME_EPOCH: i64 = 1 << 31;
 const NANOS: u64 = 1_000_000_000;
 
 /// Which of an inode's two forks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum ForkKind {
     /// Content: of a file, of a directory, the target of a link.
     Data,

@@ -5,7 +5,6 @@ use std::fs::File;
 use racker_formats::block::{Disk, FileDevice};
 
 use super::log::Log;
-use super::superblock::Superblock;
 use super::volume::Volume;
 
 /// Replays the log of the image `XFS_IMAGE` for good and ends it. The image is changed.
@@ -15,8 +14,7 @@ fn recover() {
     let path = std::env::var("XFS_IMAGE").unwrap();
     let file = File::options().read(true).write(true).open(path).unwrap();
     let disk = Disk::new(FileDevice::new(file, true).unwrap());
-    let sb = Superblock::read(&disk).unwrap();
-    let mut volume = Volume { disk, sb };
+    let mut volume = Volume::open(disk).unwrap();
     let mut log = Log::open(&volume).unwrap();
     println!("{log:?}");
     let recovery = log.replay(&mut volume).unwrap();

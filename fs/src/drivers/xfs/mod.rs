@@ -1,4 +1,42 @@
-//! XFS, versions 4 and 5.
+//! XFS, versions 4 and 5: read in every form, version 5 written.
+//!
+//! Specification: "XFS Algorithms & Data Structures", 3rd edition, with the additions of Linux up to 6.12.
+//!
+//! Read: every form of directories, extents, attributes and links; `crc`, `finobt`, `sparse`, `rmapbt`, `reflink`,
+//! `bigtime`, `inobtcount`, `nrext64`, exchange-range, parent pointers (hidden), `META_UUID`, names without regard
+//! to case, version 4 without checksums. On version 5 each block's checksum, UUID, place and owner are checked.
+//! Refused by name: the metadata directory and what builds on it (realtime groups, zones), a filesystem marked as
+//! in need of repair, an external log (what it holds cannot be known), content on a realtime device, unknown
+//! incompatible features. Unknown read-only compatible features refuse writing, as version 4 does.
+//!
+//! A log that is not empty is replayed before anything is read: in memory for a reader. What the log promised and
+//! nobody did (intents) matters to a reader only for mappings, which it sees as if made; an exchange of contents
+//! that was cut short is refused. A directory block in several extents is replayed as a whole, which the kernel
+//! (6.18) does not do: it refuses to mount.
+//!
+//! # Writing, and the log
+//!
+//! Nothing is logged: the transaction under the volume makes an edit whole. So the log must hold nothing when the
+//! edit lands. The order for a writer: [`Log::open`](log::Log::open); if it is not clean,
+//! [`replay`](log::Log::replay) into the volume, carry out the intents, free the [`unlinked`](log::unlinked)
+//! inodes, and [`end`](log::Log::end) the log.
+//!
+//! No block may carry a log sequence number ahead of the log's head: the kernel refuses to mount, and would take
+//! such a block for newer than changes it logs later. A changed block keeps its number, or takes that of the last
+//! record, [`Log::lsn`](log::Log::lsn); a new one may have 0. Never a higher one.
+//!
+//! # Map
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `layout` | structures as they lie on disk |
+//! | `superblock`, `units` | the checked superblock; the ways XFS counts places |
+//! | `volume`, `crc` | metadata blocks and what they say of themselves |
+//! | `inode`, `bmap`, `pending` | inodes; which blocks a fork has; those only promised |
+//! | `da`, `dir`, `attr` | trees over hashes of names; directories; extended attributes |
+//! | `file` | content and link targets |
+//! | `log` | the log: replay and end |
+//! | `facts`, `fault` | what is said to users, and what can be wrong |
 
 mod attr;
 mod bmap;
@@ -12,6 +50,7 @@ mod file;
 mod inode;
 mod layout;
 mod log;
+mod pending;
 mod superblock;
 mod units;
 mod volume;
@@ -26,7 +65,7 @@ use crate::filesystem::{
     DirEntry, Driver, Extent, Filesystem, FilesystemMut, FsFacts, Name, NodeId, Stat, Visit, VisitXattr,
 };
 use log::Log;
-use superblock::Superblock;
+use pending::Pending;
 use units::InodeNo;
 use volume::Volume;
 
@@ -48,15 +87,13 @@ struct Xfs {
 impl Xfs {
     /// Opens a volume for reading. What its log holds is replayed in memory.
     fn open(disk: Disk) -> Result<Self> {
-        let sb = Superblock::read(&disk)?;
-        let mut volume = Volume { disk: disk.read_only(), sb };
-        let log = Log::open(&volume)?;
-        if log.is_clean() {
+        let mut volume = Volume::open(disk.read_only())?;
+        if Log::open(&volume)?.is_clean() {
             return Ok(Self { volume, replayed: false });
         }
         volume.disk = Disk::new(Staged::new(volume.disk));
-        let log = Log::open(&volume)?;
-        log.replay(&mut volume)?;
+        let recovery = Log::open(&volume)?.replay(&mut volume)?;
+        volume.pending = Arc::new(Pending::new(recovery.intents)?);
         Ok(Self { volume, replayed: true })
     }
 }

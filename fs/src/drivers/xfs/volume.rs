@@ -1,5 +1,7 @@
 //! A volume and its geometry: reads metadata blocks and checks what they say of themselves.
 
+use std::sync::Arc;
+
 use racker_formats::block::{Disk, Span};
 use racker_formats::error::{Result, Within};
 use racker_formats::wire::{self, take};
@@ -8,6 +10,7 @@ use zerocopy::big_endian::{U16, U32, U64};
 use super::crc;
 use super::fault::Fault;
 use super::layout::{OwnerField, RawUuid, SelfDescription};
+use super::pending::Pending;
 use super::superblock::Superblock;
 use super::units::{BASIC_BLOCK_SHIFT, Lsn};
 
@@ -20,6 +23,8 @@ pub(super) struct Volume {
     /// All reads and writes go here; nothing is cached above it.
     pub(super) disk: Disk,
     pub(super) sb: Superblock,
+    /// What is not on the disk but shall be seen; nothing when the volume is written.
+    pub(super) pending: Arc<Pending>,
 }
 
 /// One kind of metadata block.
@@ -52,6 +57,12 @@ impl BlockKind {
 }
 
 impl Volume {
+    /// The volume on `disk`, its superblock checked.
+    pub(super) fn open(disk: Disk) -> Result<Self> {
+        let sb = Superblock::read(&disk)?;
+        Ok(Self { disk, sb, pending: Arc::default() })
+    }
+
     /// Reads a block of kind `kind` that belongs to `owner` (an inode, or an allocation group) and checks all
     /// that it says of itself.
     pub(super) fn block(&self, kind: &BlockKind, span: Span, owner: u64) -> Result<Vec<u8>> {

@@ -16,8 +16,10 @@ use super::super::superblock::{Features2, LogIncompat};
 use super::super::units::{AgNo, Lsn};
 use super::super::volume::{BlockKind, Volume};
 
+/// The free space of a group.
 const AGF: BlockKind = BlockKind::new("AGF", [AGF_MAGIC, AGF_MAGIC], AGF_SELF);
-const AGI: BlockKind = BlockKind::new("AGI", [AGI_MAGIC, AGI_MAGIC], AGI_SELF);
+/// The inodes of a group.
+pub(super) const AGI: BlockKind = BlockKind::new("AGI", [AGI_MAGIC, AGI_MAGIC], AGI_SELF);
 
 /// Counts free blocks and inodes, if the superblock's counters are not logged.
 pub(super) fn recount(volume: &mut Volume) -> Result<()> {
@@ -46,7 +48,8 @@ pub(super) fn recount(volume: &mut Volume) -> Result<()> {
     Ok(())
 }
 
-fn header<T: wire::Layout>(volume: &Volume, kind: &BlockKind, ag: AgNo, sector: u32) -> Result<T> {
+/// Header sector `sector` of a group.
+pub(super) fn header<T: wire::Layout>(volume: &Volume, kind: &BlockKind, ag: AgNo, sector: u32) -> Result<T> {
     let at = volume.sb.ag_header(ag, sector)?;
     let len = volume.sb.sector_size.bytes();
     let bytes = wire::bytes(&volume.disk, at, len, 64 << 10, kind.what)?;

@@ -14,7 +14,9 @@
 //! | `replay` | the two passes, and which item goes when |
 //! | `buffers` | blocks being replayed |
 //! | `buf_item`, `inode_item`, `icreate`, `dquot`, `owner` | replay of each kind of item |
+//! | `pieces` | directory blocks that lie in several extents |
 //! | `intent` | what was promised and not done |
+//! | `orphans` | inodes without a name, to be freed after a replay |
 //! | `counters` | the superblock's counters after a replay |
 //! | `unmount` | the clean end |
 
@@ -26,7 +28,9 @@ mod head;
 mod icreate;
 mod inode_item;
 mod intent;
+mod orphans;
 mod owner;
+mod pieces;
 mod record;
 mod replay;
 mod ring;
@@ -43,6 +47,8 @@ use head::State;
 use ring::Ring;
 
 pub(super) use intent::{Intent, MapChange, Promise, RefcountChange, RefcountOp, RmapChange, RmapOp, Run};
+
+pub(super) use orphans::unlinked;
 
 /// The log of a volume, and what it says about itself.
 #[derive(Debug)]
@@ -98,8 +104,10 @@ impl Log {
         Ok(Recovery { intents })
     }
 
-    /// Ends the log with an unmount record, after everything in it was replayed and all intents are done.
+    /// Ends the log with an unmount record, after everything in it was replayed, all of the [`Recovery`] was done,
+    /// the [`unlinked`] inodes were freed, and all of it is on the volume. The superblock's counters are counted again.
     pub(super) fn end(&mut self, volume: &mut Volume) -> Result<()> {
+        counters::recount(volume).within(|| "counters after the log's replay")?;
         let lsn = unmount::write(&self.ring, &self.state).within(|| "log")?;
         counters::store(volume, lsn)?;
         self.state = State::find(&self.ring)?;
