@@ -82,7 +82,7 @@ impl Volume {
 
     /// The bytes of the block of `fork` that begins at `at`, which may lie in several extents, and the first one's
     /// place on the volume.
-    fn fork_block(&self, fork: &DaFork<'_>, at: FileBlock) -> Result<(u64, Vec<u8>)> {
+    pub(super) fn fork_block(&self, fork: &DaFork<'_>, at: FileBlock) -> Result<(u64, Vec<u8>)> {
         let size = index(fork.block_bytes)?;
         let mut bytes = Vec::with_capacity(size);
         let mut first = None;

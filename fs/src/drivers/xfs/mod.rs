@@ -12,7 +12,7 @@
 //! A log that is not empty is replayed before anything is read: in memory for a reader. What the log promised and
 //! nobody did (intents) matters to a reader only for mappings, which it sees as if made; an exchange of contents
 //! that was cut short is refused. A directory block in several extents is replayed as a whole, which the kernel
-//! (6.18) does not do: it leaves such a block with a bad checksum.
+//! (6.18) does not do: it refuses to mount.
 //!
 //! # Writing, and the log
 //!

@@ -67,6 +67,10 @@ pub(super) use writer::Writer;
 /// Tree blocks that stay in memory in the middle of an operation: some 32 MiB.
 const HELD_MAX: usize = 8192;
 
+/// Bits of `sb_qflags`: the usage that quotas count is right. It no longer is when blocks or inodes change hands;
+/// without the bits the next mount with quotas counts again.
+const QUOTA_CHECKED: u16 = 0x4 | 0x20 | 0x100 | 0x400;
+
 /// The superblock as a block.
 const SUPERBLOCK: BlockKind = BlockKind::new("superblock", [SB_MAGIC; 2], SB_SELF);
 
@@ -76,6 +80,8 @@ pub(super) struct Edit {
     volume: Arc<Volume>,
     groups: BTreeMap<u32, Group>,
     totals: Totals,
+    /// The counters as they are on the volume.
+    written: Totals,
     /// An operation failed half-way.
     failed: bool,
 }
@@ -101,7 +107,7 @@ impl Edit {
             let (found, why) = (totals.free_blocks, "more is free than there is");
             return Err(Fault::Field { what: "sb_fdblocks", found, why }.into());
         }
-        Ok(Self { volume, groups: BTreeMap::new(), totals, failed: false })
+        Ok(Self { volume, groups: BTreeMap::new(), totals, written: totals, failed: false })
     }
 
     /// Puts the counters into a superblock.
@@ -146,7 +152,6 @@ impl Edit {
     }
 
     fn write_back(&mut self) -> Result<()> {
-        let before = self.totals;
         for group in self.groups.values_mut() {
             group.write_back()?;
             let gained = std::mem::take(&mut group.space.gained);
@@ -156,7 +161,11 @@ impl Edit {
             };
             self.totals.free_blocks = free;
         }
-        if self.totals != before { self.write_totals() } else { Ok(()) }
+        if self.totals != self.written {
+            self.write_totals()?;
+            self.written = self.totals;
+        }
+        Ok(())
     }
 
     fn write_totals(&self) -> Result<()> {
@@ -166,6 +175,7 @@ impl Edit {
             raw.sb_fdblocks = self.totals.free_blocks.into();
             raw.sb_icount = self.totals.inodes.into();
             raw.sb_ifree = self.totals.free_inodes.into();
+            raw.sb_qflags = (raw.sb_qflags.get() & !QUOTA_CHECKED).into();
         }
         let lsn = SB_SELF.lsn(&sector)?;
         SB_SELF.stamp(&mut sector, lsn)?;

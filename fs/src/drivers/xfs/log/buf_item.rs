@@ -54,7 +54,8 @@ pub(super) struct BufItem {
     /// In 512-byte units.
     pub(super) count: u64,
     pub(super) flags: BufFlags,
-    kind: u16,
+    /// `XFS_BLFT_…`
+    pub(super) kind: u16,
     /// Stretches of bytes that were changed: offset and length.
     changed: Vec<(usize, usize)>,
 }
@@ -104,13 +105,14 @@ fn stretches(region: &[u8], words: u32) -> Result<Vec<(usize, usize)>> {
     Ok(all)
 }
 
-/// Replays a buffer unless it is newer than the transaction.
+/// Replays a buffer unless it is newer than the transaction. A part of a block has no checksum of its own.
 pub(super) fn replay(
     volume: &Volume,
     buffers: &mut Buffers<'_>,
     item: &Item<'_>,
     buf: &BufItem,
     lsn: Lsn,
+    part: bool,
 ) -> Result<()> {
     let buffer = buffers.get(buf.at, buf.count)?;
     if volume.sb.v5 && newer(volume, &buffer.bytes, buf, lsn)? {
@@ -120,7 +122,7 @@ pub(super) fn replay(
         return unlinked_pointers(volume, buffer.change(), item, buf);
     }
     copy(buffer.change(), item, buf)?;
-    buffer.itself = description(&buffer.bytes).map(|(itself, _)| itself);
+    buffer.itself = description(&buffer.bytes).filter(|_| !part).map(|(itself, _)| itself);
     Ok(())
 }
 

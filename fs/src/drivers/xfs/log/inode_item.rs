@@ -6,6 +6,8 @@ use racker_formats::error::Result;
 use racker_formats::wire::{index, part, part_mut, take};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
+use crate::filesystem::NodeKind;
+
 use super::super::crc;
 use super::super::fault::Fault;
 use super::super::inode::{CRC_AT, DiFlags2, ForkKind, bmdr_entries};
@@ -70,6 +72,10 @@ impl InodeItem {
         let fields = Fields::from_bits_truncate(raw.ilf_fields.get());
         Ok(Self { raw, fields, at: Daddr(raw.ilf_blkno.get()), count: raw.ilf_len.get().into() })
     }
+
+    pub(super) fn ino(&self) -> InodeNo {
+        InodeNo(self.raw.ilf_ino.get())
+    }
 }
 
 fn widen(raw: &RawInodeItem32) -> RawInodeItem {
@@ -103,7 +109,7 @@ pub(super) fn replay(
     let old: RawDinode = take(inode, 0, WHAT)?;
     check_magic(old.di_magic.get())?;
     let mut owners = Vec::new();
-    let ino = InodeNo(change.raw.ilf_ino.get());
+    let ino = change.ino();
     let logged = log_dinode(item)?;
     check_magic(logged.di_magic.get())?;
     let on_disk = Lsn(old.di_lsn.get());
@@ -138,6 +144,11 @@ fn check_magic(found: u16) -> Result<()> {
         return Err(Fault::Magic { what: WHAT, found, expected }.into());
     }
     Ok(())
+}
+
+/// Whether the logged inode is a directory.
+pub(super) fn is_dir(item: &Item<'_>) -> Result<bool> {
+    Ok(NodeKind::from_mode(log_dinode(item)?.di_mode.get().into()) == Some(NodeKind::Dir))
 }
 
 /// The logged fixed part; without checksums it is shorter.

@@ -14,6 +14,7 @@
 //! | `replay` | the two passes, and which item goes when |
 //! | `buffers` | blocks being replayed |
 //! | `buf_item`, `inode_item`, `icreate`, `dquot`, `owner` | replay of each kind of item |
+//! | `pieces` | directory blocks that lie in several extents |
 //! | `intent` | what was promised and not done |
 //! | `counters` | the superblock's counters after a replay |
 //! | `unmount` | the clean end |
@@ -27,6 +28,7 @@ mod icreate;
 mod inode_item;
 mod intent;
 mod owner;
+mod pieces;
 mod record;
 mod replay;
 mod ring;

@@ -16,6 +16,7 @@ use super::icreate::Chunk;
 use super::inode_item::{self, InodeItem, NewOwner};
 use super::intent::{Intent, Promises};
 use super::owner;
+use super::pieces::Pieces;
 use super::ring::Ring;
 use super::transaction::{Assembler, Item, Transaction};
 
@@ -68,9 +69,11 @@ pub(super) fn replay(volume: &Volume, ring: &Ring, state: &State) -> Result<Vec<
         buffers: Buffers::new(volume),
         owners: Vec::new(),
         promises: Promises::default(),
+        pieces: Pieces::default(),
     };
     pass(ring, state, &mut |transaction| second.transaction(transaction))?;
     second.settle(Lsn(u64::MAX))?;
+    second.pieces.join(volume)?;
     Ok(second.promises.left())
 }
 
@@ -102,6 +105,7 @@ struct Second<'v> {
     buffers: Buffers<'v>,
     owners: Vec<NewOwner>,
     promises: Promises,
+    pieces: Pieces,
 }
 
 /// Items of a transaction in the order in which they are replayed.
@@ -147,6 +151,9 @@ impl Second<'_> {
                 if self.freed.contains(change.at, change.count) {
                     return Ok(());
                 }
+                if inode_item::is_dir(item)? {
+                    self.pieces.note_dir(change.ino());
+                }
                 let owners = inode_item::replay(self.volume, &mut self.buffers, item, &change, lsn)?;
                 self.owners.extend(owners);
                 Ok(())
@@ -181,7 +188,8 @@ impl Second<'_> {
         if self.freed.contains(buf.at, buf.count) {
             return Ok(());
         }
-        buf_item::replay(self.volume, &mut self.buffers, item, &buf, lsn)
+        let part = self.pieces.note(self.volume, &buf);
+        buf_item::replay(self.volume, &mut self.buffers, item, &buf, lsn, part)
     }
 }
 
