@@ -7,4 +7,5 @@ pub mod manifest;
 pub mod mount;
 pub mod qemu;
 pub mod rng;
+pub mod sim;
 pub mod tool;

@@ -19,7 +19,7 @@ pub(super) fn edit(image: &Arc<dyn Image>, mirror: &mut [u8], rng: &mut Rng, cou
     let staged = Arc::new(Staged::new(disk(image)));
     let top = Disk::from_arc(staged.clone());
     for _ in 0..count {
-        let most = [100, 4096, 70_000, 700_000][rng.below(4) as usize].min(top.size());
+        let most = [100, 4096, 70_000, 700_000][rng.below(4) as usize].min(top.size() / 4);
         let len = 1 + rng.below(most);
         let at = rng.below(top.size() - len + 1);
         let range = at as usize..(at + len) as usize;

@@ -1,5 +1,6 @@
 //! qcow2 against `qemu-img` and `qemu-io`.
 
+mod crash;
 mod edit;
 mod make;
 mod read;
@@ -15,6 +16,11 @@ fn open(path: &Path, write: bool) -> racker_formats::Result<Arc<dyn Image>> {
     let file = std::fs::File::options().read(true).write(write).open(path).unwrap();
     let disk = Disk::new(FileDevice::new(file, write).unwrap());
     by_name("qcow2").unwrap().open(disk, &mut Opening::new(Some(path), Policy::SameFolder, write))
+}
+
+/// Opens an image that names no other file.
+fn open_disk(disk: Disk, write: bool) -> racker_formats::Result<Arc<dyn Image>> {
+    by_name("qcow2").unwrap().open(disk, &mut Opening::new(None, Policy::Deny, write))
 }
 
 /// An opened image as a disk.
