@@ -23,7 +23,8 @@ fn files() -> Vec<PathBuf> {
 #[test]
 fn checksums_are_those_of_the_manifest() {
     let manifest = std::fs::read_to_string(root().join("MANIFEST")).unwrap();
-    let listed: BTreeMap<&str, &str> = manifest.lines().map(|l| l.split_once("  ").unwrap()).map(|(a, b)| (b, a)).collect();
+    let listed: BTreeMap<&str, &str> =
+        manifest.lines().map(|l| l.split_once("  ").unwrap()).map(|(a, b)| (b, a)).collect();
     let mut there = BTreeMap::new();
     for path in files() {
         let name = path.strip_prefix(root()).unwrap().display().to_string();

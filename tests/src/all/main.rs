@@ -11,4 +11,5 @@
 mod fixtures;
 mod partition;
 mod qcow2;
+mod redo;
 mod walk;

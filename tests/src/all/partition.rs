@@ -41,8 +41,16 @@ fn tables_read_as_sfdisk_reads_them() {
             if let Some(id) = expected["uuid"].as_str() {
                 assert!(found.id.as_deref().unwrap().eq_ignore_ascii_case(id), "{name}: {found:?}");
             }
-            assert_eq!(found.label.as_deref().unwrap_or(""), expected["name"].as_str().unwrap_or(""), "{name}");
-            assert_eq!(found.bootable, expected["bootable"].as_bool().unwrap() || found.attributes & 4 != 0, "{name}");
+            assert_eq!(
+                found.label.as_deref().unwrap_or(""),
+                expected["name"].as_str().unwrap_or(""),
+                "{name}"
+            );
+            assert_eq!(
+                found.bootable,
+                expected["bootable"].as_bool().unwrap() || found.attributes & 4 != 0,
+                "{name}"
+            );
         }
     }
 }
