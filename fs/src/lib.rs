@@ -11,6 +11,7 @@
 
 pub mod boot;
 mod cache;
+mod claims;
 pub mod drivers;
 pub mod edit;
 pub mod filesystem;

@@ -14,14 +14,11 @@ use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use super::types::{MBR_GPT, mbr_is_extended, mbr_type_name};
-use super::{BOOT_SECTOR, Partition, Table};
+use super::{BOOT_SECTOR, PARTITIONS_MAX, Partition, Table};
 use crate::drivers::is_fat_boot_sector;
 
 /// MBR counts in sectors; those of a disk with 4096-byte sectors cannot be told from a file.
 const SECTOR: u64 = 512;
-
-/// Logical partitions in a chain: the kernel has no more than 256 device numbers for a disk.
-const LOGICAL_MAX: usize = 256;
 
 /// Classical generic MBR; the disk signature is where Windows and Linux keep it.
 #[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
@@ -55,7 +52,7 @@ pub enum MbrFault {
     #[error("the chain of logical partitions comes back to sector {0}")]
     Loop(u64),
     /// The chain is too long.
-    #[error("more than {LOGICAL_MAX} logical partitions")]
+    #[error("more than {PARTITIONS_MAX} logical partitions")]
     Long,
 }
 
@@ -181,7 +178,7 @@ fn walk(
         if !seen.insert(at) {
             return Err(MbrFault::Loop(at).into());
         }
-        if seen.len() > LOGICAL_MAX {
+        if seen.len() > PARTITIONS_MAX {
             return Err(MbrFault::Long.into());
         }
         let Ok(sector) = bytes(disk, at.saturating_mul(SECTOR), BOOT_SECTOR, BOOT_SECTOR, "EBR") else {

@@ -14,7 +14,7 @@ const DIRECT: u64 = 12;
 /// Where block `at` of a file with a block map is, and how many blocks go on in the same way.
 pub(super) fn lookup(fs: &Ext4, inode: &Inode, at: u64) -> Result<Run> {
     if at < DIRECT {
-        return run(fs, inode.block(), at, DIRECT);
+        return run(fs, inode.block(), at, DIRECT, 0);
     }
     let shift = fs.sb.block_size.shift().saturating_sub(2);
     let mut rest = at.saturating_sub(DIRECT);
@@ -37,7 +37,7 @@ fn descend(fs: &Ext4, block: u64, levels: u32, shift: u32, at: u64) -> Result<Ru
         let covered = 1u64.checked_shl(shift.saturating_mul(level)).unwrap_or(u64::MAX);
         let within = at & covered.saturating_sub(1);
         if block == 0 {
-            return Ok(Run { len: covered.saturating_sub(within), to: Mapping::Hole });
+            return Ok(Run::new(covered.saturating_sub(within), Mapping::Hole));
         }
         let place = || format!("indirect block {block}");
         fs.sb.check_blocks("a block map", block, 1)?;
@@ -45,7 +45,7 @@ fn descend(fs: &Ext4, block: u64, levels: u32, shift: u32, at: u64) -> Result<Ru
         let below = shift.saturating_mul(level.saturating_sub(1));
         let slot = within.checked_shr(below).unwrap_or(0);
         if level == 1 {
-            return run(fs, &bytes, slot, 1 << shift.min(32)).within(place);
+            return run(fs, &bytes, slot, 1 << shift.min(32), block).within(place);
         }
         block = pointer(&bytes, slot)?;
     }
@@ -57,8 +57,8 @@ fn pointer(bytes: &[u8], slot: u64) -> Result<u64> {
     Ok(u32::from_le_bytes(take::<[u8; 4]>(bytes, at, "block map")?).into())
 }
 
-/// The run of data or holes that starts at pointer `slot` of `count`.
-fn run(fs: &Ext4, bytes: &[u8], slot: u64, count: u64) -> Result<Run> {
+/// The run of data or holes that starts at pointer `slot` of `count`, which stand in block `via`.
+fn run(fs: &Ext4, bytes: &[u8], slot: u64, count: u64, via: u64) -> Result<Run> {
     let first = pointer(bytes, slot)?;
     let mut len = 1u64;
     for next in slot.saturating_add(1)..count {
@@ -69,8 +69,8 @@ fn run(fs: &Ext4, bytes: &[u8], slot: u64, count: u64) -> Result<Run> {
         len = len.saturating_add(1);
     }
     if first == 0 {
-        return Ok(Run { len, to: Mapping::Hole });
+        return Ok(Run { len, to: Mapping::Hole, via });
     }
     fs.sb.check_blocks("a block map", first, len)?;
-    Ok(Run { len, to: Mapping::Data(first) })
+    Ok(Run { len, to: Mapping::Data(first), via })
 }

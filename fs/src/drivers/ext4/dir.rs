@@ -40,11 +40,15 @@ impl Ext4 {
             }
             return Ok(());
         }
+        let is_long = dir.size > self.sb.block_size.bytes();
         self.runs(dir, &mut |first, run| {
             let Mapping::Data(start) = run.to else { return Err(Ext4Fault::DirHole(first).into()) };
             for step in 0..run.len {
-                let number = first.saturating_add(step);
-                let block = self.block("a directory", start.saturating_add(step))?;
+                let (number, at) = (first.saturating_add(step), start.saturating_add(step));
+                if is_long {
+                    self.claims.claim(at, dir.number.into(), number)?;
+                }
+                let block = self.block("a directory", at)?;
                 self.check_dir_block(dir, number, &block).within(|| format!("block {number}"))?;
                 if self.entries(number, &block, visit)?.is_break() {
                     return Ok(ControlFlow::Break(()));

@@ -107,12 +107,12 @@ impl<'a> Node<'a> {
             }
         }
         let Some(extent) = found else {
-            return Ok(Run { len: hole_end.saturating_sub(at), to: Mapping::Hole });
+            return Ok(Run::new(hole_end.saturating_sub(at), Mapping::Hole));
         };
         let skip = at.saturating_sub(extent.first);
         let start = extent.start.saturating_add(skip);
         let to = if extent.unwritten { Mapping::Unwritten(start) } else { Mapping::Data(start) };
-        Ok(Run { len: extent.len.saturating_sub(skip), to })
+        Ok(Run::new(extent.len.saturating_sub(skip), to))
     }
 
     /// The child that answers for block `at`: its block and its range; `None` before the first child.
@@ -148,7 +148,7 @@ pub(super) fn lookup(fs: &Ext4, inode: &Inode, at: u64) -> Result<Run> {
         let depth = node.depth.saturating_sub(1);
         let (child, first, end) = node.find_child(inner, at)?;
         let Some(block) = child else {
-            return Ok(Run { len: end.saturating_sub(at), to: Mapping::Hole });
+            return Ok(Run::new(end.saturating_sub(at), Mapping::Hole));
         };
         let place = || format!("extent block {block}");
         fs.sb.check_blocks("an extent index", block, 1)?;

@@ -27,8 +27,8 @@ use super::map::{Mapping, Run};
 use super::volume::Ext4;
 use crate::filesystem::NodeKind;
 
-/// Bytes of tags that are kept: the area has 1 MiB unless the user asks for more.
-const TAG_BYTES_MAX: usize = 64 << 20;
+/// Bytes of tags that are kept: the area has 256 blocks unless the user asks for more, 1 MiB with the usual ones.
+const TAG_BYTES_MAX: usize = 4 << 20;
 
 /// Kinds of tags.
 mod tag {
@@ -138,7 +138,7 @@ fn rest_of(run: Run, skip: u64) -> Option<Run> {
         Mapping::Unwritten(block) => Mapping::Unwritten(block.saturating_add(skip)),
         Mapping::Hole => Mapping::Hole,
     };
-    Some(Run { len, to })
+    Some(Run { len, to, ..run })
 }
 
 /// Reads the fast commits that follow transaction `expected - 1` and keeps what they change in `fs`.
@@ -314,7 +314,7 @@ fn set_range(fs: &mut Ext4, tag: &Tag) -> Result<()> {
     let number = u32::from_le_bytes(take::<[u8; 4]>(&tag.value, 0, "fast commit range")?);
     if tag.kind == tag::DEL_RANGE {
         let range = take::<RawPair>(&tag.value, 4, "fast commit range")?;
-        let run = Run { len: range.second.get().into(), to: Mapping::Hole };
+        let run = Run::new(range.second.get().into(), Mapping::Hole);
         if run.len > 0 {
             fs.fast.set_map(number, range.first.get().into(), run);
         }
@@ -324,7 +324,7 @@ fn set_range(fs: &mut Ext4, tag: &Tag) -> Result<()> {
     let extent = super::extent::Extent::of(&raw)?;
     fs.sb.check_blocks("a fast commit", extent.start, extent.len)?;
     let to = if extent.unwritten { Mapping::Unwritten(extent.start) } else { Mapping::Data(extent.start) };
-    fs.fast.set_map(number, extent.first, Run { len: extent.len, to });
+    fs.fast.set_map(number, extent.first, Run::new(extent.len, to));
     Ok(())
 }
 
@@ -353,17 +353,17 @@ mod tests {
     use super::*;
 
     fn data(len: u64, block: u64) -> Run {
-        Run { len, to: Mapping::Data(block) }
+        Run::new(len, Mapping::Data(block))
     }
 
     #[test]
     fn later_ranges_cover_earlier_ones() {
         let mut fast = FastCommits::default();
         fast.set_map(12, 10, data(10, 100));
-        fast.set_map(12, 14, Run { len: 2, to: Mapping::Hole });
+        fast.set_map(12, 14, Run::new(2, Mapping::Hole));
         fast.set_map(12, 18, data(10, 500));
         let all: Vec<(u64, Run)> = fast.maps[&12].iter().map(|(a, r)| (*a, *r)).collect();
-        let hole = Run { len: 2, to: Mapping::Hole };
+        let hole = Run::new(2, Mapping::Hole);
         assert_eq!(all, [(10, data(4, 100)), (14, hole), (16, data(2, 106)), (18, data(10, 500))]);
         let below = || Ok(data(1000, 9000));
         assert_eq!(fast.map(12, 3, below).unwrap(), data(7, 9000));

@@ -92,6 +92,9 @@ pub(super) enum Ext4Fault {
         /// What.
         what: &'static str,
     },
+    /// A block of a block map that stands in two places.
+    #[error("indirect block {0} is in the block map twice")]
+    SharedBlock(u64),
     /// A directory entry whose length makes no sense.
     #[error("directory entry at byte {at} of block {block}: {what} is {found}")]
     DirEntry {

@@ -1,5 +1,6 @@
 //! What a file's blocks are, whichever way the inode maps them; reading through it.
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use racker_formats::error::Result;
@@ -27,6 +28,14 @@ pub(super) struct Run {
     /// How many, from the block asked about.
     pub(super) len: u64,
     pub(super) to: Mapping,
+    /// The last indirect block on the way there; 0 where there is none.
+    pub(super) via: u64,
+}
+
+impl Run {
+    pub(super) fn new(len: u64, to: Mapping) -> Self {
+        Self { len, to, via: 0 }
+    }
 }
 
 impl Ext4 {
@@ -47,7 +56,8 @@ impl Ext4 {
 
     /// Calls `visit(first block, run)` for all blocks of a file up to its size, in order. A tree that leads to the
     /// same blocks again and again ends as an error: no file has more runs than the filesystem has blocks, each
-    /// with a hole before it.
+    /// with a hole before it, and no indirect block stands in two places. (Blocks of an extent tree cannot, as each
+    /// names the first block that it answers for.)
     pub(super) fn runs(
         &self,
         inode: &Inode,
@@ -56,6 +66,8 @@ impl Ext4 {
         let end = self.sb.block_size.count(inode.size);
         let mut steps = self.sb.blocks.saturating_mul(2).saturating_add(2);
         let mut blocks = self.sb.blocks;
+        let mut passed = HashSet::new();
+        let mut via = 0;
         let mut at = 0;
         while at < end {
             let run = self.map(inode, at)?;
@@ -65,6 +77,10 @@ impl Ext4 {
                 (Some(s), Some(b)) => (steps, blocks) = (s, b),
                 _ => return Err(Ext4Fault::TooManyBlocks { what: "the inode" }.into()),
             }
+            if run.via != via && run.via != 0 && !passed.insert(run.via) {
+                return Err(Ext4Fault::SharedBlock(run.via).into());
+            }
+            via = run.via;
             if visit(at, run)?.is_break() {
                 return Ok(());
             }

@@ -12,6 +12,7 @@ use super::group::Group;
 use super::inode::Inode;
 use super::superblock::Superblock;
 use crate::cache::BlockCache;
+use crate::claims::Claims;
 
 /// The root directory.
 pub(super) const ROOT_INODE: u32 = 2;
@@ -26,12 +27,14 @@ pub(super) struct Ext4 {
     /// Whether the journal had something to replay.
     pub(super) replayed: bool,
     cache: BlockCache,
+    /// Blocks of directories that have more than one.
+    pub(super) claims: Claims,
 }
 
 impl Ext4 {
     pub(super) fn new(disk: Disk, sb: Superblock) -> Self {
         let cache = BlockCache::new(sb.block_size);
-        Self { disk, sb, fast: FastCommits::default(), replayed: false, cache }
+        Self { disk, sb, fast: FastCommits::default(), replayed: false, cache, claims: Claims::default() }
     }
 
     /// The byte where a block starts.

@@ -11,11 +11,19 @@ use super::fault::FatFault;
 use super::layout::{DELETED, END, ENTRY_BYTES, RawEntry, RawLong, attr};
 use super::name::{LongName, short};
 use super::volume::Fat;
+use crate::filesystem::NodeId;
 
 /// Bytes of a directory: entries are counted in 16 bits by everyone who writes them.
 const DIR_BYTES_MAX: u64 = 65536 * 32;
 /// Bytes of the fixed root directory that are read at once.
 const PIECE: u64 = 64 << 10;
+
+/// A directory: which node it is and where its entries are.
+#[derive(Clone, Copy)]
+pub(super) struct Dir {
+    pub(super) node: NodeId,
+    pub(super) root: Root,
+}
 
 /// An entry in use: a file or a directory.
 pub(super) struct Entry {
@@ -39,8 +47,8 @@ type VisitStretch<'a> = dyn FnMut(u64, &[u8]) -> Result<ControlFlow<()>> + 'a;
 
 impl Fat {
     /// Visits the stretches of a directory in order.
-    fn stretches(&self, root: Root, visit: &mut VisitStretch<'_>) -> Result<()> {
-        let first = match root {
+    fn stretches(&self, dir: Dir, visit: &mut VisitStretch<'_>) -> Result<()> {
+        let first = match dir.root {
             Root::Chain(first) => first,
             Root::Fixed(start, len) => {
                 let mut done = 0;
@@ -57,7 +65,10 @@ impl Fat {
         let size: BlockSize = self.boot.cluster;
         let mut budget = DIR_BYTES_MAX.div_ceil(size.bytes()).min(self.boot.clusters.into());
         let mut next = Some(self.table.check("a directory entry", first)?);
+        let mut place = 0u64;
         while let Some(cluster) = next {
+            self.claims.claim(cluster.into(), dir.node.0, place)?;
+            place = place.saturating_add(1);
             budget = budget.checked_sub(1).ok_or(FatFault::DirSize(DIR_BYTES_MAX))?;
             let at = self.byte_of(cluster)?;
             let block = bytes(&self.disk, at, size.bytes(), size.bytes(), "directory")?;
@@ -70,9 +81,9 @@ impl Fat {
     }
 
     /// How many bytes a directory has, to the end of its last cluster.
-    pub(super) fn dir_bytes(&self, root: Root) -> Result<u64> {
+    pub(super) fn dir_bytes(&self, dir: Dir) -> Result<u64> {
         let mut total = 0u64;
-        self.stretches(root, &mut |_, block| {
+        self.stretches(dir, &mut |_, block| {
             total = total.saturating_add(len64(block.len()));
             Ok(ControlFlow::Continue(()))
         })?;
@@ -82,11 +93,11 @@ impl Fat {
     /// Visits what is in a directory, `.` and `..` left out.
     pub(super) fn items(
         &self,
-        root: Root,
+        dir: Dir,
         visit: &mut dyn FnMut(Item) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
         let mut long = LongName::default();
-        self.stretches(root, &mut |start, block| {
+        self.stretches(dir, &mut |start, block| {
             for (number, entry) in (0u64..).zip(block.chunks_exact(ENTRY_BYTES)) {
                 let raw = take::<RawEntry>(entry, 0, "directory entry")?;
                 let at = start.saturating_add(number.saturating_mul(len64(ENTRY_BYTES)));

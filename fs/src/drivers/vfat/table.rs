@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use racker_formats::block::{BlockSize, Disk, Span};
 use racker_formats::error::{Common, Result};
-use racker_formats::wire::{bytes, index, take};
+use racker_formats::wire::{bytes, index, len64, take};
 
 use super::boot_sector::{BootSector, Width};
 use super::fault::FatFault;
@@ -15,6 +15,9 @@ const PIECE: BlockSize = match BlockSize::from_shift(12) {
     Some(size) => size,
     None => panic!("12 is below 63"),
 };
+
+/// Bytes of the table that are read at once to count.
+const COUNT_BYTES: u64 = 256 << 10;
 
 /// A place in a chain: its first cluster, how many clusters further, the cluster there.
 #[derive(Clone, Copy, Debug)]
@@ -141,9 +144,28 @@ impl Table {
 
     /// Counts the free clusters.
     pub(super) fn count_free(&self) -> Result<u64> {
+        let each = match self.width {
+            Width::Fat12 => {
+                let free = (2..=self.last()).map(|c| Ok(u64::from(self.entry(c)? == 0)));
+                return free.sum();
+            }
+            Width::Fat16 => 2,
+            Width::Fat32 => 4,
+        };
+        // The table may have a gigabyte: it is read in order, past the cache.
+        let end = u64::from(self.clusters).saturating_add(2).saturating_mul(each);
+        let mut at = each.saturating_mul(2);
         let mut free = 0u64;
-        for cluster in 2..=self.last() {
-            free = free.saturating_add(u64::from(self.entry(cluster)? == 0));
+        while at < end {
+            let len = COUNT_BYTES.min(end.saturating_sub(at));
+            let piece = bytes(&self.disk, at, len, COUNT_BYTES, "table")?;
+            let is_free = |entry: &&[u8]| match entry {
+                // The upper four bits of FAT32 are not part of the number.
+                [a, b, c, d] => a | b | c | (d & 0xf) == 0,
+                _ => entry.iter().all(|b| *b == 0),
+            };
+            free = free.saturating_add(len64(piece.chunks_exact(index(each)?).filter(is_free).count()));
+            at = at.saturating_add(len);
         }
         Ok(free)
     }

@@ -10,12 +10,13 @@ use racker_formats::error::{Kind, Result, Within};
 use racker_formats::wire::{bytes, index, len64, part_mut, take};
 
 use super::boot_sector::{BOOT_BYTES, BootSector, Root, Width};
-use super::dir::{Entry, Item};
+use super::dir::{Dir, Entry, Item};
 use super::fault::FatFault;
 use super::layout::{DELETED, END, ENTRY_BYTES, RawEntry, RawInfo, attr};
 use super::name;
 use super::table::Table;
 use super::time::time;
+use crate::claims::Claims;
 use crate::filesystem::{
     DirEntry, Extent, ExtentKind, Filesystem, Flags, FsFacts, Name, NodeId, NodeKind, Stat, Time, Visit,
     VisitXattr,
@@ -33,6 +34,8 @@ pub(super) struct Fat {
     pub(super) disk: Disk,
     pub(super) boot: BootSector,
     pub(super) table: Table,
+    /// Clusters of directories.
+    pub(super) claims: Claims,
 }
 
 fn wrong_kind(kind: Kind, what: &'static str) -> racker_formats::Error {
@@ -43,7 +46,7 @@ impl Fat {
     pub(super) fn open(disk: Disk) -> Result<Self> {
         let boot = BootSector::read(&disk)?;
         let table = Table::open(&disk, &boot)?;
-        Ok(Self { disk, boot, table })
+        Ok(Self { disk, boot, table, claims: Claims::default() })
     }
 
     /// The byte where a cluster starts; all of it is on the volume.
@@ -83,12 +86,17 @@ impl Fat {
         u32::from(hi) << 16 | u32::from(raw.fst_clus_lo.get())
     }
 
-    fn dir(&self, node: NodeId) -> Result<Root> {
-        match self.entry(node)? {
-            None => Ok(self.boot.root),
-            Some(raw) if raw.attr & attr::DIRECTORY != 0 => Ok(Root::Chain(self.first_cluster(&raw))),
-            Some(_) => Err(wrong_kind(Kind::NotDir, "not a directory")),
-        }
+    fn dir(&self, node: NodeId) -> Result<Dir> {
+        let root = match self.entry(node)? {
+            None => self.boot.root,
+            Some(raw) if raw.attr & attr::DIRECTORY != 0 => Root::Chain(self.first_cluster(&raw)),
+            Some(_) => return Err(wrong_kind(Kind::NotDir, "not a directory")),
+        };
+        Ok(Dir { node, root })
+    }
+
+    fn root_dir(&self) -> Dir {
+        Dir { node: ROOT, root: self.boot.root }
     }
 
     /// A file's first cluster and size.
@@ -102,7 +110,7 @@ impl Fat {
     }
 
     /// Visits the files and directories in a directory.
-    fn entries(&self, dir: Root, visit: &mut dyn FnMut(Entry) -> Result<ControlFlow<()>>) -> Result<()> {
+    fn entries(&self, dir: Dir, visit: &mut dyn FnMut(Entry) -> Result<ControlFlow<()>>) -> Result<()> {
         self.items(dir, &mut |item| match item {
             Item::Entry(entry) => visit(entry),
             Item::Label(_) => Ok(ControlFlow::Continue(())),
@@ -123,7 +131,7 @@ impl Fat {
 
     fn label(&self) -> Result<Option<String>> {
         let mut found = None;
-        self.items(self.boot.root, &mut |item| {
+        self.items(self.root_dir(), &mut |item| {
             Ok(match item {
                 Item::Label(raw) => {
                     found = Some(name::text(&raw.name));
@@ -152,13 +160,13 @@ impl Fat {
     }
 
     fn stat_root(&self) -> Result<Stat> {
-        let size = self.dir_bytes(self.boot.root)?;
-        let links = self.links(self.boot.root)?;
+        let size = self.dir_bytes(self.root_dir())?;
+        let links = self.links(self.root_dir())?;
         Ok(stat(NodeKind::Dir, 0o755, size, size, links, [Time::default(); 3]))
     }
 
     /// A directory's links: its own two and one from each directory in it.
-    fn links(&self, dir: Root) -> Result<u64> {
+    fn links(&self, dir: Dir) -> Result<u64> {
         let mut links = 2u64;
         self.entries(dir, &mut |entry| {
             links = links.saturating_add(u64::from(entry.raw.attr & attr::DIRECTORY != 0));
@@ -229,7 +237,7 @@ impl Filesystem for Fat {
         // A mount shows programs and data alike, as FAT does not know which is which.
         let mode = if raw.attr & attr::READ_ONLY != 0 { 0o555 } else { 0o755 };
         if raw.attr & attr::DIRECTORY != 0 {
-            let dir = Root::Chain(self.first_cluster(&raw));
+            let dir = Dir { node, root: Root::Chain(self.first_cluster(&raw)) };
             let (size, links) = (self.dir_bytes(dir).within(place)?, self.links(dir).within(place)?);
             return Ok(stat(NodeKind::Dir, mode, size, size, links, times));
         }
