@@ -8,6 +8,7 @@
     clippy::unwrap_used
 )]
 
+mod edit;
 mod fixtures;
 mod partition;
 mod qcow2;
