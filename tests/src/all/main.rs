@@ -8,6 +8,7 @@
     clippy::unwrap_used
 )]
 
+mod convert;
 mod edit;
 mod fixtures;
 mod partition;
