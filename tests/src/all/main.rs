@@ -8,6 +8,8 @@
     clippy::unwrap_used
 )]
 
+mod convert;
+mod edit;
 mod fixtures;
 mod partition;
 mod qcow2;
