@@ -40,7 +40,7 @@ pub trait Pack: Debug + Send + Sync {
 }
 
 /// Takes the pieces of a disk in order of offset.
-pub trait Sink: Debug {
+pub trait Sink: Debug + Send {
     /// Unit of allocation of the target; zeroes are left out in multiples of it.
     fn block_size(&self) -> BlockSize;
     /// Who packs for it, if it wants packed pieces.
