@@ -12,7 +12,6 @@ use crate::filesystem::{
 
 use super::super::Xfs;
 use super::super::log::Log;
-use super::super::superblock::Superblock;
 use super::super::units::InodeNo;
 use super::super::volume::Volume;
 use super::Edit;
@@ -28,18 +27,16 @@ pub(in super::super) struct Writer {
 impl Writer {
     /// Opens the filesystem on `disk`. A log that is not clean is replayed, and all it promised is done, first.
     pub(in super::super) fn open(disk: Disk) -> Result<Self> {
-        let sb = Superblock::read(&disk)?;
-        if let Some(fault) = sb.unwritable() {
+        let mut volume = Volume::open(disk)?;
+        if let Some(fault) = volume.sb.unwritable() {
             return Err(fault.into());
         }
-        let mut volume = Volume { disk, sb };
         let mut log = Log::open(&volume)?;
         let replayed = !log.is_clean();
         if replayed {
             let recovery = log.replay(&mut volume)?;
             let mut edit = Edit::new(Arc::new(volume.clone()))?;
             edit.recover(&recovery.intents)?;
-            edit.count_into(&mut volume.sb);
             log.end(&mut volume)?;
         }
         let edit = Edit::new(Arc::new(volume.clone()))?;
@@ -50,9 +47,8 @@ impl Writer {
 impl Filesystem for Writer {
     fn facts(&self) -> Result<FsFacts> {
         // The counters of the superblock changed since it was read.
-        let disk = self.reader.volume.disk.clone();
-        let sb = Superblock::read(&disk)?;
-        Xfs { volume: Volume { disk, sb }, replayed: self.reader.replayed }.facts()
+        let volume = Volume::open(self.reader.volume.disk.clone())?;
+        Xfs { volume, replayed: self.reader.replayed }.facts()
     }
 
     fn root(&self) -> NodeId {

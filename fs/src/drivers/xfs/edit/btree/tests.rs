@@ -46,7 +46,7 @@ fn ground() -> Ground {
     super::super::super::crc::stamp(&mut sector, core::mem::offset_of!(RawSuperblock, sb_crc)).unwrap();
     let sb = Superblock::parse(&sector, 60_000 << 10).unwrap();
     let disk = Disk::new(MemDevice::new(60_000 << 10));
-    Ground::new(Arc::new(Volume { disk, sb }), AgNo(0)).unwrap()
+    Ground::new(Arc::new(Volume { disk, sb, pending: Arc::default() }), AgNo(0)).unwrap()
 }
 
 fn empty<S: Shape>(ground: &Ground, root: u32) -> Tree<S> {
