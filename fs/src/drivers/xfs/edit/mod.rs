@@ -57,7 +57,6 @@ use zerocopy::FromBytes;
 
 use super::fault::Fault;
 use super::layout::{RawSuperblock, SB_MAGIC, SB_SELF};
-use super::superblock::Superblock;
 use super::units::AgNo;
 use super::volume::{BlockKind, Volume};
 use ground::Ground;
@@ -108,13 +107,6 @@ impl Edit {
             return Err(Fault::Field { what: "sb_fdblocks", found, why }.into());
         }
         Ok(Self { volume, groups: BTreeMap::new(), totals, written: totals, failed: false })
-    }
-
-    /// Puts the counters into a superblock.
-    fn count_into(&self, sb: &mut Superblock) {
-        sb.raw.sb_fdblocks = self.totals.free_blocks.into();
-        sb.raw.sb_icount = self.totals.inodes.into();
-        sb.raw.sb_ifree = self.totals.free_inodes.into();
     }
 
     /// An allocation group.

@@ -5,6 +5,7 @@ use racker_formats::error::{Result, Within};
 
 use super::super::fault::Fault;
 use super::super::inode::{DiFlags, DiFlags2, ForkKind, Inode};
+use super::super::log::unlinked;
 use super::super::superblock::Incompat;
 use super::super::units::AgNo;
 use super::Edit;
@@ -16,40 +17,21 @@ const FORMAT_EXTENTS: u8 = 2;
 impl Edit {
     /// Frees all inodes on the lists of deleted ones.
     pub(super) fn free_unlinked(&mut self) -> Result<()> {
-        for ag in 0..self.volume.sb.ag_count {
-            self.free_unlinked_in(AgNo(ag)).within(|| format!("deleted inodes of group {ag}"))?;
-        }
-        Ok(())
-    }
-
-    fn free_unlinked_in(&mut self, ag: AgNo) -> Result<()> {
-        let lists = self.group(ag)?.inodes.agi.raw.agi_unlinked.map(|head| head.get());
-        // No list is longer than all inodes of the group.
-        let mut budget = self.group(ag)?.inodes.agi.raw.agi_count.get();
-        for (list, head) in lists.into_iter().enumerate() {
-            let mut next = head;
-            while next != NULL_AG_INODE {
-                budget = budget.checked_sub(1).ok_or(Fault::Circle { what: "a list of deleted inodes" })?;
-                let inode = self.volume.inode(self.volume.sb.inode(ag, next)?)?;
-                next = inode.raw.di_next_unlinked.get();
-                self.free_inode(inode)?;
-                let inodes = &mut self.group(ag)?.inodes;
-                if let Some(place) = inodes.agi.raw.agi_unlinked.get_mut(list) {
-                    *place = next.into();
-                }
-                inodes.dirty = true;
-                self.breathe()?;
-            }
+        for ino in unlinked(&self.volume)? {
+            let inode = self.volume.inode(ino)?;
+            self.free_inode(inode).within(|| format!("deleted inode {}", ino.0))?;
+            let (ag, _, _) = self.volume.sb.split_inode(ino)?;
+            let inodes = &mut self.group(ag)?.inodes;
+            // All of the group's lists are freed; whichever came first, none is left.
+            inodes.agi.raw.agi_unlinked.fill(NULL_AG_INODE.into());
+            inodes.dirty = true;
+            self.breathe()?;
         }
         Ok(())
     }
 
     /// Frees an inode that no entry names, with all it has.
     fn free_inode(&mut self, mut inode: Inode) -> Result<()> {
-        if inode.links() != 0 {
-            let why = "an inode on a list of deleted ones has links";
-            return Err(Fault::Structure { what: "AGI", why }.into());
-        }
         if inode.flags.contains(DiFlags::REALTIME) {
             return Err(Fault::Realtime { ino: inode.ino.0 }.into());
         }

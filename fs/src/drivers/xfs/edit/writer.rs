@@ -37,7 +37,6 @@ impl Writer {
             let recovery = log.replay(&mut volume)?;
             let mut edit = Edit::new(Arc::new(volume.clone()))?;
             edit.recover(&recovery.intents)?;
-            edit.count_into(&mut volume.sb);
             log.end(&mut volume)?;
         }
         let edit = Edit::new(Arc::new(volume.clone()))?;
@@ -48,8 +47,8 @@ impl Writer {
 impl Filesystem for Writer {
     fn facts(&self) -> Result<FsFacts> {
         // The counters of the superblock changed since it was read.
-        let disk = self.reader.volume.disk.clone();
-        Xfs { volume: Volume::open(disk)?, replayed: self.reader.replayed }.facts()
+        let volume = Volume::open(self.reader.volume.disk.clone())?;
+        Xfs { volume, replayed: self.reader.replayed }.facts()
     }
 
     fn root(&self) -> NodeId {
