@@ -16,6 +16,7 @@
 //! | `buf_item`, `inode_item`, `icreate`, `dquot`, `owner` | replay of each kind of item |
 //! | `pieces` | directory blocks that lie in several extents |
 //! | `intent` | what was promised and not done |
+//! | `orphans` | inodes without a name, to be freed after a replay |
 //! | `counters` | the superblock's counters after a replay |
 //! | `unmount` | the clean end |
 
@@ -27,6 +28,7 @@ mod head;
 mod icreate;
 mod inode_item;
 mod intent;
+mod orphans;
 mod owner;
 mod pieces;
 mod record;
@@ -45,6 +47,7 @@ use head::State;
 use ring::Ring;
 
 pub(super) use intent::{Intent, MapChange, Promise, RefcountChange, RefcountOp, RmapChange, RmapOp, Run};
+pub(super) use orphans::unlinked;
 
 /// The log of a volume, and what it says about itself.
 #[derive(Debug)]
