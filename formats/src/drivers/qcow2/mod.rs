@@ -11,6 +11,7 @@
 //!
 //! * [`layout`]: structures on disk; [`header`], [`extensions`], [`entry`]: bytes to checked values
 //! * [`tables`]: lookup; [`pack`]: compressed clusters; [`snapshot`], [`bitmap`]: lists
+//! * [`sink`]: a new image from beginning to end, with [`options`]
 //! * [`image`]: the block device; [`facts`]: what `info` prints; [`fault`]: what can be wrong
 
 mod alloc;
@@ -24,18 +25,22 @@ mod header;
 mod image;
 mod land;
 mod layout;
+mod options;
 mod owners;
 mod pack;
 mod refcount;
 mod rewrite;
+mod sink;
 mod snapshot;
 mod tables;
 
 use std::sync::Arc;
 
 use crate::block::Disk;
+use crate::convert::Sink;
 use crate::error::Result;
-use crate::registry::{Format, Guess, Head, Image, Opening};
+use crate::options::Opt;
+use crate::registry::{Format, Guess, Head, Image, Opening, Plan};
 
 /// The format's entry in the list.
 pub(super) const FORMAT: Qcow2Format = Qcow2Format;
@@ -61,6 +66,14 @@ impl Format for Qcow2Format {
             Some(1..=3) => Guess::Strong,
             _ => Guess::Weak,
         }
+    }
+
+    fn options(&self) -> &'static [Opt] {
+        options::OPTIONS
+    }
+
+    fn sink(&self, file: Disk, plan: &Plan) -> Result<Box<dyn Sink>> {
+        Ok(Box::new(sink::Qcow2Sink::new(file, plan)?))
     }
 
     fn open(&self, file: Disk, opening: &mut Opening) -> Result<Arc<dyn Image>> {
