@@ -8,8 +8,10 @@
     clippy::unwrap_used
 )]
 
+mod attacks;
 mod convert;
 mod edit;
+mod extract;
 mod fixtures;
 mod partition;
 mod qcow2;
