@@ -9,6 +9,7 @@
 )]
 
 mod attacks;
+mod cli;
 mod convert;
 mod edit;
 mod extract;
