@@ -35,7 +35,8 @@ const TEXT_BYTES_MAX: u64 = 256 << 20;
 #[command(after_help = "Examples:\n  racker disk edit boot.qcow2 /loader/entries/ostree-1-ock.conf\n  \
     racker disk edit boot.qcow2 /loader/entries/ostree-1-ock.conf \\\n      \
     --replace ignition.platform.id=qemu ignition.platform.id=vmware\n  \
-    racker disk edit boot.qcow2 /boot/loader/entries/ostree-1-ock.conf --regex 's/ console=\\S+//g' --dry-run")]
+    racker disk edit boot.qcow2 /boot/loader/entries/ostree-1-ock.conf \\\n      \
+    --regex 's/ console=\\S+//g' --dry-run")]
 pub(crate) struct Edit {
     #[command(flatten)]
     image: ImageArgs,
@@ -144,17 +145,11 @@ impl Edit {
 
     fn wanted_from(&self, from: &Path, place: &Place) -> Outcome<Option<Wanted>> {
         let mut file = if from == Path::new("-") {
-            // A pipe has no size before its end: it is spooled first.
-            let mut spool = tempfile::tempfile()?;
-            std::io::copy(&mut std::io::stdin().lock(), &mut spool)?;
-            spool
+            spooled(&mut std::io::stdin().lock())?
         } else {
-            File::open(from).about(from)?
+            let mut file = File::open(from).about(from)?;
+            if file.metadata()?.is_file() { file } else { spooled(&mut file).about(from)? }
         };
-        if !file.metadata()?.is_file() {
-            return Err(Failure::new("is not a regular file").hint("--from - reads standard input"))
-                .about(from);
-        }
         let size = file.metadata()?.len();
         file.seek(SeekFrom::Start(0))?;
         let same = place.fs.stat(place.node).about(&self.image.image)?.size == size
@@ -268,6 +263,13 @@ impl Read for Counted {
         self.bar.at(self.done);
         Ok(n)
     }
+}
+
+/// What comes out of a pipe or a device, which has no size before its end, in a temporary file.
+fn spooled(from: &mut dyn std::io::Read) -> std::io::Result<File> {
+    let mut spool = tempfile::tempfile()?;
+    std::io::copy(from, &mut spool)?;
+    Ok(spool)
 }
 
 fn same_content(file: &mut File, place: &Place) -> racker_formats::Result<bool> {

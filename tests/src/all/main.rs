@@ -8,8 +8,11 @@
     clippy::unwrap_used
 )]
 
+mod attacks;
+mod cli;
 mod convert;
 mod edit;
+mod extract;
 mod fixtures;
 mod partition;
 mod qcow2;

@@ -139,11 +139,11 @@ pub(super) enum Source {
 
 impl Descriptor {
     /// Parses the text up to its first zero byte, which is how an embedded one is filled up.
+    ///
+    /// An embedded one is told by the header; not every writer begins it with the line that tells a text file
+    /// (VMDKstream has "# Disk Descriptor File").
     pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
         let bytes = bytes.split(|b| *b == 0).next().unwrap_or_default();
-        if !looks_like_descriptor(bytes) {
-            return Err(VmdkFault::Missing("line \"# Disk DescriptorFile\"").into());
-        }
         let text = std::str::from_utf8(bytes).map_err(|_| VmdkFault::Encoding)?;
         let mut parser = Parser::default();
         for (i, line) in text.split('\n').enumerate() {

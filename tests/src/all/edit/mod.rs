@@ -92,12 +92,7 @@ impl Patient {
 
     /// `racker disk edit IMAGE PATH ARGS…`
     fn edit(&self, path: &str, args: &[&str]) -> Ran {
-        let mut racker = racker().args(["disk", "edit"]);
-        if self.format == "raw" {
-            // A disk that is raw only because nothing else fits is written when the user says that it is raw.
-            racker = racker.args(["-f", "raw"]);
-        }
-        racker.arg(&self.image).arg(path).args(args).run()
+        racker().args(["disk", "edit"]).arg(&self.image).arg(path).args(args).run()
     }
 
     /// Gives a file new content.
