@@ -9,7 +9,7 @@ use crc32fast::Hasher;
 use racker_formats::block::{Disk, Span};
 use racker_formats::error::{Fault, Kind, Result};
 use racker_formats::limits::{KIB, MIB};
-use racker_formats::wire::{bytes, index, part, view};
+use racker_formats::wire::{bytes, index, part, sum_holds, view};
 use uuid::Uuid;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
@@ -241,7 +241,7 @@ impl Header {
         let behind = index(u64::from(size))?.saturating_sub(20);
         crc.update(part(&raw, 20, behind, "gpt header")?);
         let (found, computed) = (h.header_crc32.get(), crc.finalize());
-        if found != computed {
+        if !sum_holds(found, computed) {
             return Err(GptFault::HeaderCrc { at, found, computed }.into());
         }
         Self::check(disk, h, lba, sector)
@@ -273,7 +273,7 @@ impl Header {
         };
         let array = bytes(disk, array_at, len, ARRAY_BYTES_MAX, "gpt entry array")?;
         let (found, computed) = (h.partition_entry_array_crc32.get(), crc32fast::hash(&array));
-        if found != computed {
+        if !sum_holds(found, computed) {
             return Err(GptFault::ArrayCrc { lba: array_lba, found, computed }.into());
         }
         Ok(Self {

@@ -3,7 +3,7 @@
 use super::fault::TarFault;
 use super::layout::{RawGnuTail, RawHeader, RawRegion, RawSparseBlock};
 use crate::error::Result;
-use crate::wire::view;
+use crate::wire::{sum_holds, view};
 
 /// What follows a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Header {
         let found = number(&raw.chksum).ok_or(TarFault::Number { at, field: "the checksum" })?;
         let (sum, signed) = checksums(bytes);
         // Some old programs summed up signed bytes.
-        if found != sum && i64::try_from(found) != Ok(signed) {
+        if !sum_holds(found, sum) && i64::try_from(found) != Ok(signed) {
             return Err(TarFault::Checksum { at, found, sum }.into());
         }
         let is_gnu = raw.magic == *b"ustar ";

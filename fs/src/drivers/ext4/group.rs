@@ -1,7 +1,7 @@
 //! Group descriptors.
 
 use racker_formats::error::Result;
-use racker_formats::wire::{len64, part, take};
+use racker_formats::wire::{len64, part, sum_holds, take};
 
 use super::csum::{crc16, crc32c};
 use super::fault::Ext4Fault;
@@ -56,7 +56,7 @@ fn check(sb: &Superblock, group: u64, raw: &[u8]) -> Result<()> {
     } else {
         return Ok(());
     };
-    if found != computed {
+    if !sum_holds(found, computed) {
         return Err(Ext4Fault::Checksum { what: WHAT, found: found.into(), computed: computed.into() }.into());
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Inodes: kind, owner, sizes, times, device numbers.
 
 use racker_formats::error::Result;
-use racker_formats::wire::{part, take};
+use racker_formats::wire::{part, sum_holds, take};
 
 use super::csum::crc32c;
 use super::fault::Ext4Fault;
@@ -109,7 +109,7 @@ impl Inode {
         let hi = if has_hi { u32::from(self.raw.checksum_hi.get()) << 16 } else { 0 };
         let found = hi | u32::from(self.raw.checksum_lo.get());
         // An inode that was never written is all zeroes, and has no checksum.
-        if found != computed && !racker_formats::wire::is_zero(&self.bytes) {
+        if !sum_holds(found, computed) && !racker_formats::wire::is_zero(&self.bytes) {
             return Err(Ext4Fault::Checksum { what: WHAT, found, computed }.into());
         }
         Ok(())

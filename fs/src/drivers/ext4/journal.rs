@@ -5,7 +5,7 @@
 //! next number is not found.
 
 use racker_formats::error::{Result, Within};
-use racker_formats::wire::{bytes, index, take};
+use racker_formats::wire::{bytes, index, sum_holds, take};
 
 use super::csum::crc32c;
 use super::fault::Ext4Fault;
@@ -221,7 +221,7 @@ impl<'a> Journal<'a> {
             return true;
         }
         let Some((body, tail)) = block.split_last_chunk::<4>() else { return false };
-        u32::from_be_bytes(*tail) == crc32c(crc32c(self.seed, body), &[0; 4])
+        sum_holds(u32::from_be_bytes(*tail), crc32c(crc32c(self.seed, body), &[0; 4]))
     }
 
     /// The blocks that a descriptor announces, in the order in which they follow it.
@@ -272,8 +272,8 @@ impl<'a> Journal<'a> {
         let computed = || crc32c(crc32c(self.seed, &sequence.to_be_bytes()), block);
         match self.checksums {
             Checksums::None | Checksums::V1 => true,
-            Checksums::V2 => tag.checksum == computed() & 0xffff,
-            Checksums::V3 => tag.checksum == computed(),
+            Checksums::V2 => sum_holds(tag.checksum, computed() & 0xffff),
+            Checksums::V3 => sum_holds(tag.checksum, computed()),
         }
     }
 
@@ -311,7 +311,7 @@ fn check_superblock(raw: &RawJournalSuperblock, head: &[u8]) -> Result<()> {
     let behind = head.get(JOURNAL_CHECKSUM_AT.saturating_add(4)..1024).unwrap_or_default();
     let computed = [before, &[0; 4], behind].iter().fold(!0, |c, b| crc32c(c, b));
     let found = raw.checksum.get();
-    if found != computed {
+    if !sum_holds(found, computed) {
         return Err(Ext4Fault::Checksum { what: "the journal's superblock", found, computed }.into());
     }
     Ok(())

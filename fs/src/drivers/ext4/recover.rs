@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use racker_formats::block::{Disk, Staged};
 use racker_formats::error::{Result, Within};
-use racker_formats::wire::{len64, take};
+use racker_formats::wire::{len64, sum_holds, take};
 
 use super::csum::crc32c;
 use super::fast_commit;
@@ -207,12 +207,12 @@ fn commit_is_right(journal: &Journal<'_>, commit: &RawCommit, block: &[u8], crc3
         Checksums::None => true,
         Checksums::V1 => {
             let kind = (commit.chksum_type, commit.chksum_size);
-            (found == crc32 && kind == CRC32) || (found == 0 && kind == (0, 0))
+            (sum_holds(found, crc32) && kind == CRC32) || (found == 0 && kind == (0, 0))
         }
         Checksums::V2 | Checksums::V3 => {
             let before = block.get(..COMMIT_CHECKSUM_AT).unwrap_or_default();
             let behind = block.get(COMMIT_CHECKSUM_AT.saturating_add(4)..).unwrap_or_default();
-            found == [before, &[0; 4], behind].iter().fold(journal.seed, |c, b| crc32c(c, b))
+            sum_holds(found, [before, &[0; 4], behind].iter().fold(journal.seed, |c, b| crc32c(c, b)))
         }
     }
 }

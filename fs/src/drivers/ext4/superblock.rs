@@ -2,7 +2,7 @@
 
 use racker_formats::block::{BlockSize, Disk};
 use racker_formats::error::Result;
-use racker_formats::wire::{bytes, index, len64, part, view};
+use racker_formats::wire::{bytes, index, len64, part, sum_holds, view};
 
 use super::csum::crc32c;
 use super::fault::Ext4Fault;
@@ -85,7 +85,7 @@ impl Superblock {
         if features.has_metadata_csum() {
             require(raw.checksum_type == 1, "s_checksum_type", raw.checksum_type.into(), "1 (crc32c)")?;
             let (found, computed) = (raw.checksum.get(), crc32c(!0, part(bytes, 0, 1020, "superblock")?));
-            if found != computed {
+            if !sum_holds(found, computed) {
                 return Err(Ext4Fault::Checksum { what: "the superblock", found, computed }.into());
             }
         }

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use racker_formats::error::{Result, Within};
-use racker_formats::wire::{index, part, take};
+use racker_formats::wire::{index, part, sum_holds, take};
 
 use super::acl;
 use super::csum::crc32c;
@@ -121,7 +121,7 @@ impl Ext4 {
         let pieces = [&number.to_le_bytes()[..], before, &[0; 4], behind];
         let computed = pieces.iter().fold(self.sb.csum_seed, |c, b| crc32c(c, b));
         let found = head.checksum.get();
-        if found != computed {
+        if !sum_holds(found, computed) {
             return Err(Ext4Fault::Checksum { what: "the attribute block", found, computed }.into());
         }
         Ok(())
@@ -143,7 +143,7 @@ impl Ext4 {
         let (found, computed) = (inode.raw.atime.get(), crc32c(self.sb.csum_seed, &value));
         let points_back =
             inode.raw.mtime.get() == owner.number && inode.raw.generation.get() == owner.raw.generation.get();
-        if found != computed && !points_back {
+        if !sum_holds(found, computed) && !points_back {
             return Err(Ext4Fault::Checksum { what: "the value", found, computed }.into()).within(place);
         }
         Ok(value)

@@ -1,7 +1,7 @@
 //! CRC-32C over a structure that carries its own checksum: the four bytes count as zero, and lie little-endian.
 
 use racker_formats::error::Result;
-use racker_formats::wire::{part, part_mut};
+use racker_formats::wire::{part, part_mut, sum_holds};
 
 use super::fault::Fault;
 
@@ -20,7 +20,7 @@ pub(super) fn compute(bytes: &[u8], at: usize) -> Result<u32> {
 pub(super) fn check(bytes: &[u8], at: usize, what: &'static str) -> Result<()> {
     let computed = compute(bytes, at)?;
     let stored = part(bytes, at, ZEROES.len(), what)?;
-    if stored != computed.to_le_bytes() {
+    if !sum_holds(stored, &computed.to_le_bytes()) {
         let mut found = [0; 4];
         found.copy_from_slice(stored);
         return Err(Fault::Checksum { what, stored: u32::from_le_bytes(found), computed }.into());

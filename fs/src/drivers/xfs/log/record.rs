@@ -6,7 +6,7 @@
 use core::mem::offset_of;
 
 use racker_formats::error::Result;
-use racker_formats::wire::{index, part, part_mut, take};
+use racker_formats::wire::{index, part, part_mut, sum_holds, take};
 use zerocopy::big_endian::U32;
 
 use super::super::fault::Fault;
@@ -129,7 +129,7 @@ impl Record {
         let mut computed = 0;
         for len in CRC_LENGTHS {
             computed = checksum(&self.heads, len, self.payload()?, ring.place.v2)?;
-            if computed == stored {
+            if sum_holds(stored, computed) {
                 return Ok(());
             }
         }
