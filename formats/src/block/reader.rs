@@ -1,6 +1,6 @@
-//! A disk as a stream, for code that insists on `std::io::Read`: decoders.
+//! A disk as a stream, for code that insists on `std::io`: decoders.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 
 use super::Disk;
 use crate::wire::len64;
@@ -28,5 +28,17 @@ impl Read for Reader {
         self.disk.read_at(self.at, part).map_err(io::Error::other)?;
         self.at = self.at.saturating_add(len64(len));
         Ok(len)
+    }
+}
+
+impl Seek for Reader {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => self.disk.size().checked_add_signed(by),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+        };
+        self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
     }
 }

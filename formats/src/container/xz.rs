@@ -2,7 +2,7 @@
 
 use std::io::{BufReader, ErrorKind, Read};
 
-use lzma_rust2::XzReader;
+use lzma_rust2::{XzReader, xz_uncompressed_size};
 
 use super::spool::{SpoolFault, spool};
 use super::{Container, ContainerFormat, Expansion, Stream};
@@ -29,9 +29,17 @@ impl ContainerFormat for Xz {
 
     fn open(&self, file: Disk, expansion: &mut Expansion) -> Result<Box<dyn Container>> {
         let limit_kib = u32::try_from(DECODER_MEMORY_MAX.checked_div(KIB).unwrap_or_default());
-        let input = BufReader::with_capacity(256 << 10, Reader::new(file));
+        let input = BufReader::with_capacity(256 << 10, Reader::new(file.clone()));
         let mut decoder = Limited(XzReader::new_mem_limit(input, true, limit_kib.unwrap_or(u32::MAX)));
-        Ok(Stream::boxed(spool(self.name(), &mut decoder, expansion)?))
+        let disk = spool(self.name(), &mut decoder, expansion)?;
+        // The decoder counts the blocks, but does not look at what the index says of their sizes.
+        let damaged = |why| SpoolFault::Damaged { what: "xz", why };
+        let promised = xz_uncompressed_size(Reader::new(file)).map_err(damaged)?;
+        if promised != disk.size() {
+            let why = format!("its index says {promised} bytes, {} came out", disk.size());
+            return Err(damaged(std::io::Error::other(why)).into());
+        }
+        Ok(Stream::boxed(disk))
     }
 }
 

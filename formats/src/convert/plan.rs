@@ -63,7 +63,7 @@ impl<'a> Plan<'a> {
             if ahead.is_empty() {
                 return Ok(len);
             }
-            let run = self.source.first_run(ahead).within(|| format!("looking for holes at {start}"))?;
+            let run = self.source.first_run(ahead).within(|| format!("the source from byte {start} on"))?;
             if !run.kind.is_zero() {
                 self.looked = ahead.start().saturating_add(run.len);
                 return Ok(self.chunk.floor(ahead.start()).saturating_sub(start));

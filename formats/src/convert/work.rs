@@ -28,7 +28,7 @@ impl Work<'_> {
             }
             if !kind.is_zero() {
                 let at = index(run.start().saturating_sub(span.start()))?;
-                let place = || format!("reading {} bytes at {}", run.len(), run.start());
+                let place = || format!("the source, {} bytes at {}", run.len(), run.start());
                 self.source
                     .read_at(run.start(), part_mut(&mut data, at, index(run.len())?, "chunk")?)
                     .within(place)?;

@@ -72,8 +72,8 @@ impl Format for Vmdk {
             Some(MAGIC) if matches!(version, Some(1..=3)) => Guess::Strong,
             Some(COWD_MAGIC) if version == Some(1) => Guess::Strong,
             Some(MAGIC | COWD_MAGIC) => Guess::Weak,
-            // Text in the first sectors of a large file is a guest's doing, not a descriptor.
-            _ if head.size <= DESCRIPTOR_BYTES_MAX && looks_like_descriptor(head.first) => Guess::Weak,
+            // However large: a raw disk whose guest wrote such text is refused for its size, not followed.
+            _ if looks_like_descriptor(head.first) => Guess::Weak,
             _ => Guess::No,
         }
     }
