@@ -19,5 +19,6 @@ pub mod guest;
 pub mod inspect;
 pub mod partition;
 pub mod path;
+pub mod recognised;
 pub mod tree;
 pub mod volume;
