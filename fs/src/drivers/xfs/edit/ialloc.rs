@@ -170,8 +170,9 @@ impl Group {
         self.inodes.put(Some(chunk), new, &mut self.space)
     }
 
-    /// Allocates a chunk and writes its inodes. Returns how many there are: none without room for any.
-    fn add_chunk(&mut self) -> Result<u32> {
+    /// Allocates a chunk of at most `most` blocks and writes its inodes. Returns how many there are: none without
+    /// room for any.
+    fn add_chunk(&mut self, most: u32) -> Result<u32> {
         let ground = self.space.ground.clone();
         let sb = &ground.volume.sb;
         self.space.top_up()?;
@@ -180,7 +181,7 @@ impl Group {
         let align = sb.inode_align.max(1);
         // Room for the trees to be split.
         let spare = self.inodes.all.levels().saturating_mul(2).saturating_add(2);
-        let available = self.available()?.saturating_sub(spare);
+        let available = self.available()?.min(most).saturating_sub(spare);
         if available >= whole
             && let Some(run) = self.space.aligned(whole, align, None)?
         {
@@ -322,7 +323,9 @@ impl Edit {
     fn take_in_group(&mut self, ag: AgNo, near: u32, grow: bool) -> Result<Option<InodeNo>> {
         let mut found = self.group(ag)?.take_inode(near)?;
         if found.is_none() && grow && self.may_have_more_inodes() {
-            let added = u64::from(self.group(ag)?.add_chunk()?);
+            let most = u32::try_from(self.budget).unwrap_or(u32::MAX);
+            let added = u64::from(self.group(ag)?.add_chunk(most)?);
+            self.budget = self.budget.saturating_sub(added >> self.volume.sb.inopblog);
             self.totals.inodes = self.totals.inodes.saturating_add(added);
             self.totals.free_inodes = self.totals.free_inodes.saturating_add(added);
             if added > 0 {
