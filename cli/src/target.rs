@@ -11,7 +11,8 @@ use racker_formats::registry::Policy;
 use racker_fs::filesystem::Filesystem;
 use racker_fs::guest::{Guest, locate};
 use racker_fs::inspect::{Inspection, Volume};
-use racker_fs::path::{Place, View};
+use racker_fs::path::{Mount, Place, View};
+use racker_fs::tree::Tree;
 
 use crate::fault::{About, Failure, Outcome};
 
@@ -49,12 +50,13 @@ pub(crate) struct PartitionArgs {
 
 impl HowArgs {
     /// The same for the library.
-    pub(crate) fn options(&self, write: bool) -> OpenOptions {
+    pub(crate) fn options(&self, write: bool) -> OpenOptions<'_> {
         OpenOptions {
-            format: self.format.clone(),
-            member: self.member.clone(),
+            format: self.format.as_deref(),
+            member: self.member.as_deref(),
             policy: if self.allow_external { Policy::Any } else { Policy::SameFolder },
             write,
+            expand_max: None,
         }
     }
 }
@@ -120,11 +122,30 @@ impl Target {
         }
     }
 
+    /// Bytes that the readable filesystems hold, for progress.
+    pub(crate) fn used(&self) -> u64 {
+        let facts = self.inspection.volumes.iter().filter_map(Volume::facts);
+        facts.map(|f| f.size.saturating_sub(f.free)).fold(0, u64::saturating_add)
+    }
+
+    /// The tree to take out whole. On an ostree system that is the deployment; the physical root, which the system
+    /// sees at `/sysroot` and which holds the deployment once more, is left to `-p`.
+    pub(crate) fn whole_tree(&self, which: &PartitionArgs) -> Outcome<Tree> {
+        let view = self.tree(which)?;
+        let is_sysroot = |m: &Mount| m.at.len() == 1 && m.at.iter().all(|n| n.as_bytes() == b"sysroot");
+        let (first, rest) = view.mounts().split_first().ok_or_else(|| Failure::new("nothing is mounted"))?;
+        let mut mounts = vec![first.clone()];
+        mounts.extend(rest.iter().filter(|m| !(is_sysroot(m) && m.volume == first.volume)).cloned());
+        let view = View::new(mounts);
+        let root = view.root().about(&self.path)?;
+        Ok(Tree::from_place(&view, &root))
+    }
+
     /// The tree of one named filesystem.
     fn view(&self, name: &str) -> Outcome<View> {
         let found = self.inspection.find(self.disk(), name).about(&self.path)?;
         let fs: Arc<dyn Filesystem> = found.filesystem().about(&self.path)?;
-        let listed = self.inspection.volumes.iter().position(|v| v.span == found.span);
+        let listed = self.inspection.volumes.iter().position(|v| v.layout == found.layout);
         Ok(View::single(listed.unwrap_or(usize::MAX), fs))
     }
 

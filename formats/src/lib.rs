@@ -4,20 +4,28 @@
 //! A format takes a disk and gives a disk. This crate knows neither filesystems nor the command line.
 //!
 //! * [`block`]: the device trait, the checked handle, files, slices, staged writes
+//! * [`convert`]: a disk into a new image
+//! * [`container`]: compressed streams and archives around a disk
 //! * [`registry`]: what a format is, probing, which references may be followed
+//! * [`open`]: from a path to a disk, through containers and formats
 //! * [`drivers`]: the list of formats
 //! * [`transaction`]: an edit that lands whole or not at all
+//! * [`recognised`]: what is known by sight only
 //! * [`options`], [`check`], [`limits`], [`wire`], [`error`]: what all of them share
 
 #![cfg_attr(test, allow(clippy::as_conversions, clippy::arithmetic_side_effects))]
 
 pub mod block;
 pub mod check;
+pub mod container;
+pub mod convert;
 pub mod drivers;
 pub mod error;
 pub mod limits;
+mod mapped;
 pub mod open;
 pub mod options;
+pub mod recognised;
 pub mod registry;
 pub mod transaction;
 pub mod wire;

@@ -9,12 +9,14 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
-use crate::block::{BlockDevice, Change, Disk, FileDevice, Lock, LockMode};
+use crate::block::{BlockDevice, Change, Disk, FileDevice, LockMode, lock};
 use crate::check::Report;
+use crate::convert::{DiskSink, Sink};
 use crate::drivers::FORMATS;
-use crate::error::{Common, Fault, Kind, Result, Within};
+use crate::error::{Common, Error, Fault, Kind, Result, Within};
 use crate::limits::{CHAIN_DEPTH_MAX, HEAD_BYTES, REFERENCES_MAX, TAIL_BYTES};
 use crate::options::{Opt, Values};
+use crate::recognised::recognise;
 use crate::wire::{bytes, len64};
 
 /// The bytes that a probe may look at.
@@ -54,6 +56,13 @@ pub trait Format: Sync {
         let _ = (file, plan);
         Err(Common::Unsupported { what: "creating an image", by: self.name().into() }.into())
     }
+    /// Takes the pieces of a copy into a new image in the empty, writable `file`.
+    fn sink(&self, file: Disk, plan: &Plan) -> Result<Box<dyn Sink>> {
+        if plan.compress {
+            return Err(Common::Unsupported { what: "compression (-c)", by: self.name().into() }.into());
+        }
+        Ok(Box::new(DiskSink::new(self.create(file, plan)?)))
+    }
     /// The options of `create`.
     fn options(&self) -> &'static [Opt] {
         &[]
@@ -65,8 +74,12 @@ pub trait Format: Sync {
 pub struct Plan {
     /// Virtual size in bytes.
     pub size: u64,
+    /// The file's name without folders, for formats that write their own name into the file.
+    pub name: Option<String>,
     /// Checked options.
     pub options: Values,
+    /// Compress the data, for `convert -c`.
+    pub compress: bool,
 }
 
 /// An opened image: a block device that can also talk about itself.
@@ -282,7 +295,7 @@ impl Opening {
     /// Opens a file that holds part of this image's own bytes (an extent, a data file).
     pub fn follow_file(&mut self, reference: &Reference) -> Result<Disk> {
         let (file, _) = self.open_reference(reference, self.write)?;
-        Lock::take(&file, if self.write { LockMode::Write } else { LockMode::Read })?;
+        lock(&file, if self.write { LockMode::Write } else { LockMode::Read })?;
         Ok(Disk::new(FileDevice::new(file, self.write)?))
     }
 
@@ -293,7 +306,7 @@ impl Opening {
         if self.chain.len() >= CHAIN_DEPTH_MAX {
             return Err(OpenFault::Deep(CHAIN_DEPTH_MAX).into());
         }
-        Lock::take(&file, LockMode::Read)?;
+        lock(&file, LockMode::Read)?;
         let meta = file.metadata()?;
         let disk = Disk::new(FileDevice::new(file, false)?);
         let format = match &reference.format {
@@ -303,6 +316,9 @@ impl Opening {
                 if found.name() != "raw" {
                     let path = reference.path.clone();
                     return Err(OpenFault::BackingFormat { path, found: found.name() }.into());
+                }
+                if let Some(known) = with_head(&disk, recognise)? {
+                    return Err(Error::from(known).within(place()));
                 }
                 found
             }

@@ -18,7 +18,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::block::{Disk, FileDevice, Lock, LockMode, Span, Staged, redo};
+use rustix::fs::OFlags;
+
+use crate::block::{Disk, FileDevice, LockMode, Staged, lock, redo};
 use crate::error::{Fault, Kind, Result, Within};
 use crate::registry::{self, Image};
 
@@ -179,9 +181,9 @@ impl<'t> EditDisk<'t> {
         &self.disk
     }
 
-    /// Part of it.
-    pub fn slice(&self, span: Span) -> Result<Self> {
-        let disk = self.disk.slice(span)?;
+    /// A disk made of it: a logical volume, whose parts lie here and there.
+    pub fn map(&self, make: impl FnOnce(&Disk) -> Result<Disk>) -> Result<Self> {
+        let disk = make(&self.disk)?;
         Ok(Self { disk, writers: Arc::clone(&self.writers), transaction: PhantomData })
     }
 
@@ -277,11 +279,12 @@ pub fn recover(path: &Path, file: Disk) -> Result<Disk> {
 }
 
 /// Opens a host file as a disk, locked for what is going to happen, with any interrupted edit finished.
-pub fn open_file(path: &Path, write: bool) -> Result<(Disk, Lock)> {
-    let file = File::options().read(true).write(write).open(path)?;
-    let lock = Lock::take(&file, if write { LockMode::Write } else { LockMode::Read })?;
-    let disk = Disk::new(FileDevice::new(file, write)?);
-    Ok((recover(path, disk)?, lock))
+pub fn open_file(path: &Path, write: bool) -> Result<Disk> {
+    // NONBLOCK keeps a fifo from holding us forever; `FileDevice` refuses it.
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = File::options().read(true).write(write).custom_flags(flags).open(path)?;
+    lock(&file, if write { LockMode::Write } else { LockMode::Read })?;
+    recover(path, Disk::new(FileDevice::new(file, write)?))
 }
 
 #[cfg(test)]
@@ -290,7 +293,7 @@ mod tests {
     use crate::registry::{Opening, Policy};
 
     fn begin(path: &Path) -> Transaction {
-        let (file, _lock) = open_file(path, true).unwrap();
+        let file = open_file(path, true).unwrap();
         let open = |disk: Disk| {
             registry::by_name("raw").unwrap().open(disk, &mut Opening::new(None, Policy::Deny, true))
         };
@@ -331,20 +334,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("disk.raw");
         std::fs::write(&path, vec![1; 10_000]).unwrap();
-        let (file, lock) = open_file(&path, true).unwrap();
+        let file = open_file(&path, true).unwrap();
         let staged = Arc::new(Staged::new(file.clone()));
         let top = Disk::from_arc(staged.clone());
         top.write_at(100, &[9; 100]).unwrap();
         let redo = File::options().read(true).write(true).create_new(true).open(redo_path(&path)).unwrap();
         let redo = Disk::new(FileDevice::new(redo, true).unwrap());
         redo::seal(&redo, &file, &top, &staged.changes().unwrap()).unwrap();
-        drop((staged, top, file, lock));
-        let (reader, lock) = open_file(&path, false).unwrap();
+        drop((staged, top, file));
+        let reader = open_file(&path, false).unwrap();
         let mut buf = [0; 2];
         reader.read_at(99, &mut buf).unwrap();
         assert_eq!(buf, [1, 9]);
         assert_eq!(std::fs::read(&path).unwrap()[100], 1, "a reader writes nothing");
-        drop((reader, lock));
+        drop(reader);
         drop(open_file(&path, true).unwrap());
         assert_eq!(std::fs::read(&path).unwrap()[99..101], [1, 9]);
         assert!(!redo_path(&path).exists());

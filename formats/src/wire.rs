@@ -1,5 +1,7 @@
 //! Fields out of untrusted bytes, and back. Nothing here panics.
 
+use std::ops::Range;
+
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use crate::block::Disk;
@@ -95,6 +97,26 @@ pub fn is_zero(bytes: &[u8]) -> bool {
     }) && rest.iter().fold(0u8, |acc, b| acc | b) == 0
 }
 
+/// The runs of blocks of `block` bytes that are not all zero, in order, neighbours joined. The last block may be
+/// shorter.
+pub fn data_runs(bytes: &[u8], block: usize) -> impl Iterator<Item = Range<usize>> + '_ {
+    let mut at = 0usize;
+    std::iter::from_fn(move || {
+        let mut start = None;
+        while let Some(rest) = bytes.get(at..).filter(|r| !r.is_empty()) {
+            let (this, _) = rest.split_at(block.clamp(1, rest.len()));
+            match (is_zero(this), start) {
+                (true, Some(start)) => return Some(start..at),
+                (true, None) => {}
+                (false, None) => start = Some(at),
+                (false, Some(_)) => {}
+            }
+            at = at.saturating_add(this.len());
+        }
+        start.map(|start| start..at)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,6 +131,19 @@ mod tests {
                 assert!(!is_zero(&v));
             }
         }
+    }
+
+    #[test]
+    fn runs_of_data_are_whole_blocks() {
+        let mut v = vec![0u8; 4 * 16 + 5];
+        let runs = |v: &[u8]| data_runs(v, 16).collect::<Vec<_>>();
+        assert_eq!(runs(&v), []);
+        v[17] = 1;
+        v[47] = 1;
+        v[68] = 1;
+        assert_eq!(runs(&v), [16..48, 64..69]);
+        assert_eq!(runs(&[]), []);
+        assert_eq!(runs(&[1, 0]).first(), Some(&(0..2)));
     }
 
     #[test]

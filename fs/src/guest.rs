@@ -292,8 +292,19 @@ fn is_source(volume: &Volume, source: &str) -> bool {
     let nvme = source.rsplit_once('p').map(|(_, n)| n);
     let of_disk = ["/dev/sd", "/dev/vd", "/dev/xvd", "/dev/hd"].iter().any(|p| source.starts_with(p));
     let of_nvme = ["/dev/nvme", "/dev/mmcblk"].iter().any(|p| source.starts_with(p));
+    if let Some(name) = &volume.logical {
+        return is_mapped(source, name);
+    }
     let typed = if of_disk { number } else { nvme.filter(|_| of_nvme) };
-    typed.and_then(|n| n.parse().ok()).is_some_and(|n: u32| n != 0 && n == volume.number())
+    typed.and_then(|n| n.parse().ok()).is_some_and(|n: u32| partition.is_some_and(|p| p.number == n))
+}
+
+/// Whether a device path is that of the logical volume `VG/LV`: `/dev/VG/LV`, or `/dev/mapper/VG-LV` with hyphens
+/// inside the names doubled.
+fn is_mapped(source: &str, name: &str) -> bool {
+    let Some((group, volume)) = name.split_once('/') else { return false };
+    let mapped = format!("/dev/mapper/{}-{}", group.replace('-', "--"), volume.replace('-', "--"));
+    source == mapped || source == format!("/dev/{name}")
 }
 
 /// fstab writes white space as `\040` and the like.
@@ -369,6 +380,13 @@ mod tests {
     #[test]
     fn fstab_fields_are_unescaped() {
         assert_eq!(unescape(r"/mnt/a\040b\x"), b"/mnt/a b\\x");
+    }
+
+    #[test]
+    fn device_mapper_doubles_hyphens() {
+        assert!(is_mapped("/dev/mapper/vg--a-lv_root", "vg-a/lv_root"));
+        assert!(is_mapped("/dev/vg-a/lv_root", "vg-a/lv_root"));
+        assert!(!is_mapped("/dev/mapper/vg-a-lv_root", "vg-a/lv_root"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use racker_formats::transaction::EditDisk;
 use crate::drivers;
 use crate::filesystem::{Driver, Filesystem, FsFacts};
 use crate::partition::{self, Partition, Table};
+use crate::volume::{self, Layout};
 
 /// A disk, taken apart. Filesystems are opened when they are first asked for.
 #[derive(Debug)]
@@ -21,10 +22,12 @@ pub struct Inspection {
 
 /// One volume.
 pub struct Volume {
-    /// The partition; none for the whole disk.
+    /// The partition; none for the whole disk and for logical volumes.
     pub partition: Option<Partition>,
-    /// Its bytes on the disk.
-    pub span: Span,
+    /// The logical volume, as `VG/LV`.
+    pub logical: Option<String>,
+    /// Where its bytes lie on the disk.
+    pub layout: Layout,
     /// Its bytes.
     pub disk: Disk,
     driver: Result<Option<&'static dyn Driver>>,
@@ -33,7 +36,7 @@ pub struct Volume {
 
 impl std::fmt::Debug for Volume {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "volume {} at {:?}", self.number(), self.span)
+        write!(f, "{} at {:?}", self.place(), self.layout)
     }
 }
 
@@ -87,16 +90,21 @@ impl Fault for VolumeFault {
 }
 
 impl Volume {
-    /// The partition's number; 0 for the whole disk.
-    pub fn number(&self) -> u32 {
-        self.partition.as_ref().map_or(0, |p| p.number)
+    /// What `-p` calls it: the partition's number, `VG/LV`, or 0 for the whole disk.
+    pub fn name(&self) -> String {
+        match (&self.logical, &self.partition) {
+            (Some(name), _) => name.clone(),
+            (None, Some(p)) => p.number.to_string(),
+            (None, None) => "0".into(),
+        }
     }
 
-    /// How errors and `-p` call it.
+    /// How errors call it.
     pub fn place(&self) -> String {
-        match &self.partition {
-            Some(p) => format!("partition {}", p.number),
-            None => "the whole disk".into(),
+        match (&self.logical, &self.partition) {
+            (Some(name), _) => format!("logical volume {name}"),
+            (None, Some(p)) => format!("partition {}", p.number),
+            (None, None) => "the whole disk".into(),
         }
     }
 
@@ -127,13 +135,19 @@ impl Volume {
 impl Inspection {
     /// Takes a disk apart.
     pub fn of(disk: &Disk) -> Result<Self> {
-        let table = partition::read(disk)?;
+        let mut table = partition::read(disk)?;
         let mut volumes = Vec::new();
         for p in table.partitions.iter().filter(|p| !p.container) {
-            volumes.push(Volume::new(disk, p.span, Some(p.clone()))?);
+            volumes.push(Volume::new(disk, Layout::Span(p.span), Some(p.clone()), None)?);
         }
         if table.scheme == "none" {
-            volumes.push(Volume::new(disk, Span::first(disk.size()), None)?);
+            volumes.push(Volume::new(disk, Layout::Span(Span::first(disk.size())), None, None)?);
+        }
+        let found =
+            volume::logical(disk, volumes.iter().filter(|v| v.driver().is_none()).filter_map(Volume::span));
+        table.warnings.extend(found.warnings);
+        for (name, layout) in found.volumes {
+            volumes.push(Volume::new(disk, layout, None, Some(name))?);
         }
         Ok(Self { table, volumes })
     }
@@ -141,10 +155,11 @@ impl Inspection {
     /// The volume that the user calls `name`: a number, label, UUID or PARTUUID; `0` is the whole disk.
     pub fn find(&self, disk: &Disk, name: &str) -> Result<Found<'_>> {
         if name == "0" {
-            return Ok(Found::Whole(Box::new(Volume::new(disk, Span::first(disk.size()), None)?)));
+            let whole = Layout::Span(Span::first(disk.size()));
+            return Ok(Found::Whole(Box::new(Volume::new(disk, whole, None, None)?)));
         }
-        let by_number = |v: &&Volume| name.parse() == Ok(v.number());
-        if let Some(v) = self.volumes.iter().find(by_number) {
+        let typed = name.strip_prefix("/dev/").unwrap_or(name);
+        if let Some(v) = self.volumes.iter().find(|v| v.name() == typed) {
             return Ok(Found::Listed(v));
         }
         let same = |a: Option<&String>| a.is_some_and(|a| a.eq_ignore_ascii_case(name));
@@ -193,16 +208,29 @@ pub fn describe(volume: &Volume) -> String {
     let kind = volume.driver().map_or("no known filesystem", |d| d.name());
     let label = volume.facts().and_then(|f| f.label).filter(|l| !l.is_empty());
     match label {
-        Some(label) => format!("-p {} ({kind}, label {label})", volume.number()),
-        None => format!("-p {} ({kind})", volume.number()),
+        Some(label) => format!("-p {} ({kind}, label {label})", volume.name()),
+        None => format!("-p {} ({kind})", volume.name()),
     }
 }
 
 impl Volume {
-    fn new(disk: &Disk, span: Span, partition: Option<Partition>) -> Result<Self> {
-        let disk = disk.slice(span)?;
+    fn new(
+        disk: &Disk,
+        layout: Layout,
+        partition: Option<Partition>,
+        logical: Option<String>,
+    ) -> Result<Self> {
+        let disk = layout.over(disk)?;
         let driver = drivers::probe(&disk);
-        Ok(Self { partition, span, disk, driver, opened: OnceLock::new() })
+        Ok(Self { partition, logical, layout, disk, driver, opened: OnceLock::new() })
+    }
+
+    /// Its bytes on the disk, if they are in one piece.
+    pub fn span(&self) -> Option<Span> {
+        match &self.layout {
+            Layout::Span(span) => Some(*span),
+            Layout::Mapped(_) => None,
+        }
     }
 
     /// Opens its filesystem for an edit, on the same bytes of the edit's disk.
@@ -211,6 +239,6 @@ impl Volume {
             return Err(VolumeFault::NoFilesystem { place: self.place() }.into());
         };
         let place = || format!("{} ▸ {}", self.place(), driver.name());
-        crate::edit::Writer::open(driver, &disk.slice(self.span)?).within(place)
+        crate::edit::Writer::open(driver, &disk.map(|d| self.layout.over(d))?).within(place)
     }
 }

@@ -10,6 +10,8 @@
 #![cfg_attr(test, allow(clippy::as_conversions, clippy::arithmetic_side_effects))]
 
 pub mod boot;
+mod cache;
+mod claims;
 pub mod drivers;
 pub mod edit;
 pub mod filesystem;
@@ -17,3 +19,5 @@ pub mod guest;
 pub mod inspect;
 pub mod partition;
 pub mod path;
+pub mod tree;
+pub mod volume;

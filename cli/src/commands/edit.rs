@@ -16,6 +16,7 @@ use racker_fs::filesystem::{Content, NodeKind, Time};
 use racker_fs::path::{Place, read_all};
 
 use self::change::Change;
+use super::convert::NewImage;
 use crate::clean::clean;
 use crate::exit::Exit;
 use crate::fault::{About, Failure, Outcome};
@@ -222,8 +223,7 @@ impl Edit {
         progress: ProgressArgs,
     ) -> Outcome<()> {
         let format = self.output_format.as_deref().unwrap_or(target.opened.format);
-        let _ = (disk, new, format, progress);
-        Ok(())
+        super::convert::write_new(disk, new, format, &NewImage::default(), progress)
     }
 }
 

@@ -62,7 +62,7 @@ fn view(target: &Target) -> Value {
     put("actual-size", actual_size(target).into());
     put("cluster-size", facts.cluster_size.into());
     put("subformat", facts.subformat.clone().into());
-    put("layers", target.opened.layers.iter().map(|l| json!({ "name": l.name, "kind": l.kind })).collect());
+    put("layers", target.opened.layers.iter().map(|l| json!({ "name": l.name, "kinds": l.kinds })).collect());
     put("dirty-flag", facts.dirty.into());
     put("corrupt", facts.corrupt.then_some(true).into());
     put("encrypted", facts.encrypted.then_some(true).into());
@@ -96,8 +96,8 @@ fn view(target: &Target) -> Value {
             .mounts()
             .iter()
             .map(|m| {
-                let number = target.inspection.volumes.get(m.volume).map_or(0, Volume::number);
-                (racker_fs::path::show(&m.at), number.into())
+                let name = target.inspection.volumes.get(m.volume).map(Volume::place);
+                (racker_fs::path::show(&m.at), name.into())
             })
             .collect();
         put(
@@ -139,7 +139,8 @@ fn volume(volume: &Volume) -> Value {
             out.insert("bootable".into(), true.into());
         }
     }
-    out.insert("size".into(), volume.span.len().into());
+    out.insert("logical-volume".into(), volume.logical.clone().into());
+    out.insert("size".into(), volume.disk.size().into());
     if let Some(driver) = volume.driver() {
         out.insert("filesystem".into(), driver.name().into());
     }
@@ -169,8 +170,8 @@ fn volume(volume: &Volume) -> Value {
 }
 
 fn entry(target: &Target, index: usize, e: &Entry) -> Value {
-    let number = target.inspection.volumes.get(index).map_or(0, Volume::number);
-    json!({ "id": e.id, "partition": number, "title": e.title, "version": e.version, "linux": e.linux,
+    let volume = target.inspection.volumes.get(index).map(Volume::name);
+    json!({ "id": e.id, "volume": volume, "title": e.title, "version": e.version, "linux": e.linux,
             "initrd": e.initrd, "options": e.options })
 }
 
@@ -184,8 +185,7 @@ fn text(view: &Value) -> Outcome<()> {
     };
     let bytes = |n: u64| format!("{} ({n} bytes)", human(n));
     show("image", string("filename"))?;
-    let stack: Vec<String> = layers(view);
-    show("layers", (stack.len() > 1).then(|| stack.join(" ▸ ")))?;
+    show("layers", layers(view))?;
     let subformat = string("subformat").map(|s| format!(", {s}")).unwrap_or_default();
     show("format", string("format").map(|f| f + &subformat))?;
     show("virtual size", number("virtual-size").map(bytes))?;
@@ -222,8 +222,8 @@ fn text(view: &Value) -> Outcome<()> {
         let of = |n: &str| os.get(n).and_then(Value::as_str).map(clean);
         show("operating system", of("name").or_else(|| of("id")).or(Some("unknown".into())))?;
         show("  ostree deployment", of("ostree-deployment"))?;
-        for (at, number) in os.get("mounts").and_then(Value::as_object).into_iter().flatten() {
-            show(&format!("  {}", clean(at)), Some(format!("partition {number}")))?;
+        for (at, place) in os.get("mounts").and_then(Value::as_object).into_iter().flatten() {
+            show(&format!("  {}", clean(at)), place.as_str().map(clean))?;
         }
     }
     for e in field("boot-entries").and_then(Value::as_array).into_iter().flatten() {
@@ -236,21 +236,28 @@ fn text(view: &Value) -> Outcome<()> {
     Ok(())
 }
 
-fn layers(view: &Value) -> Vec<String> {
-    let all = view.get("layers").and_then(Value::as_array).into_iter().flatten();
-    all.map(|l| {
-        let of = |n: &str| l.get(n).and_then(Value::as_str).map(clean).unwrap_or_default();
-        format!("{} ({})", of("name"), of("kind"))
-    })
-    .collect()
+/// The way to the image, where it is more than one step.
+fn layers(view: &Value) -> Option<String> {
+    let all = view.get("layers").and_then(Value::as_array)?;
+    let kinds = |l: &Value| -> Vec<String> {
+        let kinds = l.get("kinds").and_then(Value::as_array).into_iter().flatten();
+        kinds.filter_map(Value::as_str).map(String::from).collect()
+    };
+    let steps = all.iter().map(|l| kinds(l).len()).fold(0usize, usize::saturating_add);
+    let shown = all.iter().map(|l| {
+        let name = l.get("name").and_then(Value::as_str).map(clean).unwrap_or_default();
+        format!("{name} ({})", kinds(l).join(", "))
+    });
+    (steps > 1).then(|| shown.collect::<Vec<_>>().join(" ▸ "))
 }
 
 fn volume_text(v: &Value) -> Outcome<()> {
     let string = |n: &str| v.get(n).and_then(Value::as_str).map(clean);
     let number = |n: &str| v.get(n).and_then(Value::as_u64);
-    let head = match number("partition") {
-        Some(n) => format!("partition {n}"),
-        None => "whole disk".into(),
+    let head = match (string("logical-volume"), number("partition")) {
+        (Some(name), _) => format!("logical volume {name}"),
+        (None, Some(n)) => format!("partition {n}"),
+        (None, None) => "whole disk".into(),
     };
     let mut words = vec![number("size").map(human).unwrap_or_default()];
     words.extend(string("type-name").or_else(|| string("type")));

@@ -1,11 +1,15 @@
 //! The list of commands: one file each, an args struct whose comments are the manual, and `run`.
 
 mod cat;
+mod convert;
+mod copy_out;
 mod edit;
+mod extract;
 mod formats;
 mod info;
 mod ls;
 mod stat;
+mod tar_out;
 
 use clap::{Parser, Subcommand};
 
@@ -39,6 +43,10 @@ enum Disk {
     Cat(cat::Cat),
     Stat(stat::StatCommand),
     Edit(Box<edit::Edit>),
+    CopyOut(copy_out::CopyOut),
+    Extract(extract::Extract),
+    TarOut(tar_out::TarOut),
+    Convert(Box<convert::Convert>),
 }
 
 impl Racker {
@@ -53,6 +61,10 @@ impl Racker {
                 Disk::Cat(c) => c.run(),
                 Disk::Stat(c) => c.run(),
                 Disk::Edit(c) => c.run(progress),
+                Disk::CopyOut(c) => c.run(progress),
+                Disk::Extract(c) => c.run(progress),
+                Disk::TarOut(c) => c.run(progress),
+                Disk::Convert(c) => c.run(progress),
             },
         }
     }

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::Args;
+use racker_fs::inspect::Volume;
 use racker_fs::path::Place;
 use serde_json::{Value, json};
 
@@ -72,10 +73,10 @@ fn describe(target: &Target, place: &Place) -> racker_formats::Result<Value> {
         }
         _ => None,
     };
-    let partition = target.inspection.volumes.get(place.volume).map_or(0, |v| v.number());
+    let volume = target.inspection.volumes.get(place.volume).map_or_else(|| "0".into(), Volume::name);
     Ok(json!({
         "path": place.display(),
-        "partition": partition,
+        "volume": volume,
         "filesystem": place.fs.facts()?.kind,
         "inode": place.node.0,
         "type": kind(stat.kind),

@@ -28,10 +28,6 @@ pub enum LockMode {
     Write,
 }
 
-/// A lock held on an open file; it ends when the file is closed.
-#[derive(Debug)]
-pub struct Lock(());
-
 /// The file is in use by somebody else.
 #[derive(Debug, thiserror::Error)]
 #[error("another program {} this image", match .0 { LockMode::Read => "is writing", LockMode::Write => "is using" })]
@@ -47,34 +43,32 @@ impl Fault for Locked {
     }
 }
 
-impl Lock {
-    /// Takes the lock, or says that somebody else is in the way. Filesystems without locks let everyone through.
-    pub fn take(file: &File, mode: LockMode) -> Result<Self> {
-        let (uses, forbids): (&[i64], &[i64]) = match mode {
-            LockMode::Read => (&[READ], &[WRITE, RESIZE]),
-            LockMode::Write => (&[READ, WRITE, RESIZE], &[WRITE, WRITE_UNCHANGED, RESIZE]),
-        };
-        let marks = uses.iter().map(|p| PERM_BASE.saturating_add(*p));
-        let marks = marks.chain(forbids.iter().map(|p| SHARED_BASE.saturating_add(*p)));
-        for byte in marks {
-            match fcntl(file, FcntlArg::F_OFD_SETLK(&range(libc::F_RDLCK, byte))) {
-                Ok(_) => {}
-                Err(nix::Error::EAGAIN | nix::Error::EACCES) => return Err(Locked(mode).into()),
-                // Network filesystems may have no locks: QEMU carries on there as well.
-                Err(_) => return Ok(Self(())),
-            }
+/// Locks an open file until it is closed, or says that somebody else is in the way. Filesystems without locks let
+/// everyone through.
+pub fn lock(file: &File, mode: LockMode) -> Result<()> {
+    let (uses, forbids): (&[i64], &[i64]) = match mode {
+        LockMode::Read => (&[READ], &[WRITE, RESIZE]),
+        LockMode::Write => (&[READ, WRITE, RESIZE], &[WRITE, WRITE_UNCHANGED, RESIZE]),
+    };
+    let marks = uses.iter().map(|p| PERM_BASE.saturating_add(*p));
+    let marks = marks.chain(forbids.iter().map(|p| SHARED_BASE.saturating_add(*p)));
+    for byte in marks {
+        match fcntl(file, FcntlArg::F_OFD_SETLK(&range(libc::F_RDLCK, byte))) {
+            Ok(_) => {}
+            Err(nix::Error::EAGAIN | nix::Error::EACCES) => return Err(Locked(mode).into()),
+            // Network filesystems may have no locks: QEMU carries on there as well.
+            Err(_) => return Ok(()),
         }
-        let rivals = uses.iter().map(|p| SHARED_BASE.saturating_add(*p));
-        for byte in rivals.chain(forbids.iter().map(|p| PERM_BASE.saturating_add(*p))) {
-            let mut probe = range(libc::F_WRLCK, byte);
-            if fcntl(file, FcntlArg::F_OFD_GETLK(&mut probe)).is_ok()
-                && i32::from(probe.l_type) != libc::F_UNLCK
-            {
-                return Err(Locked(mode).into());
-            }
-        }
-        Ok(Self(()))
     }
+    let rivals = uses.iter().map(|p| SHARED_BASE.saturating_add(*p));
+    for byte in rivals.chain(forbids.iter().map(|p| PERM_BASE.saturating_add(*p))) {
+        let mut probe = range(libc::F_WRLCK, byte);
+        if fcntl(file, FcntlArg::F_OFD_GETLK(&mut probe)).is_ok() && i32::from(probe.l_type) != libc::F_UNLCK
+        {
+            return Err(Locked(mode).into());
+        }
+    }
+    Ok(())
 }
 
 fn range(kind: i32, byte: i64) -> libc::flock {
@@ -97,14 +91,14 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let open = || File::options().read(true).write(true).open(file.path()).unwrap();
         let (a, b, c) = (open(), open(), open());
-        let first = Lock::take(&a, LockMode::Read).unwrap();
-        Lock::take(&b, LockMode::Read).unwrap();
-        assert_eq!(Lock::take(&c, LockMode::Write).unwrap_err().kind(), Kind::Busy);
-        drop((first, a, b, c));
+        lock(&a, LockMode::Read).unwrap();
+        lock(&b, LockMode::Read).unwrap();
+        assert_eq!(lock(&c, LockMode::Write).unwrap_err().kind(), Kind::Busy);
+        drop((a, b, c));
         let (a, b) = (open(), open());
-        let _first = Lock::take(&a, LockMode::Write).unwrap();
-        assert_eq!(Lock::take(&b, LockMode::Write).unwrap_err().kind(), Kind::Busy);
+        lock(&a, LockMode::Write).unwrap();
+        assert_eq!(lock(&b, LockMode::Write).unwrap_err().kind(), Kind::Busy);
         drop(b);
-        assert_eq!(Lock::take(&open(), LockMode::Read).unwrap_err().kind(), Kind::Busy);
+        assert_eq!(lock(&open(), LockMode::Read).unwrap_err().kind(), Kind::Busy);
     }
 }

@@ -1,11 +1,15 @@
 //! The list of image formats.
 
+mod qcow2;
 mod raw;
+mod vmdk;
 
 use crate::registry::Format;
 
+pub use vmdk::VmdkFault;
+
 /// All formats, in probing order. `raw` says yes to anything and stays last.
-pub static FORMATS: &[&dyn Format] = &[&raw::FORMAT];
+pub static FORMATS: &[&dyn Format] = &[&qcow2::FORMAT, &vmdk::FORMAT, &raw::FORMAT];
 
 #[cfg(test)]
 mod tests {

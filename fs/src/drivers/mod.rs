@@ -1,15 +1,19 @@
 //! The list of filesystems.
 
+mod ext4;
+mod vfat;
 mod xfs;
 
 use racker_formats::block::Disk;
 use racker_formats::error::Result;
 use racker_formats::registry::{Guess, with_head};
 
+pub(crate) use vfat::is_boot_sector as is_fat_boot_sector;
+
 use crate::filesystem::Driver;
 
 /// All filesystems, in probing order.
-pub static DRIVERS: &[&dyn Driver] = &[&xfs::FORMAT];
+pub static DRIVERS: &[&dyn Driver] = &[&ext4::FORMAT, &vfat::FORMAT, &xfs::FORMAT];
 
 /// Finds the filesystem of a volume by its content; none is no error.
 pub fn probe(volume: &Disk) -> Result<Option<&'static dyn Driver>> {

@@ -16,7 +16,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use super::mbr::Record;
 use super::types::gpt_type_name;
-use super::{Partition, Table};
+use super::{PARTITIONS_MAX, Partition, Table};
 
 const SIGNATURE: &[u8; 8] = b"EFI PART";
 /// Sector sizes that disks of today have.
@@ -324,6 +324,10 @@ fn table(disk: &Disk, record: &Record, header: Header, primary: Option<String>) 
         let entry = view::<RawEntry>(raw, "gpt entry")?;
         if entry.partition_type_guid == [0; 16] {
             continue;
+        }
+        if table.partitions.len() == PARTITIONS_MAX {
+            table.warn(format!("more than {PARTITIONS_MAX} partitions: those from {number} on are left out"));
+            break;
         }
         match locate(disk, &header, entry) {
             Ok(span) => {

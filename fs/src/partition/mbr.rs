@@ -14,13 +14,11 @@ use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use super::types::{MBR_GPT, mbr_is_extended, mbr_type_name};
-use super::{BOOT_SECTOR, Partition, Table};
+use super::{BOOT_SECTOR, PARTITIONS_MAX, Partition, Table};
+use crate::drivers::is_fat_boot_sector;
 
 /// MBR counts in sectors; those of a disk with 4096-byte sectors cannot be told from a file.
 const SECTOR: u64 = 512;
-
-/// Logical partitions in a chain: the kernel has no more than 256 device numbers for a disk.
-const LOGICAL_MAX: usize = 256;
 
 /// Classical generic MBR; the disk signature is where Windows and Linux keep it.
 #[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
@@ -54,7 +52,7 @@ pub enum MbrFault {
     #[error("the chain of logical partitions comes back to sector {0}")]
     Loop(u64),
     /// The chain is too long.
-    #[error("more than {LOGICAL_MAX} logical partitions")]
+    #[error("more than {PARTITIONS_MAX} logical partitions")]
     Long,
 }
 
@@ -135,23 +133,7 @@ fn entries(record: &RawRecord, sector: &[u8]) -> Vec<Entry> {
 /// Whether a sector that ends in 55 AA is the boot sector of a filesystem.
 fn is_filesystem(sector: &[u8]) -> bool {
     let starts = |at: usize, what: &[u8]| sector.get(at..).is_some_and(|b| b.starts_with(what));
-    starts(3, b"NTFS    ") || starts(3, b"EXFAT   ") || starts(0, b"XFSB") || is_fat(sector)
-}
-
-/// Whether the BIOS parameter block holds together; a table's boot code has zeroes or code in its place.
-fn is_fat(sector: &[u8]) -> bool {
-    let Some(bpb) = sector.first_chunk::<36>() else { return false };
-    let sector_bytes = u16::from_le_bytes([bpb[11], bpb[12]]);
-    let reserved = u16::from_le_bytes([bpb[14], bpb[15]]);
-    let jump = (bpb[0] == 0xeb && bpb[2] == 0x90) || bpb[0] == 0xe9;
-    let size = u32::from(u16::from_le_bytes([bpb[19], bpb[20]]))
-        | u32::from_le_bytes([bpb[32], bpb[33], bpb[34], bpb[35]]);
-    jump && matches!(sector_bytes, 512 | 1024 | 2048 | 4096)
-        && bpb[13].is_power_of_two()
-        && reserved != 0
-        && matches!(bpb[16], 1 | 2)
-        && (bpb[21] == 0xf0 || bpb[21] >= 0xf8)
-        && size != 0
+    starts(3, b"NTFS    ") || starts(3, b"EXFAT   ") || starts(0, b"XFSB") || is_fat_boot_sector(sector)
 }
 
 /// Reads the partitions that `record` names, and the logical ones behind it.
@@ -196,7 +178,7 @@ fn walk(
         if !seen.insert(at) {
             return Err(MbrFault::Loop(at).into());
         }
-        if seen.len() > LOGICAL_MAX {
+        if seen.len() > PARTITIONS_MAX {
             return Err(MbrFault::Long.into());
         }
         let Ok(sector) = bytes(disk, at.saturating_mul(SECTOR), BOOT_SECTOR, BOOT_SECTOR, "EBR") else {
@@ -323,7 +305,7 @@ mod tests {
     fn boot_sectors_are_no_tables() {
         let mut fat = vec![0u8; 8192];
         fat[..3].copy_from_slice(&[0xeb, 0x3c, 0x90]);
-        fat[11..22].copy_from_slice(&[0, 2, 4, 1, 0, 2, 0, 2, 16, 0, 0xf8]);
+        fat[11..24].copy_from_slice(&[0, 2, 4, 1, 0, 2, 0, 2, 64, 0, 0xf8, 1, 0]);
         fat[510..512].copy_from_slice(&[0x55, 0xaa]);
         assert_eq!(parse(&fat).unwrap().scheme, "none");
         let mut ntfs = fat.clone();

@@ -23,6 +23,9 @@ const BOOT_SECTOR: u64 = 512;
 /// Warnings about one table: a damaged table of thousands of entries needs no thousands of lines.
 const WARNINGS_MAX: usize = 16;
 
+/// Partitions that are taken of one table: the kernel has no more device numbers for a disk.
+const PARTITIONS_MAX: usize = 255;
+
 /// One partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partition {

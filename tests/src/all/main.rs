@@ -1,1 +1,17 @@
 //! One binary for all integration tests.
+
+// Test code may count, index and unwrap freely, its helpers included.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::indexing_slicing,
+    clippy::unwrap_used
+)]
+
+mod convert;
+mod edit;
+mod fixtures;
+mod partition;
+mod qcow2;
+mod redo;
+mod walk;

@@ -197,6 +197,14 @@ pub(super) enum Fault {
         /// The kind.
         kind: u16,
     },
+    /// The superblock was last changed in a time that the log has not reached.
+    #[error("the superblock's sequence number {found} is ahead of the log, which ends at {head}")]
+    LsnAhead {
+        /// In the superblock: round and block.
+        found: String,
+        /// Where the log's next record goes.
+        head: String,
+    },
     /// Something that racker does not do.
     #[error("{what} is not supported")]
     Unsupported {
@@ -226,7 +234,7 @@ impl error::Fault for Fault {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::NeedsRepair => Some("xfs_repair mends it".into()),
+            Self::NeedsRepair | Self::LsnAhead { .. } => Some("xfs_repair mends it".into()),
             Self::Truncated { .. } => Some("the image may be cut short".into()),
             _ => None,
         }

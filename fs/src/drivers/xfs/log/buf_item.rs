@@ -61,6 +61,12 @@ pub(super) struct BufItem {
 }
 
 impl BufItem {
+    /// The flags alone.
+    pub(super) fn flags(item: &Item<'_>) -> Result<BufFlags> {
+        let raw: RawBufItem = take(item.region(0)?, 0, WHAT)?;
+        Ok(BufFlags::from_bits_truncate(raw.blf_flags.get()))
+    }
+
     pub(super) fn parse(item: &Item<'_>) -> Result<Self> {
         let region = item.region(0)?;
         let raw: RawBufItem = take(region, 0, WHAT)?;

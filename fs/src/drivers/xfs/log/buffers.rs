@@ -2,10 +2,12 @@
 //!
 //! A block is replayed only if it is older than the transaction, by its log sequence number; and one transaction,
 //! or several of one number, may change a block more than once. So a block keeps its number until all of the
-//! transactions with the same number are done, and only then gets theirs, its checksum, and goes to the disk.
+//! transactions with the same number are done, and only then gets theirs and its checksum. When too many wait,
+//! they go to the disk as they are, and get both later.
 
 use std::collections::BTreeMap;
 
+use racker_formats::block::Disk;
 use racker_formats::error::Result;
 use racker_formats::wire::{self, len64};
 
@@ -16,13 +18,16 @@ use super::super::volume::Volume;
 
 /// The largest buffer: a directory block, or a cluster of inodes.
 const BUFFER_BYTES_MAX: u64 = 64 << 10;
-/// Bytes that wait for their number. All of a log can be of one, but then it has that many bytes itself.
-const WAITING_BYTES_MAX: u64 = 192 << 20;
+/// Bytes of blocks that wait in memory.
+const WAITING_BYTES_MAX: u64 = 32 << 20;
 
-/// A block in memory.
+/// A block that waits.
 #[derive(Debug)]
 pub(super) struct Buffer {
+    /// Empty while it is on the disk.
     pub(super) bytes: Vec<u8>,
+    /// Length in units of 512 bytes.
+    count: u64,
     /// How it takes the number and its checksum; none for kinds that do not have them as a whole.
     pub(super) itself: Option<SelfDescription>,
     changed: bool,
@@ -50,39 +55,51 @@ impl<'v> Buffers<'v> {
         Self { volume, lsn: Lsn(0), waiting: BTreeMap::new(), bytes: 0 }
     }
 
-    /// Goes over to transactions of number `lsn`; says whether it is another one, and the blocks before are written.
-    pub(super) fn advance(&mut self, lsn: Lsn) -> Result<bool> {
-        if lsn == self.lsn {
-            return Ok(false);
+    /// Goes over to transactions of number `lsn`; if it is another one, the blocks before are written.
+    pub(super) fn advance(&mut self, lsn: Lsn) -> Result<()> {
+        if lsn != self.lsn {
+            self.write_all()?;
+            self.lsn = lsn;
         }
-        self.write_all()?;
-        self.lsn = lsn;
-        Ok(true)
+        Ok(())
     }
 
     /// The `count` units of 512 bytes at `at`, read at first use.
     pub(super) fn get(&mut self, at: Daddr, count: u64) -> Result<&mut Buffer> {
-        let len = count.checked_shl(BASIC_BLOCK_SHIFT).filter(|len| *len > 0).ok_or(Fault::Field {
-            what: "length of a buffer",
-            found: count,
-            why: "empty",
-        })?;
-        self.settle_overlaps(at, count)?;
-        if !self.waiting.contains_key(&at) {
-            let start = at.0.checked_mul(1 << BASIC_BLOCK_SHIFT).ok_or(Fault::Field {
-                what: "place of a buffer",
-                found: at.0,
-                why: "outside of the volume",
-            })?;
-            let bytes = wire::bytes(&self.volume.disk, start, len, BUFFER_BYTES_MAX, "buffer in the log")?;
-            self.bytes = self.bytes.saturating_add(len);
-            if self.bytes > WAITING_BYTES_MAX {
-                return Err(Fault::Structure { what: "log", why: "its transactions are too large" }.into());
-            }
-            self.waiting.insert(at, Buffer { bytes, itself: None, changed: false });
+        let len = count.saturating_mul(1 << BASIC_BLOCK_SHIFT);
+        if len == 0 || len > BUFFER_BYTES_MAX {
+            let why = "empty, or longer than 64 KiB";
+            return Err(Fault::Field { what: "length of a buffer", found: count, why }.into());
         }
-        let gone = Fault::Structure { what: "log", why: "a buffer was lost" };
-        self.waiting.get_mut(&at).ok_or_else(|| gone.into())
+        self.settle_overlaps(at, count)?;
+        if self.bytes.saturating_add(len) > WAITING_BYTES_MAX {
+            self.spill()?;
+        }
+        let disk = &self.volume.disk;
+        let buffer = self.waiting.entry(at).or_insert(Buffer {
+            bytes: Vec::new(),
+            count,
+            itself: None,
+            changed: false,
+        });
+        if buffer.bytes.is_empty() {
+            buffer.bytes = read(disk, at, count)?;
+            self.bytes = self.bytes.saturating_add(len);
+        }
+        Ok(buffer)
+    }
+
+    /// Writes what waits, without number and checksum, and keeps in mind what lacks them.
+    fn spill(&mut self) -> Result<()> {
+        for (at, buffer) in &mut self.waiting {
+            if buffer.changed && !buffer.bytes.is_empty() {
+                self.volume.disk.write_at(at.0 << BASIC_BLOCK_SHIFT, &buffer.bytes)?;
+            }
+            buffer.bytes = Vec::new();
+        }
+        self.waiting.retain(|_, buffer| buffer.changed && buffer.itself.is_some());
+        self.bytes = 0;
+        Ok(())
     }
 
     /// Writes the blocks that share bytes with a request without being just that request.
@@ -90,10 +107,9 @@ impl<'v> Buffers<'v> {
         let end = at.0.saturating_add(count);
         // No buffer is longer than this.
         let from = Daddr(at.0.saturating_sub(BUFFER_BYTES_MAX >> BASIC_BLOCK_SHIFT));
-        let units = |b: &Buffer| len64(b.bytes.len()) >> BASIC_BLOCK_SHIFT;
         let shared = self.waiting.range(from..Daddr(end)).filter(|(place, buffer)| {
-            let same = **place == at && units(buffer) == count;
-            !same && place.0.saturating_add(units(buffer)) > at.0
+            let same = **place == at && buffer.count == count;
+            !same && place.0.saturating_add(buffer.count) > at.0
         });
         let shared: Vec<Daddr> = shared.map(|(place, _)| *place).collect();
         for place in shared {
@@ -118,9 +134,21 @@ impl<'v> Buffers<'v> {
         if !buffer.changed {
             return Ok(());
         }
+        if buffer.bytes.is_empty() {
+            buffer.bytes = read(&self.volume.disk, at, buffer.count)?;
+        }
         if let Some(itself) = buffer.itself.filter(|_| self.volume.sb.v5) {
             itself.stamp(&mut buffer.bytes, self.lsn)?;
         }
         self.volume.disk.write_at(at.0 << BASIC_BLOCK_SHIFT, &buffer.bytes)
     }
+}
+
+fn read(disk: &Disk, at: Daddr, count: u64) -> Result<Vec<u8>> {
+    let start = at.0.checked_mul(1 << BASIC_BLOCK_SHIFT).ok_or(Fault::Field {
+        what: "place of a buffer",
+        found: at.0,
+        why: "outside of the volume",
+    })?;
+    wire::bytes(disk, start, count << BASIC_BLOCK_SHIFT, BUFFER_BYTES_MAX, "buffer in the log")
 }

@@ -55,7 +55,7 @@ pub(super) struct InodeItem {
 }
 
 /// A tree whose blocks get a new owner.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct NewOwner {
     pub(super) ino: InodeNo,
     pub(super) fork: ForkKind,

@@ -1,6 +1,8 @@
 //! Intents: what a transaction promised to do in later ones. One that was not done when the system died has to be
 //! done now, in the order of the log.
 
+use std::collections::BTreeMap;
+
 use racker_formats::error::Result;
 use racker_formats::wire::{Layout, index, part, take};
 
@@ -15,6 +17,8 @@ use super::transaction::Item;
 
 /// Extents of one intent; the kernel writes at most 16 or so.
 const EXTENTS_MAX: u32 = 4096;
+/// Intents that can be open at one time: each belongs to a transaction under way.
+const OPEN_MAX: usize = 1 << 17;
 const WHAT: &str = "intent in the log";
 
 /// Something that was promised and not done.
@@ -141,7 +145,11 @@ const CUD_RT: u16 = 0x124f;
 /// Intents that were not done so far.
 #[derive(Debug, Default)]
 pub(super) struct Promises {
-    open: Vec<(u16, u64, Intent)>,
+    /// By their order in the log.
+    open: BTreeMap<u64, Intent>,
+    /// The last one of each kind and id.
+    index: BTreeMap<(u16, u64), u64>,
+    next: u64,
 }
 
 impl Promises {
@@ -149,35 +157,37 @@ impl Promises {
     pub(super) fn note(&mut self, sb: &Superblock, item: &Item<'_>, lsn: Lsn) -> Result<bool> {
         let kind = item.kind()?;
         let done = match kind {
-            EFI | RUI | CUI | BUI | ATTRI | XMI | EFI_RT | RUI_RT | CUI_RT => {
-                let head: RawIntentItem = take(item.region(0)?, 0, WHAT)?;
-                let what = promise(sb, kind, item)?;
-                self.open.push((kind, head.id.get(), Intent { lsn, what }));
-                return Ok(true);
-            }
-            EFD => EFI,
-            RUD => RUI,
-            CUD => CUI,
-            BUD => BUI,
-            ATTRD => ATTRI,
-            XMD => XMI,
-            EFD_RT => EFI_RT,
-            RUD_RT => RUI_RT,
-            CUD_RT => CUI_RT,
+            EFI | RUI | CUI | BUI | ATTRI | XMI | EFI_RT | RUI_RT | CUI_RT => None,
+            EFD => Some(EFI),
+            RUD => Some(RUI),
+            CUD => Some(CUI),
+            BUD => Some(BUI),
+            ATTRD => Some(ATTRI),
+            XMD => Some(XMI),
+            EFD_RT => Some(EFI_RT),
+            RUD_RT => Some(RUI_RT),
+            CUD_RT => Some(CUI_RT),
             _ => return Ok(false),
         };
-        let head: RawIntentItem = take(item.region(0)?, 0, WHAT)?;
-        // Most are done at once: the search from the end is short.
-        let found = self.open.iter().rposition(|(kind, id, _)| *kind == done && *id == head.id.get());
-        if let Some(found) = found {
-            self.open.remove(found);
+        let id = take::<RawIntentItem>(item.region(0)?, 0, WHAT)?.id.get();
+        if let Some(intent) = done {
+            if let Some(number) = self.index.remove(&(intent, id)) {
+                self.open.remove(&number);
+            }
+            return Ok(true);
         }
+        if self.open.len() >= OPEN_MAX {
+            return Err(Fault::Structure { what: "log", why: "too many intents are not done" }.into());
+        }
+        self.open.insert(self.next, Intent { lsn, what: promise(sb, kind, item)? });
+        self.index.insert((kind, id), self.next);
+        self.next = self.next.saturating_add(1);
         Ok(true)
     }
 
     /// What was promised and not done, in the order of the log.
     pub(super) fn left(self) -> Vec<Intent> {
-        self.open.into_iter().map(|(_, _, intent)| intent).collect()
+        self.open.into_values().collect()
     }
 }
 

@@ -47,7 +47,6 @@ use head::State;
 use ring::Ring;
 
 pub(super) use intent::{Intent, MapChange, Promise, RefcountChange, RefcountOp, RmapChange, RmapOp, Run};
-
 pub(super) use orphans::unlinked;
 
 /// The log of a volume, and what it says about itself.
@@ -69,10 +68,10 @@ impl Log {
     pub(super) fn open(volume: &Volume) -> Result<Self> {
         let ring = Ring::new(volume)?;
         let state = State::find(&ring)?;
-        // A number ahead of the log is of another time: replay would take older changes for newer ones.
-        if volume.sb.v5 && volume.sb.lsn() > state.head {
-            let found = volume.sb.lsn().0;
-            return Err(Fault::Field { what: "sb_lsn", found, why: "ahead of the log" }.into());
+        // A number ahead of the log is of another time: a replay would take older changes for newer ones.
+        let (found, head) = (volume.sb.lsn(), state.head);
+        if found > head {
+            return Err(Fault::LsnAhead { found: found.to_string(), head: head.to_string() }.into());
         }
         Ok(Self { ring, state })
     }

@@ -1,6 +1,8 @@
 //! Two files that exchanged their forks left each other's number in the blocks of the trees: the inodes are
 //! logged with a note to put it right.
 
+use std::collections::BTreeSet;
+
 use racker_formats::error::{Result, Within};
 use racker_formats::wire::{self, part_mut, take};
 
@@ -13,18 +15,27 @@ use super::super::units::FsBlock;
 use super::super::volume::Volume;
 use super::inode_item::NewOwner;
 
-/// Makes the inode the owner of all blocks of a fork's tree.
-pub(super) fn change(volume: &Volume, tree: NewOwner) -> Result<()> {
-    let inode = volume.inode(tree.ino)?;
+/// Makes inodes the owners of all blocks of their trees, as these are at the end of a replay.
+pub(super) fn change_all(volume: &Volume, trees: &BTreeSet<NewOwner>) -> Result<()> {
+    // No block belongs to two trees.
+    let mut budget = volume.sb.blocks;
+    for tree in trees {
+        change(volume, *tree, &mut budget).within(|| format!("inode {}", tree.ino.0))?;
+    }
+    Ok(())
+}
+
+fn change(volume: &Volume, tree: NewOwner, budget: &mut u64) -> Result<()> {
+    // It may have been freed since.
+    let Ok(inode) = volume.inode(tree.ino) else { return Ok(()) };
     let Some(fork) = inode.fork(tree.fork).copied() else { return Ok(()) };
     if fork.format != ForkFormat::Btree {
         return Ok(());
     }
     let (level, roots) = volume.tree_root(&inode, &fork)?;
-    let mut budget = volume.sb.blocks;
     let mut todo: Vec<(u32, u64)> = roots.into_iter().map(|block| (level, block)).collect();
     while let Some((level, block)) = todo.pop() {
-        budget = budget.checked_sub(1).ok_or(Fault::Circle { what: BMBT.what })?;
+        *budget = budget.checked_sub(1).ok_or(Fault::Circle { what: BMBT.what })?;
         let bytes = claim(volume, &inode, block, level).within(|| format!("extent tree block {block}"))?;
         if let Some(below) = level.checked_sub(1) {
             let children = volume.tree_children(&bytes, level)?;

@@ -1,7 +1,7 @@
 //! Replay in two passes: the first finds the buffers that were freed later, whose older changes must not be
 //! replayed (their blocks may hold a user's data by now); the second replays the rest in the order of the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use racker_formats::error::Result;
 
@@ -67,12 +67,13 @@ pub(super) fn replay(volume: &Volume, ring: &Ring, state: &State) -> Result<Vec<
         volume,
         freed,
         buffers: Buffers::new(volume),
-        owners: Vec::new(),
+        owners: BTreeSet::new(),
         promises: Promises::default(),
         pieces: Pieces::default(),
     };
     pass(ring, state, &mut |transaction| second.transaction(transaction))?;
-    second.settle(Lsn(u64::MAX))?;
+    second.buffers.write_all()?;
+    owner::change_all(volume, &second.owners)?;
     second.pieces.join(volume)?;
     Ok(second.promises.left())
 }
@@ -87,11 +88,9 @@ fn freed(ring: &Ring, state: &State) -> Result<Freed> {
     let mut freed = Freed::default();
     pass(ring, state, &mut |transaction| {
         for item in transaction.items() {
-            if item.kind()? == BUFFER {
+            if item.kind()? == BUFFER && BufItem::flags(&item)?.contains(BufFlags::CANCEL) {
                 let buf = BufItem::parse(&item)?;
-                if buf.flags.contains(BufFlags::CANCEL) {
-                    freed.add(buf.at, buf.count)?;
-                }
+                freed.add(buf.at, buf.count)?;
             }
         }
         Ok(())
@@ -103,7 +102,7 @@ struct Second<'v> {
     volume: &'v Volume,
     freed: Freed,
     buffers: Buffers<'v>,
-    owners: Vec<NewOwner>,
+    owners: BTreeSet<NewOwner>,
     promises: Promises,
     pieces: Pieces,
 }
@@ -122,22 +121,12 @@ enum Turn {
 
 impl Second<'_> {
     fn transaction(&mut self, transaction: &Transaction) -> Result<()> {
-        self.settle(transaction.lsn)?;
+        self.buffers.advance(transaction.lsn)?;
         for turn in [Turn::Buffers, Turn::Others, Turn::Unlinked, Turn::Freed] {
             for item in transaction.items() {
                 if turn_of(&item)? == turn {
                     self.item(&item, transaction.lsn)?;
                 }
-            }
-        }
-        Ok(())
-    }
-
-    /// Ends the transactions of the number before, if `lsn` is another one.
-    fn settle(&mut self, lsn: Lsn) -> Result<()> {
-        if self.buffers.advance(lsn)? {
-            for tree in std::mem::take(&mut self.owners) {
-                owner::change(self.volume, tree)?;
             }
         }
         Ok(())
@@ -196,7 +185,7 @@ impl Second<'_> {
 fn turn_of(item: &Item<'_>) -> Result<Turn> {
     Ok(match item.kind()? {
         BUFFER => {
-            let flags = BufItem::parse(item)?.flags;
+            let flags = BufItem::flags(item)?;
             if flags.contains(BufFlags::CANCEL) {
                 Turn::Freed
             } else if flags.contains(BufFlags::INODES) {

@@ -177,7 +177,7 @@ impl Assembler {
         record: Record,
         commit: &mut dyn FnMut(&Transaction) -> Result<()>,
     ) -> Result<()> {
-        record.check(ring)?;
+        record.check_replayed(ring)?;
         let (header, data) = record.unpack()?;
         header.check_uuid(ring)?;
         if header.raw.h_fmt.get() != FORMAT_LE {

@@ -1,0 +1,50 @@
+//! xz (the .xz file format 1.2): any number of blocks and streams, stream padding, all checks.
+
+use std::io::{BufReader, ErrorKind, Read};
+
+use lzma_rust2::XzReader;
+
+use super::spool::{SpoolFault, spool};
+use super::{Container, ContainerFormat, Expansion, Stream};
+use crate::block::{Disk, Reader};
+use crate::error::Result;
+use crate::limits::{DECODER_MEMORY_MAX, KIB};
+use crate::registry::Head;
+
+/// The entry in the list.
+pub(super) const FORMAT: Xz = Xz;
+
+/// xz streams.
+pub(super) struct Xz;
+
+impl ContainerFormat for Xz {
+    fn name(&self) -> &'static str {
+        "xz"
+    }
+
+    fn probe(&self, head: &Head<'_>) -> bool {
+        // Magic, and the stream flags: a zero byte and the number of a check.
+        matches!(head.at::<8>(0), Some([0xfd, b'7', b'z', b'X', b'Z', 0, 0, check]) if check < 16)
+    }
+
+    fn open(&self, file: Disk, expansion: &mut Expansion) -> Result<Box<dyn Container>> {
+        let limit_kib = u32::try_from(DECODER_MEMORY_MAX.checked_div(KIB).unwrap_or_default());
+        let input = BufReader::with_capacity(256 << 10, Reader::new(file));
+        let mut decoder = Limited(XzReader::new_mem_limit(input, true, limit_kib.unwrap_or(u32::MAX)));
+        Ok(Stream::boxed(spool(self.name(), &mut decoder, expansion)?))
+    }
+}
+
+/// Names the decoder's refusal of a dictionary for what it is.
+struct Limited<R>(R);
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(buf).map_err(|e| match e.kind() {
+            ErrorKind::OutOfMemory => {
+                std::io::Error::other(SpoolFault::Memory { what: "xz", max: DECODER_MEMORY_MAX })
+            }
+            _ => e,
+        })
+    }
+}

@@ -1,0 +1,242 @@
+//! Copies a disk into a new image: in parallel, in bounded memory, with output that does not depend on the number
+//! of threads.
+//!
+//! ```text
+//!  plan ──tickets──▶ worker ─┐
+//!    ▲               worker ─┼─pieces──▶ one at a time, in order ──▶ Sink
+//!    └──one ticket per chunk written──────────┘
+//! ```
+//!
+//! The source is cut into chunks, and its holes are passed over. A ticket is permission to work on one chunk;
+//! there are a few per thread, and writing a chunk frees the next one, so nobody runs ahead and memory stays
+//! bounded even if one chunk is slow. A worker asks for the runs of its own chunk only, reads what is data, finds
+//! zeroes, and packs if the sink wants packed pieces. The chunks go to the [`Sink`] in order, by the hand of
+//! whichever worker is at hand: one at a time.
+//!
+//! * [`plan`]: chunks and holes; [`work`]: one chunk; [`crew`]: the threads; [`sink`]: where it goes
+
+mod crew;
+mod new_file;
+mod plan;
+mod sink;
+mod work;
+
+use std::num::NonZero;
+use std::thread;
+
+use self::plan::Plan;
+use self::work::Work;
+use crate::block::{BlockSize, Disk};
+use crate::error::Result;
+use crate::limits::MIB;
+
+pub use new_file::NewFile;
+pub use sink::{DiskSink, Pack, Piece, Sink};
+
+/// Zeroes shorter than this are copied as data, as `qemu-img convert` does by default (`-S 4k`).
+pub const SPARSE_DEFAULT: u64 = 4096;
+
+/// How a disk is copied.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Worker threads; none means one for each processor.
+    pub threads: Option<NonZero<usize>>,
+    /// Shortest stretch of zeroes that is left out, in bytes; 0 copies all of them.
+    pub sparse: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { threads: None, sparse: SPARSE_DEFAULT }
+    }
+}
+
+/// Copies all of `source` into `sink` and finishes it. `progress` is told how many bytes are done.
+pub fn convert(
+    source: &Disk,
+    sink: Box<dyn Sink>,
+    options: Options,
+    progress: &mut dyn FnMut(u64),
+) -> Result<()> {
+    let block = sink.block_size();
+    // A unit of the source that two chunks share would be unpacked twice.
+    let unit = u64::from(source.caps().preferred).next_power_of_two();
+    let chunk = BlockSize::from_bytes(block.bytes().max(unit).max(MIB)).unwrap_or(block);
+    let sparse = options.sparse.max(block.bytes()).next_power_of_two();
+    let grain = if options.sparse == 0 { None } else { BlockSize::from_bytes(sparse.min(chunk.bytes())) };
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let threads = options.threads.map_or(cores, NonZero::get);
+    let packer = sink.pack();
+    let work = Work { source, grain, pack: packer.as_deref() };
+    let plan = Plan::new(source, chunk, grain.is_some());
+    crew::run(&work, plan, sink, threads, progress)?.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::block::{BlockDevice, Caps, MemDevice, Run, RunKind, Span, Support};
+    use crate::error::Kind;
+    use crate::options::Values;
+    use crate::registry::{self, Opening, Policy, by_name};
+
+    fn source() -> Disk {
+        let mut bytes = vec![0u8; (5 << 20) + 1234];
+        for (i, b) in bytes.iter_mut().enumerate() {
+            if (i / 10_000) % 3 == 1 {
+                *b = (i % 251) as u8;
+            }
+        }
+        Disk::new(MemDevice::from_bytes(bytes))
+    }
+
+    fn bytes(disk: &Disk) -> Vec<u8> {
+        let mut all = vec![0; disk.size() as usize];
+        disk.read_at(0, &mut all).unwrap();
+        all
+    }
+
+    #[test]
+    fn a_copy_is_the_same_whatever_the_threads() {
+        let source = source();
+        for threads in [1, 2, 7] {
+            let file = Arc::new(MemDevice::new(0));
+            let disk = Disk::from_arc(file.clone());
+            let plan = registry::Plan { size: source.size(), ..registry::Plan::default() };
+            let sink = by_name("raw").unwrap().sink(disk.clone(), &plan).unwrap();
+            let mut last = 0;
+            let options = Options { threads: NonZero::new(threads), ..Options::default() };
+            convert(&source, sink, options, &mut |n| last = n).unwrap();
+            assert_eq!(bytes(&disk), bytes(&source));
+            assert_eq!(last, source.size());
+        }
+    }
+
+    #[test]
+    fn new_images_are_the_same_whatever_the_threads_and_give_back_what_went_in() {
+        let source = source();
+        let vmdk = by_name("vmdk").unwrap();
+        for subformat in ["monolithicSparse", "streamOptimized"] {
+            for sparse in [0, 4096, 1 << 20] {
+                let copies = [1, 2, 7].map(|threads| {
+                    let typed = [("subformat", subformat), ("cid", "123")];
+                    let options = Values::parse("vmdk", vmdk.options(), typed).unwrap();
+                    let plan = registry::Plan { size: source.size(), options, ..registry::Plan::default() };
+                    let file = Disk::new(MemDevice::new(0));
+                    let sink = vmdk.sink(file.clone(), &plan).unwrap();
+                    let options = Options { threads: NonZero::new(threads), sparse };
+                    convert(&source, sink, options, &mut |_| ()).unwrap();
+                    file
+                });
+                let all = copies.each_ref().map(bytes);
+                assert!(all[0] == all[1] && all[0] == all[2], "{subformat} {sparse}");
+                let opened =
+                    vmdk.open(copies[0].clone(), &mut Opening::new(None, Policy::Deny, false)).unwrap();
+                let mut read = bytes(&Disk::from_arc(opened));
+                // VMDK counts in sectors.
+                assert_eq!(read.len() as u64, source.size().next_multiple_of(512));
+                read.truncate(source.size() as usize);
+                assert!(read == bytes(&source), "{subformat} {sparse}");
+            }
+        }
+    }
+
+    /// A few bytes of data in a desert of a few TiB.
+    #[derive(Debug)]
+    struct Desert;
+
+    impl BlockDevice for Desert {
+        fn size(&self) -> u64 {
+            5 << 40
+        }
+        fn caps(&self) -> Caps {
+            Caps { runs: Support::Native, ..Caps::READ_ONLY }
+        }
+        fn read_at(&self, at: u64, buf: &mut [u8]) -> Result<()> {
+            assert!(at >> 40 == 3 && buf.len() <= 4096, "a hole was read");
+            buf.fill(1);
+            Ok(())
+        }
+        fn flush(&self) -> Result<()> {
+            Ok(())
+        }
+        fn first_run(&self, span: Span) -> Result<Run> {
+            let oasis = Span::new(3 << 40, 4096).unwrap();
+            Ok(match span.intersect(oasis) {
+                Some(data) if data.start() == span.start() => Run { len: data.len(), kind: RunKind::Data },
+                Some(data) => Run { len: data.start() - span.start(), kind: RunKind::Hole },
+                None => Run { len: span.len(), kind: RunKind::Hole },
+            })
+        }
+    }
+
+    /// Counts what it gets.
+    #[derive(Clone, Debug, Default)]
+    struct Count(Arc<Mutex<(usize, u64, u64)>>);
+
+    impl Sink for Count {
+        fn block_size(&self) -> BlockSize {
+            BlockSize::from_shift(12).unwrap()
+        }
+        fn put(&mut self, piece: Piece) -> Result<()> {
+            let mut count = self.0.lock().unwrap();
+            count.0 += 1;
+            match piece {
+                Piece::Zero(span) => count.1 += span.len(),
+                Piece::Data { bytes, .. } | Piece::Packed { bytes, .. } => count.2 += bytes.len() as u64,
+            }
+            Ok(())
+        }
+        fn finish(self: Box<Self>) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_hole_of_terabytes_costs_nothing() {
+        let count = Count::default();
+        convert(&Disk::new(Desert), Box::new(count.clone()), Options::default(), &mut |_| ()).unwrap();
+        assert_eq!(*count.0.lock().unwrap(), (4, (5 << 40) - 4096, 4096));
+    }
+
+    /// Fails past a certain offset, or panics there.
+    #[derive(Debug)]
+    struct Broken {
+        inner: Disk,
+        panics: bool,
+    }
+
+    impl BlockDevice for Broken {
+        fn size(&self) -> u64 {
+            self.inner.size()
+        }
+        fn caps(&self) -> Caps {
+            Caps::READ_ONLY
+        }
+        fn read_at(&self, at: u64, buf: &mut [u8]) -> Result<()> {
+            assert!(!self.panics || at < 3 << 20, "a driver's mistake");
+            if at >= 3 << 20 {
+                Err(std::io::Error::other("bad sector").into())
+            } else {
+                self.inner.read_at(at, buf)
+            }
+        }
+        fn flush(&self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_failed_read_fails_the_copy_and_a_panic_does_not_hang_it() {
+        for panics in [false, true] {
+            let broken = Disk::new(Broken { inner: source(), panics });
+            let plan = registry::Plan { size: broken.size(), ..registry::Plan::default() };
+            let sink = by_name("raw").unwrap().sink(Disk::new(MemDevice::new(0)), &plan).unwrap();
+            let e = convert(&broken, sink, Options::default(), &mut |_| ()).unwrap_err();
+            assert_eq!(e.kind(), Kind::Io);
+            assert_eq!(e.to_string().contains("bad sector"), !panics, "{e}");
+        }
+    }
+}

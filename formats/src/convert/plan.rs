@@ -1,0 +1,130 @@
+//! Cuts a disk into chunks, and passes over its holes without giving them to anybody.
+
+use crate::block::{BlockSize, Disk, Span};
+use crate::error::{Result, Within};
+use crate::limits::GIB;
+
+/// How far a hole is looked for at once: a driver may have to read tables to say where one ends.
+const LOOK_AHEAD: u64 = GIB;
+
+/// What is to be done next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// A stretch of zeroes that nobody needs to read.
+    Zero(Span),
+    /// A chunk for a worker.
+    Chunk(Span),
+}
+
+/// The rest of the disk.
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    source: &'a Disk,
+    rest: Span,
+    /// Chunks end at multiples of this, wherever holes are, so that the cut never depends on chance.
+    chunk: BlockSize,
+    /// Whether holes are passed over.
+    holes: bool,
+    /// Up to here there is data, or nobody knows.
+    looked: u64,
+}
+
+impl<'a> Plan<'a> {
+    pub(super) fn new(source: &'a Disk, chunk: BlockSize, holes: bool) -> Self {
+        Self { source, rest: Span::first(source.size()), chunk, holes, looked: 0 }
+    }
+
+    /// The next step, or `None` at the end of the disk.
+    pub(super) fn next(&mut self) -> Result<Option<Step>> {
+        let start = self.rest.start();
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let hole = if self.holes && self.looked <= start { self.hole()? } else { 0 };
+        if hole > 0 {
+            return Ok(Some(Step::Zero(self.take(hole))));
+        }
+        let (_, into) = self.chunk.split(start);
+        Ok(Some(Step::Chunk(self.take(self.chunk.bytes().saturating_sub(into)))))
+    }
+
+    fn take(&mut self, len: u64) -> Span {
+        let taken = self.rest.truncate(len);
+        self.rest = self.rest.skip(len);
+        taken
+    }
+
+    /// The length of the hole at hand in whole chunks, or to the end of the disk.
+    fn hole(&mut self) -> Result<u64> {
+        let start = self.rest.start();
+        let mut len = 0u64;
+        loop {
+            let ahead = self.rest.skip(len).truncate(LOOK_AHEAD);
+            if ahead.is_empty() {
+                return Ok(len);
+            }
+            let run = self.source.first_run(ahead).within(|| format!("looking for holes at {start}"))?;
+            if !run.kind.is_zero() {
+                self.looked = ahead.start().saturating_add(run.len);
+                return Ok(self.chunk.floor(ahead.start()).saturating_sub(start));
+            }
+            len = len.saturating_add(run.len);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{BlockDevice, Caps, Run, RunKind, Support};
+
+    const CHUNK: u64 = 4 << 20;
+    const STRIPE: u64 = 10 << 20;
+
+    /// Data in the first byte of every stripe.
+    #[derive(Debug)]
+    struct Striped(u64);
+
+    impl BlockDevice for Striped {
+        fn size(&self) -> u64 {
+            self.0
+        }
+        fn caps(&self) -> Caps {
+            Caps { runs: Support::Native, ..Caps::READ_ONLY }
+        }
+        fn read_at(&self, _: u64, _: &mut [u8]) -> Result<()> {
+            Ok(())
+        }
+        fn flush(&self) -> Result<()> {
+            Ok(())
+        }
+        fn first_run(&self, span: Span) -> Result<Run> {
+            let into = span.start() % STRIPE;
+            let (kind, len) = if into == 0 { (RunKind::Data, 1) } else { (RunKind::Hole, STRIPE - into) };
+            Ok(Run { len: len.min(span.len()), kind })
+        }
+    }
+
+    #[test]
+    fn the_disk_is_covered_once_and_chunks_are_aligned() {
+        for (size, holes, want) in [(35 << 20, true, 4), ((35 << 20) + 5, true, 4), (35 << 20, false, 9)] {
+            let source = Disk::new(Striped(size));
+            let mut plan = Plan::new(&source, BlockSize::from_bytes(CHUNK).unwrap(), holes);
+            let (mut at, mut chunks) = (0, 0);
+            while let Some(step) = plan.next().unwrap() {
+                let span = match step {
+                    Step::Zero(span) => span,
+                    Step::Chunk(span) => {
+                        chunks += 1;
+                        assert!(span.len() <= CHUNK);
+                        span
+                    }
+                };
+                assert_eq!(span.start(), at);
+                assert!(!span.is_empty() && (span.end() % CHUNK == 0 || span.end() == size));
+                at = span.end();
+            }
+            assert_eq!((at, chunks), (size, want));
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! The descriptor: text that says what a disk is made of. Parsed once, into enums.
+//!
+//! ```text
+//! # Disk DescriptorFile
+//! version=1
+//! CID=6ec0692f
+//! parentCID=ffffffff
+//! createType="twoGbMaxExtentSparse"
+//! RW 4192256 SPARSE "disk-s001.vmdk"
+//! ddb.adapterType = "lsilogic"
+//! ```
+
+use std::collections::BTreeMap;
+
+use super::fault::VmdkFault;
+use super::header::in_bytes;
+use super::layout::DESCRIPTOR_MARK;
+use crate::error::Result;
+use crate::limits::{MIB, REFERENCES_MAX};
+
+/// A descriptor of as many extents as racker follows, with long names, has half of this.
+pub(super) const DESCRIPTOR_BYTES_MAX: u64 = MIB;
+/// Keys that are kept for `info`.
+const DDB_KEYS_MAX: usize = 256;
+/// The content ID that says "no parent".
+const NO_PARENT: u32 = 0xffff_ffff;
+
+/// A descriptor that passed its checks.
+#[derive(Clone, Debug)]
+pub(super) struct Descriptor {
+    /// Changes whenever the disk's content does, so that a child can tell.
+    pub(super) cid: u32,
+    /// Where its eight digits stand in the text, if it has eight.
+    pub(super) cid_at: Option<u64>,
+    pub(super) parent: Option<Parent>,
+    pub(super) create_type: CreateType,
+    /// Not empty.
+    pub(super) extents: Vec<ExtentLine>,
+    /// The disk data base: geometry, adapter, identifiers.
+    pub(super) ddb: BTreeMap<String, String>,
+}
+
+/// The disk that unallocated grains fall through to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Parent {
+    pub(super) cid: u32,
+    /// Its file, as the child names it.
+    pub(super) name: Option<String>,
+}
+
+/// What kind of disk it is as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CreateType {
+    MonolithicSparse,
+    MonolithicFlat,
+    TwoGbMaxExtentSparse,
+    TwoGbMaxExtentFlat,
+    StreamOptimized,
+    Vmfs,
+    VmfsThin,
+    VmfsSparse,
+    SeSparse,
+    Custom,
+    FullDevice,
+    PartitionedDevice,
+    VmfsRaw,
+    VmfsRawDeviceMap,
+    VmfsPassthroughRawDeviceMap,
+}
+
+/// The words of the specification; letter case is not significant in the files of some writers.
+const CREATE_TYPES: &[(&str, CreateType)] = &[
+    ("monolithicSparse", CreateType::MonolithicSparse),
+    ("monolithicFlat", CreateType::MonolithicFlat),
+    ("twoGbMaxExtentSparse", CreateType::TwoGbMaxExtentSparse),
+    ("2GbMaxExtentSparse", CreateType::TwoGbMaxExtentSparse),
+    ("twoGbMaxExtentFlat", CreateType::TwoGbMaxExtentFlat),
+    ("2GbMaxExtentFlat", CreateType::TwoGbMaxExtentFlat),
+    ("streamOptimized", CreateType::StreamOptimized),
+    ("vmfs", CreateType::Vmfs),
+    ("vmfsPreallocated", CreateType::Vmfs),
+    ("vmfsEagerZeroedThick", CreateType::Vmfs),
+    ("vmfsThin", CreateType::VmfsThin),
+    ("vmfsSparse", CreateType::VmfsSparse),
+    ("seSparse", CreateType::SeSparse),
+    ("custom", CreateType::Custom),
+    ("fullDevice", CreateType::FullDevice),
+    ("partitionedDevice", CreateType::PartitionedDevice),
+    ("vmfsRaw", CreateType::VmfsRaw),
+    ("vmfsRDM", CreateType::VmfsRawDeviceMap),
+    ("vmfsRawDeviceMap", CreateType::VmfsRawDeviceMap),
+    ("vmfsRDMP", CreateType::VmfsPassthroughRawDeviceMap),
+    ("vmfsPassthroughRawDeviceMap", CreateType::VmfsPassthroughRawDeviceMap),
+];
+
+impl CreateType {
+    /// The specification's word.
+    pub(super) fn name(self) -> &'static str {
+        CREATE_TYPES.iter().find(|(_, t)| *t == self).map_or("unknown", |(name, _)| name)
+    }
+}
+
+/// One extent line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ExtentLine {
+    pub(super) access: Access,
+    /// Bytes of the guest's disk.
+    pub(super) len: u64,
+    pub(super) source: Source,
+}
+
+/// What may be done with an extent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    ReadWrite,
+    ReadOnly,
+    /// Not even reading.
+    None,
+}
+
+/// Where an extent's bytes are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    Zero,
+    /// As they are, from byte `at` of a file.
+    Flat {
+        name: String,
+        at: u64,
+    },
+    /// In a file with grain tables of either kind.
+    Sparse {
+        name: String,
+    },
+    /// Something that racker does not read.
+    Other {
+        kind: String,
+    },
+}
+
+impl Descriptor {
+    /// Parses the text up to its first zero byte, which is how an embedded one is filled up.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
+        let bytes = bytes.split(|b| *b == 0).next().unwrap_or_default();
+        if !looks_like_descriptor(bytes) {
+            return Err(VmdkFault::Missing("line \"# Disk DescriptorFile\"").into());
+        }
+        let text = std::str::from_utf8(bytes).map_err(|_| VmdkFault::Encoding)?;
+        let mut parser = Parser::default();
+        for (i, line) in text.split('\n').enumerate() {
+            parser.line(line, i.saturating_add(1))?;
+            parser.at = parser.at.saturating_add(line.len()).saturating_add(1);
+        }
+        parser.finish()
+    }
+
+    /// Bytes of the guest's disk.
+    pub(super) fn size(&self) -> Result<u64> {
+        let sum = self.extents.iter().try_fold(0u64, |sum, e| sum.checked_add(e.len));
+        sum.ok_or_else(|| VmdkFault::Sectors { what: "disk", sectors: u64::MAX }.into())
+    }
+}
+
+/// Whether bytes begin as a descriptor does.
+pub(super) fn looks_like_descriptor(bytes: &[u8]) -> bool {
+    // A byte-order mark and blank lines may come first.
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
+    bytes.get(..DESCRIPTOR_MARK.len()).is_some_and(|b| b.eq_ignore_ascii_case(DESCRIPTOR_MARK))
+}
+
+#[derive(Default)]
+struct Parser {
+    /// Byte offset of the line at hand.
+    at: usize,
+    version: Option<u32>,
+    cid: Option<u32>,
+    cid_at: Option<u64>,
+    parent_cid: Option<u32>,
+    parent_name: Option<String>,
+    create_type: Option<CreateType>,
+    extents: Vec<ExtentLine>,
+    ddb: BTreeMap<String, String>,
+}
+
+impl Parser {
+    fn line(&mut self, raw: &str, number: usize) -> Result<()> {
+        let line = raw.trim_start_matches('\u{feff}').trim();
+        if line.is_empty() || line.starts_with('#') {
+            return Ok(());
+        }
+        let wrong = |why| VmdkFault::Descriptor { line: number, why };
+        let first = line.split_whitespace().next().unwrap_or_default();
+        if let Some(access) = access(first) {
+            if self.extents.len() >= REFERENCES_MAX {
+                return Err(wrong("more extents than racker follows").into());
+            }
+            self.extents.push(extent(line, first, access, number)?);
+            return Ok(());
+        }
+        // What has no `=` is nothing that matters: other writers put remarks there.
+        let Some((key, value)) = line.split_once('=') else { return Ok(()) };
+        let (key, value) = (key.trim(), value.trim());
+        let value = value.strip_prefix('"').and_then(|v| v.strip_suffix('"')).unwrap_or(value);
+        match key.to_ascii_lowercase().as_str() {
+            "version" => self.version = Some(value.parse().map_err(|_| wrong("version is no number"))?),
+            "cid" => {
+                self.cid = Some(hex(value).ok_or_else(|| wrong("CID is no number"))?);
+                let digits = raw.find(value).filter(|_| value.len() == 8);
+                self.cid_at = digits.and_then(|n| u64::try_from(self.at.checked_add(n)?).ok());
+            }
+            "parentcid" => {
+                self.parent_cid = Some(hex(value).ok_or_else(|| wrong("parentCID is no number"))?);
+            }
+            "parentfilenamehint" => self.parent_name = Some(value.to_string()),
+            "createtype" => {
+                let known = CREATE_TYPES.iter().find(|(name, _)| name.eq_ignore_ascii_case(value));
+                let (_, kind) = known.ok_or_else(|| wrong("unknown createType"))?;
+                self.create_type = Some(*kind);
+            }
+            // UTF-8 was checked; names in ASCII read the same in all the others that VMware writes.
+            "encoding" => {}
+            key if key.starts_with("ddb.") && self.ddb.len() < DDB_KEYS_MAX => {
+                self.ddb.insert(key.to_string(), value.to_string());
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Descriptor> {
+        match self.version {
+            Some(1..=3) => {}
+            Some(other) => return Err(VmdkFault::Version(other).into()),
+            None => return Err(VmdkFault::Missing("version").into()),
+        }
+        if self.extents.is_empty() {
+            return Err(VmdkFault::Missing("extent").into());
+        }
+        let name = self.parent_name;
+        let parent = self.parent_cid.filter(|cid| *cid != NO_PARENT).map(|cid| Parent { cid, name });
+        Ok(Descriptor {
+            cid: self.cid.ok_or(VmdkFault::Missing("CID"))?,
+            cid_at: self.cid_at,
+            parent,
+            create_type: self.create_type.ok_or(VmdkFault::Missing("createType"))?,
+            extents: self.extents,
+            ddb: self.ddb,
+        })
+    }
+}
+
+fn hex(text: &str) -> Option<u32> {
+    u32::from_str_radix(text, 16).ok()
+}
+
+fn access(word: &str) -> Option<Access> {
+    match word {
+        "RW" => Some(Access::ReadWrite),
+        "RDONLY" => Some(Access::ReadOnly),
+        "NOACCESS" => Some(Access::None),
+        _ => None,
+    }
+}
+
+/// `RW 4192256 SPARSE "name"`, `RW 4192256 FLAT "name" 0`, `RW 63 ZERO`.
+fn extent(line: &str, first: &str, access: Access, number: usize) -> Result<ExtentLine> {
+    let wrong = |why| VmdkFault::Descriptor { line: number, why };
+    let rest = line.strip_prefix(first).unwrap_or(line).trim_start();
+    let (sectors, rest) = rest.split_once(char::is_whitespace).ok_or_else(|| wrong("no kind of extent"))?;
+    let sectors = sectors.parse().map_err(|_| wrong("the extent's size is no number"))?;
+    let rest = rest.trim_start();
+    let (kind, rest) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+    // A name ends at the last quote: it may hold some.
+    let named = || {
+        let (_, tail) = rest.split_once('"').ok_or_else(|| wrong("the extent has no name in quotes"))?;
+        let (name, tail) = tail.rsplit_once('"').ok_or_else(|| wrong("the extent's name has no end"))?;
+        if name.is_empty() { Err(wrong("the extent's name is empty")) } else { Ok((name.to_string(), tail)) }
+    };
+    let source = match kind {
+        "ZERO" => Source::Zero,
+        "SPARSE" | "VMFSSPARSE" => Source::Sparse { name: named()?.0 },
+        "FLAT" | "VMFS" => {
+            let (name, tail) = named()?;
+            let offset = match tail.split_whitespace().next() {
+                Some(offset) => offset.parse().map_err(|_| wrong("the extent's offset is no number"))?,
+                None => 0,
+            };
+            Source::Flat { name, at: in_bytes("extent offset", offset)? }
+        }
+        other => Source::Other { kind: other.to_string() },
+    };
+    Ok(ExtentLine { access, len: in_bytes("extent", sectors)?, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "# Disk DescriptorFile\nversion=1\nCID=6ec0692f\nparentCID=ffffffff\n";
+
+    #[test]
+    fn a_split_disk_with_names_of_all_sorts() {
+        let text = format!(
+            "{HEAD}isNativeSnapshot=\"no\"\r\ncreateType=\"custom\"\r\n\
+             RW 100 SPARSE \"a b-s001.vmdk\"\r\nRDONLY 7 FLAT \"x\"y\" 63\r\nRW 8 ZERO\r\n\
+             ddb.adapterType = \"lsilogic\"\r\n"
+        );
+        let d = Descriptor::parse(text.as_bytes()).unwrap();
+        assert_eq!((d.cid, d.parent.is_none(), d.create_type), (0x6ec0_692f, true, CreateType::Custom));
+        let at = d.cid_at.unwrap() as usize;
+        assert_eq!(&text[at..at + 8], "6ec0692f");
+        assert_eq!(d.size().unwrap(), 115 * 512);
+        assert_eq!(d.extents[0].source, Source::Sparse { name: "a b-s001.vmdk".into() });
+        assert_eq!(d.extents[1].source, Source::Flat { name: "x\"y".into(), at: 63 * 512 });
+        assert_eq!(d.extents[1].access, Access::ReadOnly);
+        assert_eq!(d.extents[2].source, Source::Zero);
+        assert_eq!(d.ddb["ddb.adaptertype"], "lsilogic");
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_its_line() {
+        for (bad, line) in [
+            ("createType=\"monolithicFlat\"\nRW x FLAT \"a\" 0\n", 6),
+            ("createType=\"monolithicFlat\"\nRW 9 FLAT a 0\n", 6),
+            ("createType=\"monolithicFlat\"\nRW 9 FLAT \"\" 0\n", 6),
+            ("createType=\"monolithicFlat\"\nRW 9\n", 6),
+            ("createType=\"nonsense\"\n", 5),
+        ] {
+            let e = Descriptor::parse(format!("{HEAD}{bad}").as_bytes()).unwrap_err();
+            assert!(matches!(e.fault(), Some(VmdkFault::Descriptor { line: l, .. }) if *l == line), "{e}");
+        }
+        let e = Descriptor::parse(format!("{HEAD}createType=\"custom\"\n").as_bytes()).unwrap_err();
+        assert_eq!(e.fault(), Some(&VmdkFault::Missing("extent")));
+        let huge = format!("{HEAD}createType=\"custom\"\nRW 36028797018963968 ZERO\n");
+        assert!(Descriptor::parse(huge.as_bytes()).is_err());
+        let huge = format!("{HEAD}createType=\"custom\"\n{}", "RW 36028797018963967 ZERO\n".repeat(2));
+        assert!(Descriptor::parse(huge.as_bytes()).unwrap().size().is_err());
+    }
+}

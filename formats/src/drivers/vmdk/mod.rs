@@ -1,0 +1,241 @@
+//! VMDK: VMware's virtual disks (Virtual Disk Format 5.0).
+//!
+//! Read: monolithicSparse (header versions 1 to 3, zeroed grains), streamOptimized (with the grain directory at
+//! the end, as VMware and VirtualBox write it, or at the front, as QEMU does), monolithicFlat, split disks of both
+//! kinds, vmfs and vmfsThin (flat), vmfsSparse (COWD), and parents of all these.
+//! Written: monolithicSparse and split sparse disks grain by grain, flat ones in place; streamOptimized in one go,
+//! by conversion. Created: monolithicSparse and streamOptimized.
+//!
+//! Refused by name: devices of other machines (fullDevice, partitionedDevice, raw device maps), seSparse, extents
+//! marked NOACCESS, compressed grains without markers, writing to compressed or ESX Server extents.
+//!
+//! Disagreements of others: QEMU takes any extent list in an embedded descriptor for good and ignores it; here a
+//! list of several is refused. QEMU does not look at the disk sector before a compressed grain; here it must fit.
+//! QEMU's own streamOptimized files have the tables at the front and no footer, which VMware's importers refuse;
+//! here tables follow the data and a footer ends the stream, as the specification has it.
+//!
+//! * [`layout`]: structures as they lie on disk; [`header`]: their checked form; [`descriptor`]: the text
+//! * [`grains`]: where a grain is; [`pack`]: compressed grains; [`write`](mod@write): changes while in use
+//! * [`image`]: extents in a row; [`check`]: inconsistencies
+//! * [`create`]: new images; [`stream`]: those that are written in one go
+
+mod check;
+mod create;
+mod descriptor;
+mod fault;
+mod grains;
+mod header;
+mod image;
+mod layout;
+mod pack;
+mod stream;
+mod write;
+
+use std::sync::Arc;
+
+use self::create::{OPTIONS, Subformat, monolithic_sparse};
+use self::descriptor::{
+    Access, CreateType, DESCRIPTOR_BYTES_MAX, Descriptor, ExtentLine, Parent, Source, looks_like_descriptor,
+};
+use self::grains::SparseExtent;
+use self::header::SparseHeader;
+use self::image::{Body, Extent, VmdkImage};
+use self::layout::{COWD_MAGIC, MAGIC, SECTOR};
+use self::stream::StreamSink;
+use crate::block::{Disk, Span};
+use crate::convert::{DiskSink, Sink};
+use crate::error::{Result, Within};
+use crate::options::Opt;
+use crate::registry::{Format, Guess, Head, Image, Opening, Plan, Reference, Role};
+use crate::wire::bytes;
+
+pub use self::fault::VmdkFault;
+
+/// The format's entry in the list.
+pub(super) const FORMAT: Vmdk = Vmdk;
+
+/// VMware's virtual disks.
+pub(super) struct Vmdk;
+
+impl Format for Vmdk {
+    fn name(&self) -> &'static str {
+        "vmdk"
+    }
+
+    fn suffixes(&self) -> &'static [&'static str] {
+        &["vmdk"]
+    }
+
+    fn probe(&self, head: &Head<'_>) -> Guess {
+        let version = head.at::<4>(4).map(u32::from_le_bytes);
+        match head.at::<4>(0) {
+            Some(MAGIC) if matches!(version, Some(1..=3)) => Guess::Strong,
+            Some(COWD_MAGIC) if version == Some(1) => Guess::Strong,
+            Some(MAGIC | COWD_MAGIC) => Guess::Weak,
+            // Text in the first sectors of a large file is a guest's doing, not a descriptor.
+            _ if head.size <= DESCRIPTOR_BYTES_MAX && looks_like_descriptor(head.first) => Guess::Weak,
+            _ => Guess::No,
+        }
+    }
+
+    fn open(&self, file: Disk, opening: &mut Opening) -> Result<Arc<dyn Image>> {
+        let magic = bytes(&file, 0, 4.min(file.size()), 4, "VMDK magic")?;
+        if magic == MAGIC || magic == COWD_MAGIC {
+            return open_sparse(file, opening);
+        }
+        open_described(file, opening)
+    }
+
+    fn create(&self, file: Disk, plan: &Plan) -> Result<Arc<dyn Image>> {
+        if Subformat::of(&plan.options) == Subformat::StreamOptimized {
+            return Err(VmdkFault::StreamOnly.into());
+        }
+        monolithic_sparse(&file, plan)?;
+        let header = SparseHeader::read(&file)?;
+        let (descriptor, at) = embedded(&file, &header)?;
+        let extent = lone_extent(&file, header)?;
+        Ok(Arc::new(VmdkImage::new(vec![extent], None, descriptor, file, at, true)))
+    }
+
+    fn sink(&self, file: Disk, plan: &Plan) -> Result<Box<dyn Sink>> {
+        match Subformat::of(&plan.options) {
+            // Compressed by nature, asked for or not.
+            Subformat::StreamOptimized => Ok(Box::new(StreamSink::new(file, plan)?)),
+            Subformat::MonolithicSparse if plan.compress => Err(VmdkFault::PackedSparse.into()),
+            Subformat::MonolithicSparse => Ok(Box::new(DiskSink::new(self.create(file, plan)?))),
+        }
+    }
+
+    fn options(&self) -> &'static [Opt] {
+        OPTIONS
+    }
+}
+
+/// A file that is itself a sparse extent: with its descriptor inside, or one piece of a split disk by itself.
+fn open_sparse(file: Disk, opening: &mut Opening) -> Result<Arc<dyn Image>> {
+    let header = SparseHeader::read(&file)?;
+    let (descriptor, at) = embedded(&file, &header)?;
+    if let Some(d) = &descriptor
+        && d.extents.len() > 1
+    {
+        return Err(VmdkFault::EmbeddedExtents(d.extents.len()).into());
+    }
+    let extent = lone_extent(&file, header)?;
+    if opening.write()
+        && let Body::Sparse(sparse) = &extent.body
+    {
+        sparse.refuse_writes()?;
+    }
+    let parent = match descriptor.as_ref().and_then(|d| d.parent.as_ref()) {
+        Some(parent) => Some(open_parent(parent, opening)?),
+        None => None,
+    };
+    Ok(Arc::new(VmdkImage::new(vec![extent], parent, descriptor, file, at, false)))
+}
+
+/// The descriptor inside a sparse extent, and its byte offset.
+fn embedded(file: &Disk, header: &SparseHeader) -> Result<(Option<Descriptor>, u64)> {
+    let Some(span) = header.descriptor else { return Ok((None, 0)) };
+    let text = bytes(file, span.start(), span.len(), DESCRIPTOR_BYTES_MAX, "descriptor")?;
+    // A piece of a split disk may have room for a descriptor and none in it.
+    if text.first().is_none_or(|b| *b == 0) {
+        return Ok((None, 0));
+    }
+    Ok((Some(Descriptor::parse(&text)?), span.start()))
+}
+
+fn lone_extent(file: &Disk, header: SparseHeader) -> Result<Extent> {
+    let sparse = SparseExtent::open(file.clone(), header)?;
+    let (span, access) = (Span::first(sparse.size()), Access::ReadWrite);
+    Ok(Extent { span, access, name: String::new(), body: Body::Sparse(Box::new(sparse)) })
+}
+
+/// A file that is a descriptor: the data are in other files.
+fn open_described(file: Disk, opening: &mut Opening) -> Result<Arc<dyn Image>> {
+    let text = bytes(&file, 0, file.size(), DESCRIPTOR_BYTES_MAX, "descriptor")?;
+    let descriptor = Descriptor::parse(&text)?;
+    refuse_devices(descriptor.create_type)?;
+    descriptor.size()?;
+    let mut extents = Vec::new();
+    let mut at = 0u64;
+    for (i, line) in descriptor.extents.iter().enumerate() {
+        let place = || format!("extent {}", i.saturating_add(1));
+        let span = Span::new(at, line.len).within(place)?;
+        extents.push(open_extent(span, line, opening).within(place)?);
+        at = span.end();
+    }
+    // A lookup finds an extent by its end: one without bytes would hide the next.
+    extents.retain(|e| !e.span.is_empty());
+    let parent = match &descriptor.parent {
+        Some(parent) => Some(open_parent(parent, opening)?),
+        None => None,
+    };
+    Ok(Arc::new(VmdkImage::new(extents, parent, Some(descriptor), file, 0, false)))
+}
+
+fn open_extent(span: Span, line: &ExtentLine, opening: &mut Opening) -> Result<Extent> {
+    if line.access == Access::None {
+        return Err(VmdkFault::ExtentKind("NOACCESS".into()).into());
+    }
+    let mut follow = |name: &str| {
+        opening
+            .follow_file(&Reference { path: name.into(), format: None, role: Role::Extent })
+            .within(|| name)
+    };
+    let (name, body) = match &line.source {
+        Source::Zero => (String::new(), Body::Zero),
+        Source::Other { kind } => return Err(VmdkFault::ExtentKind(kind.clone()).into()),
+        Source::Flat { name, at } => {
+            let file = follow(name)?;
+            file.check(*at, line.len).within(|| name)?;
+            (name.clone(), Body::Flat { file, at: *at })
+        }
+        Source::Sparse { name } => {
+            let file = follow(name)?;
+            let header = SparseHeader::read(&file).within(|| name)?;
+            let sparse = SparseExtent::open(file, header).within(|| name)?;
+            let (found, expected) = (sparse.size().div_euclid(SECTOR), line.len.div_euclid(SECTOR));
+            if found < expected {
+                return Err(VmdkFault::ExtentSize { name: name.clone(), found, expected }.into());
+            }
+            if opening.write() {
+                sparse.refuse_writes().within(|| name)?;
+            }
+            (name.clone(), Body::Sparse(Box::new(sparse)))
+        }
+    };
+    Ok(Extent { span, access: line.access, name, body })
+}
+
+fn open_parent(parent: &Parent, opening: &mut Opening) -> Result<Disk> {
+    let path = parent.name.clone().ok_or(VmdkFault::NoParentName(parent.cid))?;
+    let reference = Reference { path, format: Some("vmdk".into()), role: Role::Backing };
+    let (disk, image) = opening.follow_image(&reference)?;
+    let cid = image.facts().specific.get("cid").and_then(serde_json::Value::as_u64);
+    let found = cid.and_then(|c| u32::try_from(c).ok()).unwrap_or(u32::MAX);
+    if found != parent.cid {
+        return Err(VmdkFault::ParentCid { found, expected: parent.cid }.into());
+    }
+    Ok(disk)
+}
+
+/// Disks that are devices of the machine that VMware runs on.
+fn refuse_devices(kind: CreateType) -> Result<()> {
+    match kind {
+        CreateType::FullDevice
+        | CreateType::PartitionedDevice
+        | CreateType::VmfsRaw
+        | CreateType::VmfsRawDeviceMap
+        | CreateType::VmfsPassthroughRawDeviceMap => Err(VmdkFault::Device(kind.name()).into()),
+        CreateType::MonolithicSparse
+        | CreateType::MonolithicFlat
+        | CreateType::TwoGbMaxExtentSparse
+        | CreateType::TwoGbMaxExtentFlat
+        | CreateType::StreamOptimized
+        | CreateType::Vmfs
+        | CreateType::VmfsThin
+        | CreateType::VmfsSparse
+        | CreateType::SeSparse
+        | CreateType::Custom => Ok(()),
+    }
+}

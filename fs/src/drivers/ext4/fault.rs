@@ -1,0 +1,191 @@
+//! Everything that can be wrong with an ext2, ext3 or ext4 filesystem.
+
+use racker_formats::error::{Fault, Kind};
+
+/// What is wrong. Block numbers count filesystem blocks, inodes are given by number.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(super) enum Ext4Fault {
+    /// No superblock.
+    #[error("no ext2/3/4 superblock: magic {found:#06x}, expected 0xef53")]
+    Magic {
+        /// As stored.
+        found: u16,
+    },
+    /// A field of the superblock is out of range.
+    #[error("the superblock's {field} is {found}, expected {expected}")]
+    Superblock {
+        /// The kernel's name for the field.
+        field: &'static str,
+        /// As stored.
+        found: u64,
+        /// What would do.
+        expected: String,
+    },
+    /// More blocks than the volume has.
+    #[error("the filesystem has {blocks} blocks of {block_size} bytes, the volume only {size} bytes")]
+    LargerThanVolume {
+        /// Number of blocks.
+        blocks: u64,
+        /// Bytes of a block.
+        block_size: u64,
+        /// Bytes of the volume.
+        size: u64,
+    },
+    /// Features that change the layout in unknown ways.
+    #[error("unsupported features: {0}")]
+    Features(String),
+    /// A checksum.
+    #[error("{what} has checksum {found:#x}, it adds up to {computed:#x}")]
+    Checksum {
+        /// What is covered.
+        what: &'static str,
+        /// As stored.
+        found: u32,
+        /// Of the bytes.
+        computed: u32,
+    },
+    /// A block number outside the filesystem.
+    #[error("{what} names block {block}, the filesystem has {blocks}")]
+    BlockPastEnd {
+        /// Who names it.
+        what: &'static str,
+        /// The number.
+        block: u64,
+        /// Number of blocks.
+        blocks: u64,
+    },
+    /// An inode number outside the filesystem, or one that is not for files.
+    #[error("no inode {number} for a file, they are 2 and {first} to {last}")]
+    InodeNumber {
+        /// As named.
+        number: u64,
+        /// First number of ordinary files.
+        first: u32,
+        /// Last number.
+        last: u32,
+    },
+    /// An inode that is not in use.
+    #[error("inode {0} is not in use")]
+    InodeUnused(u32),
+    /// A field of an inode.
+    #[error("{field} is {found:#x}")]
+    Inode {
+        /// The field.
+        field: &'static str,
+        /// As stored.
+        found: u64,
+    },
+    /// A block of an extent tree contradicts itself or its parent.
+    #[error("extent tree: {what} is {found}, expected {expected}")]
+    ExtentTree {
+        /// What.
+        what: &'static str,
+        /// As stored.
+        found: u64,
+        /// What would do.
+        expected: u64,
+    },
+    /// More blocks or steps than the filesystem can hold.
+    #[error("{what} names more blocks than the filesystem has")]
+    TooManyBlocks {
+        /// What.
+        what: &'static str,
+    },
+    /// A block of a block map that stands in two places.
+    #[error("indirect block {0} is in the block map twice")]
+    SharedBlock(u64),
+    /// A directory entry whose length makes no sense.
+    #[error("directory entry at byte {at} of block {block}: {what} is {found}")]
+    DirEntry {
+        /// Logical block of the directory.
+        block: u64,
+        /// Byte offset in it.
+        at: usize,
+        /// What.
+        what: &'static str,
+        /// As stored.
+        found: u64,
+    },
+    /// A directory without a block where its size says there is one.
+    #[error("the directory has a hole at block {0}")]
+    DirHole(u64),
+    /// An extended attribute that does not fit.
+    #[error("extended attributes: {what} is {found:#x}")]
+    Xattr {
+        /// What.
+        what: &'static str,
+        /// As stored.
+        found: u64,
+    },
+    /// An access control list that does not parse.
+    #[error("access control list: {what}")]
+    Acl {
+        /// What.
+        what: &'static str,
+    },
+    /// A symbolic link of an impossible length.
+    #[error("symbolic link of {0} bytes")]
+    LinkSize(u64),
+    /// Encrypted content or names, which need a key.
+    #[error("inode {0} is encrypted: racker has no key for its names and content")]
+    Encrypted(u32),
+    /// The journal is on another device.
+    #[error("the journal is on another device (UUID {0}) and has changes that are not in the filesystem yet")]
+    ExternalJournal(String),
+    /// The journal's superblock or log contradicts itself.
+    #[error("journal: {what} is {found}, expected {expected}")]
+    Journal {
+        /// What.
+        what: &'static str,
+        /// As stored.
+        found: u64,
+        /// What would do.
+        expected: String,
+    },
+    /// Features of the journal that change its layout in unknown ways.
+    #[error("the journal has unsupported features {0:#x}")]
+    JournalFeatures(u32),
+    /// A transaction of the journal fails its checksum.
+    #[error("journal: transaction {transaction}: {what} fails its checksum")]
+    JournalChecksum {
+        /// Its number.
+        transaction: u32,
+        /// What is covered.
+        what: &'static str,
+    },
+    /// A limit of ours.
+    #[error("{what}: {found}, racker handles {max}")]
+    Limit {
+        /// What.
+        what: &'static str,
+        /// As found.
+        found: u64,
+        /// The limit.
+        max: u64,
+    },
+}
+
+impl Fault for Ext4Fault {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Features(_)
+            | Self::Encrypted(_)
+            | Self::ExternalJournal(_)
+            | Self::JournalFeatures(_)
+            | Self::Limit { .. } => Kind::Unsupported,
+            _ => Kind::Corrupt,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::LargerThanVolume { .. } => Some("the image may be cut short".into()),
+            Self::ExternalJournal(_) => Some("mount it once together with its journal, or run e2fsck".into()),
+            Self::Journal { .. } | Self::JournalChecksum { .. } => {
+                Some("e2fsck can decide what to keep of a damaged journal".into())
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Group descriptors.
+
+use racker_formats::error::Result;
+use racker_formats::wire::{len64, part, take};
+
+use super::csum::{crc16, crc32c};
+use super::fault::Ext4Fault;
+use super::features::RoCompat;
+use super::layout::{GROUP_CHECKSUM_AT, RawGroup};
+use super::superblock::Superblock;
+
+/// What a reader needs of a group descriptor.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Group {
+    /// First block of the inode table.
+    pub(super) inode_table: u64,
+    /// Free blocks (clusters with `bigalloc`).
+    pub(super) free: u64,
+}
+
+impl Group {
+    /// Checks the bytes of descriptor number `group`.
+    pub(super) fn parse(sb: &Superblock, group: u64, raw: &[u8]) -> Result<Self> {
+        check(sb, group, raw)?;
+        // Short descriptors are long ones with zeroes behind.
+        let mut long = [0u8; 64];
+        let have = raw.len().min(long.len());
+        part_copy(&mut long, raw, have);
+        let g = take::<RawGroup>(&long, 0, "group descriptor")?;
+        let inode_table = u64::from(g.inode_table_hi.get()) << 32 | u64::from(g.inode_table_lo.get());
+        let table_bytes = u64::from(sb.inodes_per_group).saturating_mul(len64(sb.inode_bytes));
+        sb.check_blocks("the inode table", inode_table, sb.block_size.count(table_bytes))?;
+        let free = u64::from(g.free_blocks_count_hi.get()) << 16 | u64::from(g.free_blocks_count_lo.get());
+        Ok(Self { inode_table, free })
+    }
+}
+
+fn part_copy(to: &mut [u8], from: &[u8], len: usize) {
+    if let (Some(to), Some(from)) = (to.get_mut(..len), from.get(..len)) {
+        to.copy_from_slice(from);
+    }
+}
+
+/// Verifies the descriptor's checksum, of whichever kind the filesystem has.
+fn check(sb: &Superblock, group: u64, raw: &[u8]) -> Result<()> {
+    const WHAT: &str = "the group descriptor";
+    let found = u16::from_le_bytes(take::<[u8; 2]>(raw, GROUP_CHECKSUM_AT, WHAT)?);
+    let number = u32::try_from(group).unwrap_or(u32::MAX).to_le_bytes();
+    let before = part(raw, 0, GROUP_CHECKSUM_AT, WHAT)?;
+    let behind = raw.get(GROUP_CHECKSUM_AT.saturating_add(2)..).unwrap_or_default();
+    let computed = if sb.features.has_metadata_csum() {
+        let crc = [&number[..], before, &[0, 0], behind].iter().fold(sb.csum_seed, |c, b| crc32c(c, b));
+        u16::try_from(crc & 0xffff).unwrap_or_default()
+    } else if sb.features.ro_compat.contains(RoCompat::GDT_CSUM) {
+        [&sb.raw.uuid[..], &number, before, behind].iter().fold(0xffff, |c, b| crc16(c, b))
+    } else {
+        return Ok(());
+    };
+    if found != computed {
+        return Err(Ext4Fault::Checksum { what: WHAT, found: found.into(), computed: computed.into() }.into());
+    }
+    Ok(())
+}

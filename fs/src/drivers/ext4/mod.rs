@@ -1,0 +1,69 @@
+//! ext2, ext3 and ext4, read.
+//!
+//! Specification: the kernel's `Documentation/filesystems/ext4` and e2fsprogs 1.47.
+//!
+//! * Read: everything that `mke2fs` makes up to 1.47, whatever features are on, and all checksums verified that
+//!   the kernel verifies when it reads (block and inode bitmaps are not needed, so not looked at).
+//! * An unclean journal is replayed into memory. One on another device is refused while it holds changes.
+//! * Encrypted directories, files and links are refused one by one: without the key there is nothing to show.
+//!   verity files are read as they are; the hash tree behind their end is not consulted.
+//! * Names in directories with `casefold` are looked up as they are, then without regard to the case of ASCII
+//!   letters; Unicode's other foldings are not known here.
+//! * The list of orphans is not processed: those inodes have no names, and truncations that were cut short are
+//!   finished by the kernel at the next mount; a reader stops at the size anyway.
+//! * Refused by name: `compression`, `dirdata`, journal devices, and every incompatible feature not known.
+
+mod acl;
+mod block_map;
+mod csum;
+mod dir;
+mod extent;
+mod fast_commit;
+mod fault;
+mod features;
+mod group;
+mod inline;
+mod inode;
+mod journal;
+mod layout;
+mod map;
+mod read;
+mod recover;
+mod superblock;
+mod volume;
+mod xattr;
+
+use std::sync::Arc;
+
+use racker_formats::block::Disk;
+use racker_formats::error::Result;
+use racker_formats::registry::{Guess, Head};
+
+use crate::filesystem::{Driver, Filesystem};
+
+/// The driver of ext2, ext3 and ext4.
+pub(super) static FORMAT: Ext4Driver = Ext4Driver;
+
+pub(super) struct Ext4Driver;
+
+impl Driver for Ext4Driver {
+    fn name(&self) -> &'static str {
+        "ext4"
+    }
+
+    fn probe(&self, head: &Head<'_>) -> Guess {
+        let word = |at| head.at::<4>(1024usize.saturating_add(at)).map_or(u32::MAX, u32::from_le_bytes);
+        let is_magic = word(56) & 0xffff == u32::from(layout::MAGIC);
+        // A journal on a device of its own has a superblock too.
+        let is_journal = word(76) == 1 && word(96) & 0x8 != 0;
+        if !is_magic || is_journal {
+            return Guess::No;
+        }
+        let sane = word(24) <= 6 && word(76) <= 1 && word(0) != 0 && word(40) != 0;
+        if sane { Guess::Strong } else { Guess::Weak }
+    }
+
+    fn open(&self, volume: Disk) -> Result<Arc<dyn Filesystem>> {
+        Ok(Arc::new(recover::open(volume)?))
+    }
+}

@@ -1,0 +1,78 @@
+//! Everything that can be wrong with a FAT filesystem.
+
+use racker_formats::error::{Fault, Kind};
+
+/// What is wrong.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(super) enum FatFault {
+    /// A field of the boot sector is out of range.
+    #[error("the boot sector's {field} is {found}, expected {expected}")]
+    BootSector {
+        /// What the specification calls it.
+        field: &'static str,
+        /// As stored.
+        found: u64,
+        /// What would do.
+        expected: &'static str,
+    },
+    /// A cluster number outside the filesystem, or one that is free or bad.
+    #[error("{what} leads to cluster {cluster:#x}, they are 2 to {last:#x}")]
+    Cluster {
+        /// Where the number stands.
+        what: &'static str,
+        /// The number.
+        cluster: u32,
+        /// The last one.
+        last: u32,
+    },
+    /// A chain that is longer than there are clusters.
+    #[error("the cluster chain is a loop")]
+    Loop,
+    /// A chain that ends before its file does.
+    #[error("the cluster chain ends after {clusters} clusters, the file has {size} bytes")]
+    ChainEnds {
+        /// Clusters in the chain.
+        clusters: u64,
+        /// Size of the file in bytes.
+        size: u64,
+    },
+    /// A cluster that is not on the volume.
+    #[error("cluster {cluster:#x} is past the end of the volume of {size} bytes")]
+    PastVolume {
+        /// The cluster.
+        cluster: u32,
+        /// Size of the volume in bytes.
+        size: u64,
+    },
+    /// A directory larger than the format allows.
+    #[error("the directory has more than {0} bytes")]
+    DirSize(u64),
+    /// A node number that is no directory entry in use.
+    #[error("no file at directory entry {0}")]
+    Node(u64),
+    /// Not what was asked for.
+    #[error("{what}")]
+    WrongKind {
+        /// What the caller can do about it.
+        kind: Kind,
+        /// What it is or is not.
+        what: &'static str,
+    },
+}
+
+impl Fault for FatFault {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::WrongKind { kind, .. } => *kind,
+            _ => Kind::Corrupt,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::PastVolume { .. } => Some("the image may be cut short".into()),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! `qemu-img` and `qemu-io`: they make images for racker to read, and judge those it wrote.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Runs `qemu-img` and gives what it printed; a failure is a panic with its message.
+pub fn img<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> String {
+    text(run("qemu-img", args))
+}
+
+/// The same in the folder `dir`: QEMU looks for an external data file from where it runs.
+pub fn img_in<S: AsRef<std::ffi::OsStr>>(dir: &Path, args: &[S]) -> String {
+    text(Command::new("qemu-img").args(args).current_dir(dir).output().expect("qemu-utils are installed"))
+}
+
+/// Runs `qemu-img` and gives its exit status with all it printed.
+pub fn img_status<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> (i32, String) {
+    let out = run("qemu-img", args);
+    let said = [out.stdout, out.stderr].concat();
+    (out.status.code().unwrap_or(-1), String::from_utf8_lossy(&said).into_owned())
+}
+
+/// Runs `qemu-io` commands on an image of `format`.
+pub fn io(format: &str, image: &Path, commands: &[String]) -> String {
+    let mut args = vec!["-f".to_string(), format.into()];
+    for command in commands {
+        args.extend(["-c".to_string(), command.clone()]);
+    }
+    args.push(image.display().to_string());
+    let dir = image.parent().unwrap_or(Path::new("."));
+    let said =
+        text(Command::new("qemu-io").args(args).current_dir(dir).output().expect("qemu-utils are installed"));
+    assert!(!said.contains("failed"), "{said}");
+    said
+}
+
+/// Whether `qemu-img check` finds neither an error nor a leak.
+pub fn check(image: &Path) {
+    let (status, said) = img_status(&["check", "-f", "qcow2", &image.display().to_string()]);
+    assert_eq!(status, 0, "{}: {said}", image.display());
+}
+
+/// Whether `qemu-img check` finds no error; leaks are allowed.
+pub fn check_leaks_only(image: &Path) {
+    let (status, said) = img_status(&["check", "-f", "qcow2", &image.display().to_string()]);
+    assert!(status == 0 || status == 3, "{}: {status}: {said}", image.display());
+}
+
+fn run<S: AsRef<std::ffi::OsStr>>(program: &str, args: &[S]) -> Output {
+    Command::new(program).args(args).output().unwrap_or_else(|e| panic!("{program}: {e}"))
+}
+
+fn text(out: Output) -> String {
+    let said = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
+    assert!(out.status.success(), "{said}");
+    said
+}
