@@ -187,10 +187,11 @@ impl Group {
         {
             self.write_chunk(run)?;
             let first = run.start.checked_shl(sb.inopblog).unwrap_or(u32::MAX);
+            let counted = sb.incompat.contains(Incompat::SPINODES);
             for i in 0..inodes.checked_div(CHUNK_INODES.into()).unwrap_or(1) {
                 let first = first.saturating_add(i.saturating_mul(CHUNK_INODES.into()));
                 let (count, free_count) = (CHUNK_INODES, CHUNK_INODES);
-                let chunk = Chunk { first, holes: 0, count, free_count, free: u64::MAX };
+                let chunk = Chunk { first, holes: 0, counted, count, free_count, free: u64::MAX };
                 self.inodes.put(None, chunk, &mut self.space)?;
             }
             self.inodes.agi.raw.agi_newino = first.into();
@@ -227,7 +228,7 @@ impl Group {
             return contradiction("a chunk has inodes in free blocks");
         }
         let more = u8::try_from(inodes).unwrap_or(CHUNK_INODES);
-        let none = Chunk { first, holes: u16::MAX, count: 0, free_count: 0, free: u64::MAX };
+        let none = Chunk { first, holes: u16::MAX, counted: true, count: 0, free_count: 0, free: u64::MAX };
         let base = old.unwrap_or(none);
         let new = Chunk {
             holes: base.holes & !mask,
@@ -378,7 +379,8 @@ mod tests {
 
     #[test]
     fn holes_of_a_chunk_are_in_units_of_four() {
-        let chunk = Chunk { first: 64, holes: 0xff00, count: 32, free_count: 32, free: u64::MAX };
+        let chunk =
+            Chunk { first: 64, holes: 0xff00, counted: true, count: 32, free_count: 32, free: u64::MAX };
         assert_eq!(chunk.present(), u64::from(u32::MAX));
     }
 }
