@@ -170,8 +170,9 @@ impl Group {
         self.inodes.put(Some(chunk), new, &mut self.space)
     }
 
-    /// Allocates a chunk and writes its inodes. Returns how many there are: none without room for any.
-    fn add_chunk(&mut self) -> Result<u32> {
+    /// Allocates a chunk of at most `most` blocks and writes its inodes. Returns how many there are: none without
+    /// room for any.
+    fn add_chunk(&mut self, most: u32) -> Result<u32> {
         let ground = self.space.ground.clone();
         let sb = &ground.volume.sb;
         self.space.top_up()?;
@@ -180,16 +181,17 @@ impl Group {
         let align = sb.inode_align.max(1);
         // Room for the trees to be split.
         let spare = self.inodes.all.levels().saturating_mul(2).saturating_add(2);
-        let available = self.available()?.saturating_sub(spare);
+        let available = self.available()?.min(most).saturating_sub(spare);
         if available >= whole
             && let Some(run) = self.space.aligned(whole, align, None)?
         {
             self.write_chunk(run)?;
             let first = run.start.checked_shl(sb.inopblog).unwrap_or(u32::MAX);
+            let counted = sb.incompat.contains(Incompat::SPINODES);
             for i in 0..inodes.checked_div(CHUNK_INODES.into()).unwrap_or(1) {
                 let first = first.saturating_add(i.saturating_mul(CHUNK_INODES.into()));
                 let (count, free_count) = (CHUNK_INODES, CHUNK_INODES);
-                let chunk = Chunk { first, holes: 0, count, free_count, free: u64::MAX };
+                let chunk = Chunk { first, holes: 0, counted, count, free_count, free: u64::MAX };
                 self.inodes.put(None, chunk, &mut self.space)?;
             }
             self.inodes.agi.raw.agi_newino = first.into();
@@ -226,7 +228,7 @@ impl Group {
             return contradiction("a chunk has inodes in free blocks");
         }
         let more = u8::try_from(inodes).unwrap_or(CHUNK_INODES);
-        let none = Chunk { first, holes: u16::MAX, count: 0, free_count: 0, free: u64::MAX };
+        let none = Chunk { first, holes: u16::MAX, counted: true, count: 0, free_count: 0, free: u64::MAX };
         let base = old.unwrap_or(none);
         let new = Chunk {
             holes: base.holes & !mask,
@@ -322,7 +324,9 @@ impl Edit {
     fn take_in_group(&mut self, ag: AgNo, near: u32, grow: bool) -> Result<Option<InodeNo>> {
         let mut found = self.group(ag)?.take_inode(near)?;
         if found.is_none() && grow && self.may_have_more_inodes() {
-            let added = u64::from(self.group(ag)?.add_chunk()?);
+            let most = u32::try_from(self.budget).unwrap_or(u32::MAX);
+            let added = u64::from(self.group(ag)?.add_chunk(most)?);
+            self.budget = self.budget.saturating_sub(added >> self.volume.sb.inopblog);
             self.totals.inodes = self.totals.inodes.saturating_add(added);
             self.totals.free_inodes = self.totals.free_inodes.saturating_add(added);
             if added > 0 {
@@ -375,7 +379,8 @@ mod tests {
 
     #[test]
     fn holes_of_a_chunk_are_in_units_of_four() {
-        let chunk = Chunk { first: 64, holes: 0xff00, count: 32, free_count: 32, free: u64::MAX };
+        let chunk =
+            Chunk { first: 64, holes: 0xff00, counted: true, count: 32, free_count: 32, free: u64::MAX };
         assert_eq!(chunk.present(), u64::from(u32::MAX));
     }
 }

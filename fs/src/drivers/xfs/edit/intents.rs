@@ -18,6 +18,8 @@ impl Edit {
     /// Does all that is left to do after the log was replayed.
     pub(super) fn recover(&mut self, intents: &[Intent]) -> Result<()> {
         self.run(|edit| {
+            // What was promised must be kept, even if the last blocks go to it.
+            edit.budget = u64::MAX;
             for intent in intents {
                 edit.keep(&intent.what).within(|| format!("promise of {}", intent.lsn))?;
                 edit.breathe()?;

@@ -81,6 +81,8 @@ pub(super) struct Edit {
     totals: Totals,
     /// The counters as they are on the volume.
     written: Totals,
+    /// Blocks that the operation may still allocate for files.
+    budget: u64,
     /// An operation failed half-way.
     failed: bool,
 }
@@ -106,7 +108,7 @@ impl Edit {
             let (found, why) = (totals.free_blocks, "more is free than there is");
             return Err(Fault::Field { what: "sb_fdblocks", found, why }.into());
         }
-        Ok(Self { volume, groups: BTreeMap::new(), totals, written: totals, failed: false })
+        Ok(Self { volume, groups: BTreeMap::new(), totals, written: totals, budget: 0, failed: false })
     }
 
     /// An allocation group.

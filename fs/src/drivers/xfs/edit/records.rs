@@ -165,6 +165,8 @@ pub(super) struct Chunk {
     pub(super) first: u32,
     /// One bit for each four inodes that are not there.
     pub(super) holes: u16,
+    /// Whether the record has a count of its inodes: only with sparse inodes.
+    pub(super) counted: bool,
     /// Inodes that are there.
     pub(super) count: u8,
     /// How many of them are free.
@@ -197,6 +199,7 @@ impl Chunk {
             Self {
                 first: raw.ir_startino.get(),
                 holes: raw.ir_holemask.get(),
+                counted: true,
                 count: raw.ir_count,
                 free_count: raw.ir_freecount,
                 free: raw.ir_free.get(),
@@ -208,7 +211,7 @@ impl Chunk {
                 return Err(Fault::Structure { what, why: "more free inodes than a chunk has" }.into());
             }
             let (first, free) = (raw.ir_startino.get(), raw.ir_free.get());
-            Self { first, holes: 0, count: CHUNK_INODES, free_count: raw.ir_freecount, free }
+            Self { first, holes: 0, counted: false, count: CHUNK_INODES, free_count: raw.ir_freecount, free }
         };
         let (present, free) = (chunk.present(), chunk.free);
         let good = u32::from(chunk.count) == present.count_ones()
@@ -274,7 +277,7 @@ fn raw_chunk(chunk: &Chunk) -> RawInobtRec {
     RawInobtRec {
         ir_startino: chunk.first.into(),
         ir_holemask: chunk.holes.into(),
-        ir_count: chunk.count,
+        ir_count: if chunk.counted { chunk.count } else { 0 },
         ir_freecount: chunk.free_count,
         ir_free: chunk.free.into(),
     }

@@ -11,6 +11,9 @@ use super::super::units::InodeNo;
 use super::Edit;
 use super::fork::{Built, Site};
 
+/// Blocks of the extent tree of a small file in many pieces.
+const TREE_BLOCKS: u64 = 16;
+
 impl Edit {
     /// Replaces the content of file `ino`. The new content goes to other blocks than the old one, unless there is
     /// only room for it once the old one is gone.
@@ -33,10 +36,14 @@ impl Edit {
 
     fn replace_checked(&mut self, mut inode: Inode, content: Content<'_>, now: Time) -> Result<()> {
         let size = content.size;
-        let tight = self.volume.sb.block_size.count(size) > self.room()?;
+        // The tree of the new fork needs less than a hundredth of what its content does, or a few blocks.
+        let blocks = self.volume.sb.block_size.count(size);
+        let want = blocks.saturating_add(blocks.checked_div(100).unwrap_or(0)).saturating_add(TREE_BLOCKS);
+        let tight = want > self.budget_for(want)?;
         let mut old_blocks = 0;
         if tight {
             old_blocks = self.release_fork(&inode, ForkKind::Data)?;
+            self.budget_for(want)?;
         }
         let extents = self.pour(inode.ino, content)?;
         let site = Site {

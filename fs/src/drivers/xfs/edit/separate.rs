@@ -19,6 +19,9 @@ use super::node::encode_time;
 /// `di_format` and `di_aformat` of a fork of extents.
 const FORMAT_EXTENTS: u8 = 2;
 
+/// Blocks for a chunk of inodes and a directory that leaves its inode, beside those for the attributes.
+const MORE_BLOCKS: u64 = 256;
+
 impl Edit {
     /// Gives the entry `name` of `dir` an inode of its own, if it is not the only one that names its inode: an
     /// empty file with the same owner, mode, flags and attributes. Returns the inode that `name` names then.
@@ -46,6 +49,7 @@ impl Edit {
             .into());
         }
         self.run(|edit| {
+            edit.budget_for(old.raw.di_nblocks.get().saturating_add(MORE_BLOCKS))?;
             let new = edit.twin(&old, dir.ino, now)?;
             edit.point_entry(dir, &entry, new, now)?;
             let mut old = old;

@@ -79,6 +79,11 @@ impl Space {
         self.free.saturating_add(self.spare.count().min(need)).saturating_sub(need)
     }
 
+    /// Blocks of the free space trees, roots aside.
+    pub(super) fn free_tree_blocks(&self) -> u32 {
+        self.tree_blocks.saturating_sub(self.map_blocks)
+    }
+
     /// Length of the longest free run.
     pub(super) fn longest(&self) -> u32 {
         self.longest
