@@ -29,7 +29,8 @@ const FREE_TAG: u16 = 0xffff;
 const TAG: usize = 2;
 
 /// A directory block and where its entries end.
-struct Data {
+#[derive(Debug)]
+pub(super) struct Data {
     block: DaBlock,
     start: usize,
     end: usize,
@@ -62,16 +63,28 @@ impl Volume {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// The entry at byte `at` of the fork, if its name is `name`.
-    pub(super) fn entry_at(&self, fork: &DaFork<'_>, at: u64, name: &[u8]) -> Result<Option<Entry>> {
+    /// The entry at byte `at` of the fork, if its name is `name`. `last` keeps the block for the next call.
+    pub(super) fn entry_at(
+        &self,
+        fork: &DaFork<'_>,
+        at: u64,
+        name: &[u8],
+        last: &mut Option<Data>,
+    ) -> Result<Option<Entry>> {
         let (block, within) = self.sb.dir_block_size.split(at);
         let first = self.sb.dir_block_size.start_of(block).unwrap_or(u64::MAX);
-        let data = self.dir_data(fork, FileBlock(self.sb.block_size.count(first)))?;
+        let first = FileBlock(self.sb.block_size.count(first));
+        let data = match last.take().filter(|data| data.block.at == first) {
+            Some(data) => data,
+            None => self.dir_data(fork, first)?,
+        };
+        let data = last.insert(data);
         let within = index(within)?;
         if within < data.start || within >= data.end {
-            return Err(Fault::Structure { what: WHAT, why: "a leaf points outside of the entries" }.into());
+            let why = "a leaf points outside of the entries";
+            return Err(Fault::Structure { what: WHAT, why }.into());
         }
-        let (entry, _) = self.entry(&data, within).within(|| format!("entry at {within}"))?;
+        let (entry, _) = self.entry(data, within).within(|| format!("entry at {within}"))?;
         Ok((entry.name == name).then_some(entry))
     }
 

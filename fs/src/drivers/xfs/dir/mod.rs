@@ -3,6 +3,7 @@
 mod data;
 mod short;
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use racker_formats::error::{Result, Within};
@@ -146,7 +147,8 @@ impl Volume {
     fn find_by_tree(&self, dir: &Inode, root: FileBlock, name: &[u8]) -> Result<Option<Entry>> {
         let fork = self.dir_fork(dir);
         let wanted = hash(name);
-        let mut budget = self.da_budget(&fork)?;
+        let mut block = None;
+        let mut seen = BTreeSet::new();
         let mut leaf = self.da_leaf(&fork, root, &LEAVES, wanted)?;
         loop {
             let head = if self.sb.v5 { size_of::<RawDaInfo>() } else { size_of::<RawDaInfo4>() };
@@ -155,9 +157,8 @@ impl Volume {
             let count = tail.count.get().into();
             let mut last = None;
             for place in places_of(&leaf.bytes, first, count, wanted, &mut last)? {
-                budget = budget.checked_sub(1).ok_or(Fault::Circle { what: "a directory" })?;
                 let at = u64::from(place) << PLACE_SHIFT;
-                if let Some(entry) = self.entry_at(&fork, at, name)? {
+                if let Some(entry) = self.entry_at(&fork, at, name, &mut block)? {
                     return Ok(Some(entry));
                 }
             }
@@ -165,7 +166,9 @@ impl Volume {
             if last.is_some_and(|last| last > wanted) {
                 return Ok(None);
             }
-            budget = budget.checked_sub(1).ok_or(Fault::Circle { what: "a directory's leaves" })?;
+            if !seen.insert(leaf.at) {
+                return Err(Fault::Circle { what: "a directory's leaves" }.into());
+            }
             match self.da_next(&fork, &leaf, &LEAVES)? {
                 Some(next) => leaf = next,
                 None => return Ok(None),
