@@ -15,6 +15,8 @@
 
 mod alloc;
 mod bitmap;
+mod census;
+mod check;
 mod edit;
 mod entry;
 mod extensions;
@@ -22,11 +24,13 @@ mod facts;
 mod fault;
 mod header;
 mod image;
+mod l2;
 mod land;
 mod layout;
 mod owners;
 mod pack;
 mod refcount;
+mod renew;
 mod rewrite;
 mod snapshot;
 mod tables;
