@@ -34,6 +34,17 @@ pub fn io(format: &str, image: &Path, commands: &[String]) -> String {
     said
 }
 
+/// Runs `qemu-io` commands on a qcow2 image, flushes, and dies without closing it.
+pub fn leave_open(image: &Path, commands: &[String]) {
+    let mut args = vec!["-f".to_string(), "qcow2".into()];
+    for command in commands.iter().map(String::as_str).chain(["flush", "abort"]) {
+        args.extend(["-c".to_string(), command.into()]);
+    }
+    args.push(image.display().to_string());
+    let out = run("qemu-io", &args);
+    assert!(!out.status.success(), "qemu-io was meant to be killed");
+}
+
 /// Whether `qemu-img check` finds neither an error nor a leak.
 pub fn check(image: &Path) {
     let (status, said) = img_status(&["check", "-f", "qcow2", &image.display().to_string()]);

@@ -1,18 +1,23 @@
 //! The bitmap directory: which stretches of the disk were written since some point in time.
 
+use zerocopy::big_endian::U64;
+
 use super::extensions::BitmapDirectory;
 use super::fault::Fault;
-use super::header::{AUTOCLEAR_BITMAPS, Header};
-use super::layout::RawBitmap;
+use super::header::{AUTOCLEAR_BITMAPS, Header, TablePlace};
+use super::layout::{OFFSET_MASK, RawBitmap};
 use crate::block::Disk;
 use crate::error::{Result, Within};
 use crate::limits::MIB;
-use crate::wire::{bytes, index, len64, part, take};
+use crate::wire::{bytes, index, len64, part, table, take};
 
 /// QEMU's limit for their number.
 const BITMAPS_MAX: u64 = 65_535;
 /// Bytes of the directory: as many entries as that, each with a name of the usual length.
 const DIRECTORY_BYTES_MAX: u64 = 16 * MIB;
+
+/// Bytes of one bitmap's table: 2^20 entries of 64 KiB each serve a disk of 32 PiB.
+const TABLE_BYTES_MAX: u64 = 8 * MIB;
 
 /// `flags`: not saved correctly.
 const IN_USE: u32 = 1;
@@ -25,6 +30,8 @@ pub(super) struct Bitmap {
     pub(super) name: String,
     pub(super) granularity_bits: u8,
     flags: u32,
+    /// The offsets of its data.
+    pub(super) table: TablePlace,
 }
 
 impl Bitmap {
@@ -67,8 +74,17 @@ fn read_directory(file: &Disk, header: &Header, place: BitmapDirectory) -> Resul
             let found = granularity_bits.into();
             return Err(Fault::Many { what: "bits of granularity", found, max: 63 }.into());
         }
-        list.push(Bitmap { name, granularity_bits, flags: raw.flags.get() });
+        let table =
+            TablePlace { at: raw.bitmap_table_offset.get(), entries: raw.bitmap_table_size.get().into() };
+        list.push(Bitmap { name, granularity_bits, flags: raw.flags.get(), table });
         at = name_at.saturating_add(name_len).next_multiple_of(8);
     }
     Ok(list)
+}
+
+/// Where the clusters with a bitmap's data lie.
+pub(super) fn data_clusters(file: &Disk, bitmap: &Bitmap) -> Result<Vec<u64>> {
+    let TablePlace { at, entries } = bitmap.table;
+    let raw: Vec<U64> = table(file, at, entries, TABLE_BYTES_MAX, "bitmap table")?;
+    Ok(raw.into_iter().map(|entry| entry.get() & OFFSET_MASK).filter(|at| *at != 0).collect())
 }

@@ -5,13 +5,11 @@
 //! longer in use are lowered. A power cut before the header leaves the old disk, one after it the new one; either
 //! may leave clusters that are counted and not used, which `qemu-img check -r leaks` gives back.
 
-use zerocopy::IntoBytes;
-use zerocopy::big_endian::U64;
-
 use super::alloc::Allocator;
-use super::entry::{Entry, EntryRules, Plain, RawEntry};
+use super::entry::{Entry, Plain, RawEntry};
 use super::header::{Header, TablePlace};
 use super::image::Qcow2;
+use super::l2::L2;
 use super::layout::{COPIED, READS_ZERO};
 use super::refcount::{Clusters, push};
 use super::rewrite::{Outcome, Setting, by_cluster};
@@ -19,7 +17,7 @@ use crate::block::{BlockDevice, Change, ChangeKind, Disk, Span};
 use crate::error::{Common, Result, Within};
 use crate::limits::MIB;
 use crate::mapped::{BlockMap, HostOffset, Packed};
-use crate::wire::{index, len64, part, part_mut, table};
+use crate::wire::{index, len64, part, part_mut};
 
 /// Bytes of new data written at a time; one cluster if that is larger.
 const BATCH_BYTES: u64 = MIB;
@@ -146,7 +144,7 @@ impl<'a> Edit<'a> {
     fn write_l2(&mut self, l2: &L2) -> Result<u64> {
         let at = self.alloc.some(1)?.first;
         let at = self.alloc.offset(at)?;
-        self.image.file.write_at(at, l2.words.as_bytes())?;
+        self.image.file.write_at(at, l2.bytes())?;
         Ok(at)
     }
 
@@ -282,51 +280,4 @@ impl<'a> Edit<'a> {
 /// Subclusters in use below, those that read as zeroes above.
 fn bitmap(outcome: Outcome) -> u64 {
     u64::from(outcome.data) | u64::from(outcome.zero) << 32
-}
-
-/// A whole L2 table in memory.
-struct L2 {
-    words: Vec<U64>,
-    rules: EntryRules,
-}
-
-impl L2 {
-    /// Reads the table at `at`, or makes an empty one.
-    fn read(file: &Disk, rules: EntryRules, at: Option<HostOffset>) -> Result<Self> {
-        let cluster = rules.geometry.cluster.bytes();
-        let words = match at {
-            Some(HostOffset(at)) => table(file, at, cluster / 8, cluster, "L2 table")?,
-            None => vec![U64::new(0); index(cluster / 8)?],
-        };
-        Ok(Self { words, rules })
-    }
-
-    fn is_empty(&self) -> bool {
-        self.words.iter().all(|word| word.get() == 0)
-    }
-
-    fn get(&self, slot: usize) -> Result<Entry> {
-        let (word, bitmap) = self.place(slot);
-        let at = |n: usize| self.words.get(n).map_or(0, |w| w.get());
-        self.rules.decode(RawEntry { word: at(word), bitmap: bitmap.map_or(0, at) })
-    }
-
-    fn set(&mut self, slot: usize, raw: RawEntry) -> Result<()> {
-        let (word, bitmap) = self.place(slot);
-        let short = || Common::Index(len64(slot));
-        *self.words.get_mut(word).ok_or_else(short)? = raw.word.into();
-        if let Some(bitmap) = bitmap {
-            *self.words.get_mut(bitmap).ok_or_else(short)? = raw.bitmap.into();
-        }
-        Ok(())
-    }
-
-    fn place(&self, slot: usize) -> (usize, Option<usize>) {
-        if self.rules.geometry.extended() {
-            let at = slot.saturating_mul(2);
-            (at, Some(at.saturating_add(1)))
-        } else {
-            (slot, None)
-        }
-    }
 }

@@ -77,6 +77,8 @@ pub(super) enum Fault {
     NoRefcountBlock { cluster: u64 },
     #[error("the refcount table cannot have more than {most} entries")]
     RefcountTableFull { most: u64 },
+    #[error("the references cannot be counted: {0}")]
+    CannotCount(String),
     #[error("no free cluster is within reach of the tables")]
     NoCluster,
     #[error("{0} is cut short")]
@@ -106,6 +108,7 @@ impl error::Fault for Fault {
             Self::MarkedCorrupt
             | Self::FreeButUsed { .. }
             | Self::CountZero { .. }
+            | Self::CannotCount(_)
             | Self::NoRefcountBlock { .. } => {
                 "copy the image, then mend it with: qemu-img check -r all IMAGE"
             }

@@ -11,6 +11,7 @@ use super::pack;
 use super::snapshot::Snapshots;
 use super::tables::Tables;
 use crate::block::{BlockDevice, BlockSize, Caps, Change, Disk, Run, Span, Support};
+use crate::check::Report;
 use crate::error::{Common, Result, Within};
 use crate::mapped::{self, BlockMap, HostOffset, Mapping, Packed, Recent};
 use crate::registry::{Facts, Image, Opening};
@@ -72,6 +73,12 @@ impl Qcow2 {
     /// What the image is like now.
     pub(super) fn state(&self) -> Result<RwLockReadGuard<'_, State>> {
         self.state.read().map_err(|_| Common::Poisoned.into())
+    }
+
+    /// Copies of the header and the L1 table as they are now.
+    pub(super) fn header_and_l1(&self) -> Result<(Header, Vec<u64>)> {
+        let state = self.state()?;
+        Ok((state.header.clone(), state.tables.l1.clone()))
     }
 
     /// Turns to other tables, which are on disk already.
@@ -141,6 +148,10 @@ impl BlockDevice for Qcow2 {
 impl Image for Qcow2 {
     fn facts(&self) -> Facts {
         super::facts::facts(self)
+    }
+
+    fn check(&self, report: &mut Report) -> Result<()> {
+        self.check_image(report)
     }
 
     fn applies(&self) -> bool {

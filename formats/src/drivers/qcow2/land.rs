@@ -14,11 +14,14 @@ impl Qcow2 {
     /// Lands what `stage` prepares, or nothing of it. The bytes come from `source`.
     pub(super) fn land(&self, source: &Disk, stage: impl FnOnce(&mut Edit<'_>) -> Result<()>) -> Result<()> {
         let mut slot = self.allocator.lock().map_err(|_| Common::Poisoned)?;
-        let (header, l1) = {
-            let state = self.state()?;
-            (state.header.clone(), state.tables.l1.clone())
-        };
+        let (mut header, mut l1) = self.header_and_l1()?;
         writable(&header)?;
+        if header.incompatible.contains(Incompatible::DIRTY) {
+            // Its writer meant to write the counts later, and did not come to it.
+            *slot = None;
+            self.renew_counts().within(|| "image that was not closed cleanly")?;
+            (header, l1) = self.header_and_l1()?;
+        }
         // An error leaves it out of the slot: the next edit reads the counts anew.
         let mut alloc = match slot.take() {
             Some(mut alloc) => {

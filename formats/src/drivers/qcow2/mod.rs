@@ -16,6 +16,8 @@
 
 mod alloc;
 mod bitmap;
+mod census;
+mod check;
 mod edit;
 mod entry;
 mod extensions;
@@ -23,12 +25,14 @@ mod facts;
 mod fault;
 mod header;
 mod image;
+mod l2;
 mod land;
 mod layout;
 mod options;
 mod owners;
 mod pack;
 mod refcount;
+mod renew;
 mod rewrite;
 mod sink;
 mod snapshot;

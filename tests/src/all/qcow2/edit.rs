@@ -113,6 +113,36 @@ fn every_shape() {
 }
 
 #[test]
+fn an_image_that_was_not_closed_is_counted_first() {
+    for cluster_bits in [9, 12, 16, 21] {
+        for refcount_bits in [2, 16, 64] {
+            let dir = tempfile::tempdir().unwrap();
+            let recipe = Recipe {
+                cluster_bits,
+                refcount_bits,
+                lazy: true,
+                snapshots: 1,
+                size: 5 * MIB + 512,
+                ..Recipe::default()
+            };
+            let path = recipe.make(dir.path());
+            let mut commands = super::make::writes(&mut Rng::new(9), recipe.size, 9);
+            // What is allocated anew makes it dirty.
+            commands.extend(["discard 0 4M".into(), "write -P 77 1M 2M".into()]);
+            qemu::leave_open(&path, &commands);
+            let image = open(&path, true).unwrap();
+            assert!(image.facts().dirty);
+            let mut mirror = content(&disk(&image));
+            edit(&image, &mut mirror, &mut Rng::new(2), 4);
+            assert!(!image.facts().dirty);
+            edit(&image, &mut mirror, &mut Rng::new(4), 4);
+            drop(image);
+            sound(&path, &mirror);
+        }
+    }
+}
+
+#[test]
 fn a_thousand_edits_reuse_what_they_free() {
     let dir = tempfile::tempdir().unwrap();
     let recipe = Recipe {

@@ -1,0 +1,187 @@
+//! Who really uses which host cluster: everything that is reachable from the header is counted.
+
+use std::collections::BTreeMap;
+
+use zerocopy::big_endian::U64;
+
+use super::bitmap::{Bitmap, data_clusters};
+use super::entry::{Entry, EntryRules, Plain};
+use super::fault::Fault;
+use super::header::{Header, L1_BYTES_MAX, TablePlace};
+use super::l2::L2;
+use super::layout::OFFSET_MASK;
+use super::refcount::Clusters;
+use super::snapshot::Snapshots;
+use crate::block::Disk;
+use crate::check::{Report, Severity};
+use crate::error::Result;
+use crate::limits::MIB;
+use crate::mapped::HostOffset;
+use crate::wire::{index, len64, table};
+
+/// Bytes of counts in memory: enough for 8 TiB in clusters of 64 KiB.
+const COUNTS_BYTES_MAX: u64 = 512 * MIB;
+
+/// What is counted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scope<'a> {
+    pub(super) file: &'a Disk,
+    pub(super) header: &'a Header,
+    pub(super) rules: EntryRules,
+    pub(super) l1: &'a [u64],
+    pub(super) snapshots: &'a Snapshots,
+    pub(super) bitmaps: &'a [Bitmap],
+}
+
+/// References to each host cluster.
+#[derive(Debug)]
+pub(super) struct Census<'a> {
+    scope: Scope<'a>,
+    counts: Vec<u32>,
+    /// How often each L2 table is referred to. It is read once, however many snapshots share it.
+    l2: BTreeMap<u64, u32>,
+}
+
+impl<'a> Census<'a> {
+    /// Counts everything but the counts' own structures; what cannot be counted goes to `report`.
+    pub(super) fn take(scope: Scope<'a>, report: &mut Report) -> Result<Self> {
+        let cluster = scope.header.geometry.cluster;
+        let clusters = cluster.count(scope.file.size());
+        let need = clusters.saturating_mul(4);
+        if need > COUNTS_BYTES_MAX {
+            return Err(Fault::Many {
+                what: "host clusters to count",
+                found: clusters,
+                max: COUNTS_BYTES_MAX / 4,
+            }
+            .into());
+        }
+        let mut all = Self { scope, counts: vec![0; index(clusters)?], l2: BTreeMap::new() };
+        all.add("the header", 0, 1, 1, report);
+        all.tables(report)?;
+        for (at, times) in std::mem::take(&mut all.l2) {
+            all.l2_table(at, times, report);
+        }
+        if let Some(directory) = scope.header.extensions.bitmaps.filter(|_| !scope.bitmaps.is_empty()) {
+            all.add("the bitmap directory", directory.at, directory.len, 1, report);
+            for bitmap in scope.bitmaps {
+                all.bitmap(bitmap, report)?;
+            }
+        }
+        Ok(all)
+    }
+
+    /// Counts the refcount table and its blocks as well.
+    pub(super) fn add_refcounts(&mut self, blocks: impl Iterator<Item = u64>, report: &mut Report) {
+        let place = self.scope.header.refcount_table;
+        self.add("the refcount table", place.at, place.entries.saturating_mul(8), 1, report);
+        for at in blocks {
+            self.add("a refcount block", at, 1, 1, report);
+        }
+    }
+
+    /// References to a host cluster.
+    pub(super) fn count(&self, cluster: u64) -> u64 {
+        let at = usize::try_from(cluster).ok();
+        at.and_then(|at| self.counts.get(at)).copied().unwrap_or_default().into()
+    }
+
+    /// Clusters of the file.
+    pub(super) fn len(&self) -> u64 {
+        len64(self.counts.len())
+    }
+
+    /// The number behind the last cluster that is used.
+    pub(super) fn end(&self) -> u64 {
+        let last = self.counts.iter().rposition(|count| *count != 0);
+        last.map_or(0, |at| len64(at).saturating_add(1))
+    }
+
+    /// L1 tables, and the snapshot table that names most of them.
+    fn tables(&mut self, report: &mut Report) -> Result<()> {
+        let Scope { file, header, l1, snapshots, .. } = self.scope;
+        self.add("the L1 table", header.l1.at, header.l1.entries.saturating_mul(8), 1, report);
+        self.l1_entries(l1.iter().copied());
+        self.add("the snapshot table", header.snapshots.at, snapshots.table_bytes, 1, report);
+        // Tables do not overlap in a sound image, so together they are no longer than the file.
+        let mut budget = file.size();
+        for snapshot in &snapshots.list {
+            let TablePlace { at, entries } = snapshot.l1;
+            let len = entries.saturating_mul(8);
+            let Some(left) = budget.checked_sub(len) else {
+                report.add(Severity::Corruption, "L1 tables of snapshots overlap");
+                break;
+            };
+            budget = left;
+            self.add("a snapshot's L1 table", at, len, 1, report);
+            let raw: Vec<U64> = table(file, at, entries, L1_BYTES_MAX, "L1 table")?;
+            self.l1_entries(raw.into_iter().map(U64::get));
+        }
+        Ok(())
+    }
+
+    fn l1_entries(&mut self, entries: impl Iterator<Item = u64>) {
+        for at in entries.map(|entry| entry & OFFSET_MASK).filter(|at| *at != 0) {
+            let times = self.l2.entry(at).or_default();
+            *times = times.saturating_add(1);
+        }
+    }
+
+    fn l2_table(&mut self, at: u64, times: u32, report: &mut Report) {
+        let Scope { file, rules, .. } = self.scope;
+        let what = || format!("L2 table at {at:#x}");
+        if !rules.geometry.cluster.aligned(at) {
+            report.add(Severity::Corruption, format!("{} is not aligned to a cluster", what()));
+            return;
+        }
+        self.add("an L2 table", at, 1, times, report);
+        let l2 = match L2::read(file, rules, Some(HostOffset(at))) {
+            Ok(l2) => l2,
+            Err(e) => return report.add(Severity::Corruption, format!("{}: {e}", what())),
+        };
+        for slot in 0..l2.len() {
+            match l2.get(slot) {
+                Ok(Entry::Packed(p)) => self.add("a compressed cluster", p.host.0, p.stored, times, report),
+                Ok(Entry::Plain(Plain { host: Some(host), .. })) if !rules.data_file => {
+                    self.add("a data cluster", host.0, 1, times, report);
+                }
+                Ok(Entry::Plain(_)) => {}
+                Err(e) => report.add(Severity::Corruption, format!("{}, entry {slot}: {e}", what())),
+            }
+        }
+    }
+
+    fn bitmap(&mut self, bitmap: &Bitmap, report: &mut Report) -> Result<()> {
+        let place = bitmap.table;
+        self.add("a bitmap's table", place.at, place.entries.saturating_mul(8), 1, report);
+        for at in data_clusters(self.scope.file, bitmap)? {
+            self.add("bitmap data", at, 1, 1, report);
+        }
+        Ok(())
+    }
+
+    /// Counts the clusters that hold the `len` bytes at `at`.
+    fn add(&mut self, what: &str, at: u64, len: u64, times: u32, report: &mut Report) {
+        if len == 0 {
+            return;
+        }
+        let cluster = self.scope.header.geometry.cluster;
+        let run = Clusters::of(cluster, at, len);
+        // The last sectors of a compressed cluster may reach past the end of the file, but not a cluster far.
+        let near = self.scope.file.size().saturating_add(cluster.bytes());
+        let inside = at.checked_add(len).is_some_and(|end| end < near);
+        let to = usize::try_from(run.end()).unwrap_or(usize::MAX).min(self.counts.len());
+        let from = usize::try_from(run.first).unwrap_or(usize::MAX);
+        match self.counts.get_mut(from..to) {
+            Some(counts) if inside && !counts.is_empty() => {
+                for count in counts {
+                    *count = count.saturating_add(times);
+                }
+            }
+            _ => report.add(
+                Severity::Corruption,
+                format!("{what} at {at:#x} of {len} bytes is behind the end of the file"),
+            ),
+        }
+    }
+}

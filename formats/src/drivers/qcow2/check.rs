@@ -1,0 +1,228 @@
+//! Finds and mends inconsistencies: counts that are wrong, and marks that contradict the counts.
+
+use super::census::{Census, Scope};
+use super::entry::{Entry, RawEntry};
+use super::header::{Header, Incompatible};
+use super::image::Qcow2;
+use super::l2::L2;
+use super::layout::{COMPRESSED, COPIED};
+use super::refcount::{Clusters, Refcounts};
+use crate::check::{Finding, Report, Severity};
+use crate::error::{Common, Kind, Result, Within};
+use crate::mapped::HostOffset;
+use crate::wire::{index, len64};
+
+/// Findings of one kind that are listed one by one.
+const LISTED_MAX: u64 = 100;
+
+/// Host clusters in a row whose counts are wrong in the same way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Wrong {
+    run: Clusters,
+    counted: u64,
+    used: u64,
+}
+
+impl Qcow2 {
+    /// Compares what is counted with what is used, and every mark with both.
+    pub(super) fn check_image(&self, report: &mut Report) -> Result<()> {
+        let mut slot = self.allocator.lock().map_err(|_| Common::Poisoned)?;
+        let repair = report.repair;
+        if repair {
+            // Counts held in memory are out of date afterwards.
+            *slot = None;
+        }
+        let (header, l1) = self.header_and_l1()?;
+        let census = Census::take(self.scope(&header, &l1), report)?;
+        let unsound = report.worst() == Some(Severity::Corruption);
+        // Without knowing all that is used nothing may be called free.
+        let mend = repair && !unsound;
+        // What is wrong with the counts' own structures is mended by making new ones.
+        let mut own = Report::default();
+        let wrong = match self.wrong_counts(&header, census, &mut own) {
+            Ok(wrong) => wrong,
+            Err(e) if e.kind() == Kind::Corrupt => {
+                list(&mut own, false, e.to_string());
+                Vec::new()
+            }
+            Err(e) => return Err(e),
+        };
+        if mend && (!own.findings.is_empty() || wrong.iter().any(|w| w.counted < w.used)) {
+            self.renew_counts()?;
+        } else if mend && !wrong.is_empty() {
+            self.lower_counts(&header, &wrong)?;
+        }
+        report.findings.extend(own.findings.into_iter().map(|f| Finding { repaired: mend, ..f }));
+        list_counts(&wrong, mend, report);
+        if report.worst() == Some(Severity::Corruption) {
+            // Marks are compared with counts that are right.
+            return Ok(());
+        }
+        let (header, l1) = self.header_and_l1()?;
+        self.check_marks(&header, &l1, mend, report)?;
+        if mend && report.worst().is_none() {
+            self.clear_marks(header, l1)?;
+        }
+        Ok(())
+    }
+
+    /// What a census looks at.
+    pub(super) fn scope<'a>(&'a self, header: &'a Header, l1: &'a [u64]) -> Scope<'a> {
+        Scope {
+            file: &self.file,
+            header,
+            rules: self.rules,
+            l1,
+            snapshots: &self.snapshots,
+            bitmaps: &self.bitmaps,
+        }
+    }
+
+    /// Runs of clusters whose counts are not what they should be.
+    fn wrong_counts(
+        &self,
+        header: &Header,
+        mut census: Census<'_>,
+        report: &mut Report,
+    ) -> Result<Vec<Wrong>> {
+        let mut counts = Refcounts::read(&self.file, header).within(|| "refcount table")?;
+        let blocks: Vec<u64> = counts.block_places().collect();
+        census.add_refcounts(blocks.into_iter(), report);
+        let mut all: Vec<Wrong> = Vec::new();
+        let counted = counts.table_entries().saturating_mul(counts.per_block().bytes());
+        let mut cluster = 0;
+        while cluster < census.len().max(counted) {
+            let (number, _) = counts.per_block().split(cluster);
+            if cluster >= census.len() && matches!(counts.block(number), Ok(None)) {
+                // Nothing is used and nothing is counted in a block's reach.
+                cluster = counts.per_block().ceil(cluster.saturating_add(1)).unwrap_or(u64::MAX);
+                continue;
+            }
+            let (counted, used) = (counts.get(cluster)?, census.count(cluster));
+            if counted != used {
+                note(&mut all, cluster, counted, used);
+            }
+            cluster = cluster.saturating_add(1);
+        }
+        Ok(all)
+    }
+
+    /// Takes leaked clusters back; nothing refers to them, so the order does not matter.
+    fn lower_counts(&self, header: &Header, wrong: &[Wrong]) -> Result<()> {
+        let mut counts = Refcounts::read(&self.file, header)?;
+        for Wrong { run, used, .. } in wrong {
+            for cluster in run.numbers() {
+                counts.set(cluster, *used)?;
+            }
+        }
+        counts.store()?;
+        self.file.flush()
+    }
+
+    /// Bit 63 of an entry says that the count is one; writing in place relies on it.
+    fn check_marks(&self, header: &Header, l1: &[u64], mend: bool, report: &mut Report) -> Result<()> {
+        let mut counts = Refcounts::read(&self.file, header)?;
+        let cluster = self.rules.geometry.cluster;
+        let mut new_l1 = l1.to_vec();
+        for number in 0..len64(l1.len()) {
+            let Ok(Some(HostOffset(at))) = self.l2_at(number) else { continue };
+            let Ok(mut l2) = L2::read(&self.file, self.rules, Some(HostOffset(at))) else { continue };
+            let mut changed = false;
+            for slot in 0..l2.len() {
+                let (raw, entry) = (l2.raw(slot), l2.get(slot));
+                let Some(right) = right_mark(raw, &entry, |at| counts.get(cluster.split(at).0))? else {
+                    continue;
+                };
+                list(
+                    report,
+                    mend,
+                    format!("L2 table at {at:#x}, entry {slot}: the mark of a single owner is wrong"),
+                );
+                l2.set(slot, RawEntry { word: raw.word & !COPIED | right, ..raw })?;
+                changed = true;
+            }
+            if changed && mend {
+                self.file.write_at(at, l2.bytes())?;
+            }
+            let entry = new_l1.get_mut(index(number)?).ok_or(Common::Index(number))?;
+            let right = if counts.get(cluster.split(at).0)? == 1 { COPIED } else { 0 };
+            if *entry & COPIED != right {
+                list(report, mend, format!("L1 entry {number}: the mark of a single owner is wrong"));
+                *entry = *entry & !COPIED | right;
+            }
+        }
+        if mend && new_l1 != l1 {
+            let bytes: Vec<u8> = new_l1.iter().flat_map(|entry| entry.to_be_bytes()).collect();
+            self.file.write_at(header.l1.at, &bytes)?;
+            self.turn_to(header.clone(), new_l1)?;
+        }
+        if mend { self.file.flush() } else { Ok(()) }
+    }
+
+    /// A mended image is neither dirty nor corrupt.
+    fn clear_marks(&self, mut header: Header, l1: Vec<u64>) -> Result<()> {
+        let marks = Incompatible::DIRTY | Incompatible::CORRUPT;
+        if header.incompatible.intersects(marks) {
+            header.incompatible.remove(marks);
+            self.turn_header(&header)?;
+            self.turn_to(header, l1)?;
+        }
+        Ok(())
+    }
+}
+
+/// Joins a wrong count with its neighbours.
+fn note(all: &mut Vec<Wrong>, cluster: u64, counted: u64, used: u64) {
+    match all.last_mut() {
+        Some(last) if (last.run.end(), last.counted, last.used) == (cluster, counted, used) => {
+            last.run.count = last.run.count.saturating_add(1);
+        }
+        _ => all.push(Wrong { run: Clusters { first: cluster, count: 1 }, counted, used }),
+    }
+}
+
+/// The mark that an entry should have, if it has the other one.
+fn right_mark(
+    raw: RawEntry,
+    entry: &Result<Entry>,
+    mut count: impl FnMut(u64) -> Result<u64>,
+) -> Result<Option<u64>> {
+    let right = match entry {
+        Ok(Entry::Plain(plain)) => match plain.host {
+            Some(host) if count(host.0)? == 1 => COPIED,
+            _ => 0,
+        },
+        // Compressed clusters never have it.
+        Ok(Entry::Packed(_)) => 0,
+        Err(_) if raw.word & COMPRESSED != 0 => 0,
+        Err(_) => return Ok(None),
+    };
+    Ok((raw.word & COPIED != right).then_some(right))
+}
+
+fn list_counts(wrong: &[Wrong], repaired: bool, report: &mut Report) {
+    let mut listed = 0u64;
+    for Wrong { run, counted, used } in wrong {
+        listed = listed.saturating_add(1);
+        let severity = if counted > used { Severity::Leak } else { Severity::Corruption };
+        let which = match run.count {
+            1 => format!("host cluster {}", run.first),
+            _ => format!("host clusters {} to {}", run.first, run.end().saturating_sub(1)),
+        };
+        let what = format!("{which}: counted {counted} times, used {used} times");
+        if listed <= LISTED_MAX {
+            report.findings.push(Finding { what, severity, repaired });
+        }
+    }
+    for severity in [Severity::Leak, Severity::Corruption] {
+        let later = wrong.iter().skip(usize::try_from(LISTED_MAX).unwrap_or(usize::MAX));
+        let more = later.filter(|w| (w.counted > w.used) == (severity == Severity::Leak)).count();
+        if more > 0 {
+            report.findings.push(Finding { what: format!("{more} more like these"), severity, repaired });
+        }
+    }
+}
+
+fn list(report: &mut Report, repaired: bool, what: String) {
+    report.findings.push(Finding { what, severity: Severity::Corruption, repaired });
+}
