@@ -108,9 +108,18 @@ fn to_all(case: &Case) {
             let member = list.lines().find(|n| n.ends_with(".vmdk") || n.ends_with(".img")).unwrap();
             tool("tar").arg("-C").arg(dir.path()).arg("-xf").arg(&image).arg(member).ok();
             let member = dir.path().join(member);
-            qemu::img(&["convert".as_ref(), "-O".as_ref(), "raw".as_ref(), member.as_os_str(), oracle.as_os_str()]);
+            qemu::img(&[
+                "convert".as_ref(),
+                "-O".as_ref(),
+                "raw".as_ref(),
+                member.as_os_str(),
+                oracle.as_os_str(),
+            ]);
         }
-        _ => drop(qemu::img_in(dir.path(), &["convert", "-O", "raw", &image.display().to_string(), "oracle.raw"])),
+        _ => drop(qemu::img_in(
+            dir.path(),
+            &["convert", "-O", "raw", &image.display().to_string(), "oracle.raw"],
+        )),
     }
     for (format, suffix, args) in TARGETS {
         let out = dir.path().join(format!("out.{suffix}"));
@@ -147,7 +156,8 @@ fn every_box_to_raw() {
         let ran = convert(&["-O", "raw"], &image, &raw);
         assert_eq!(ran.status, 0, "{name}: {ran}");
         let member = tool("tar").arg("-tf").arg(&image).ok();
-        let member = member.lines().find(|n| n.ends_with(".vmdk") || n.ends_with(".img")).unwrap().to_string();
+        let member =
+            member.lines().find(|n| n.ends_with(".vmdk") || n.ends_with(".img")).unwrap().to_string();
         tool("tar").arg("-C").arg(dir.path()).arg("-xf").arg(&image).arg(&member).ok();
         same(&dir.path().join(member), &raw, "raw");
     }
@@ -179,7 +189,10 @@ fn split_disk_to_qcow2() {
 #[test]
 fn the_number_of_threads_changes_nothing() {
     let (dir, image) = unpacked(&case("ock/boot"));
-    for (suffix, args) in [("qcow2", vec!["-c", "-O", "qcow2"]), ("vmdk", vec!["-O", "vmdk", "-o", "subformat=streamOptimized"])] {
+    for (suffix, args) in [
+        ("qcow2", vec!["-c", "-O", "qcow2"]),
+        ("vmdk", vec!["-O", "vmdk", "-o", "subformat=streamOptimized"]),
+    ] {
         let sums: Vec<String> = ["1", "2", "7"]
             .iter()
             .map(|threads| {

@@ -150,7 +150,10 @@ fn many_edits_in_a_row() {
     let patient = Patient::new("ock/boot");
     let before = patient.trees();
     for i in 0..100 {
-        let pair = [format!("platform.id={}", ["qemu", "vmware-esx"][i % 2]), format!("platform.id={}", ["vmware-esx", "qemu"][i % 2])];
+        let pair = [
+            format!("platform.id={}", ["qemu", "vmware-esx"][i % 2]),
+            format!("platform.id={}", ["vmware-esx", "qemu"][i % 2]),
+        ];
         let ran = patient.edit(ENTRY, &["--replace", &pair[0], &pair[1]]);
         assert_eq!(ran.status, 0, "edit {i}: {ran}");
     }

@@ -40,7 +40,9 @@ fn edits(name: &str) {
         only_content_changed(&before, &after, path, &content);
         before = after;
     }
-    for (path, size) in [("links/a", 5000), ("dirs/d3/entry-00001-x", 10), ("dirs/d700/entry-00345-", 100_000)] {
+    for (path, size) in
+        [("links/a", 5000), ("dirs/d3/entry-00001-x", 10), ("dirs/d700/entry-00345-", 100_000)]
+    {
         let content = bytes(size);
         patient.put(path, &content, &[]);
         let after = patient.trees_after(0).remove(&0).unwrap();
