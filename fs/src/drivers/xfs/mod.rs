@@ -22,8 +22,7 @@
 //! inodes, and [`end`](log::Log::end) the log.
 //!
 //! No block may carry a log sequence number ahead of the log's head: the kernel refuses to mount, and would take
-//! such a block for newer than changes it logs later. A changed block keeps its number, or takes that of the last
-//! record, [`Log::lsn`](log::Log::lsn); a new one may have 0. Never a higher one.
+//! such a block for newer than changes it logs later. A changed block keeps its number, a new one has 0.
 //!
 //! # Map
 //!
@@ -36,6 +35,7 @@
 //! | `da`, `dir`, `attr` | trees over hashes of names; directories; extended attributes |
 //! | `file` | content and link targets |
 //! | `log` | the log: replay and end |
+//! | `edit` | writing |
 //! | `facts`, `fault` | what is said to users, and what can be wrong |
 
 mod attr;

@@ -26,8 +26,6 @@ pub(super) struct State {
     pub(super) head: Lsn,
     /// The block of the last record's header.
     pub(super) last_block: u32,
-    /// The sequence number of the last record; the highest that a block may carry.
-    pub(super) last: Lsn,
     /// The block of the oldest record that has to be replayed; the head's if there is none.
     pub(super) tail: u32,
     /// The oldest record as the last one names it.
@@ -76,14 +74,7 @@ impl State {
 
     /// The state of a log of zeroes.
     fn never_written() -> Self {
-        Self {
-            head: Lsn::new(1, 0),
-            last_block: 0,
-            last: Lsn::new(1, 0),
-            tail: 0,
-            tail_lsn: Lsn::new(1, 0),
-            clean: true,
-        }
+        Self { head: Lsn::new(1, 0), last_block: 0, tail: 0, tail_lsn: Lsn::new(1, 0), clean: true }
     }
 
     /// The state if the head is block `head`: what the last record before it says.
@@ -101,7 +92,6 @@ impl State {
         let mut state = Self {
             head: Lsn::new(cycle, head),
             last_block: last.block,
-            last: last.lsn(),
             tail: tail_lsn.block(),
             tail_lsn,
             clean: false,

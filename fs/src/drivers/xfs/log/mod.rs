@@ -41,7 +41,6 @@ use racker_formats::error::{Result, Within};
 
 use super::fault::Fault;
 use super::superblock::{LogIncompat, Superblock, names};
-use super::units::Lsn;
 use super::volume::Volume;
 use head::State;
 use ring::Ring;
@@ -79,12 +78,6 @@ impl Log {
     /// Whether nothing has to be replayed.
     pub(super) fn is_clean(&self) -> bool {
         self.state.clean
-    }
-
-    /// The sequence number that changed blocks get when nothing is logged: that of the last record. Blocks must
-    /// not carry one that lies ahead of the log.
-    pub(super) fn lsn(&self) -> Lsn {
-        self.state.last
     }
 
     /// Replays the log into the volume and reads the superblock again.

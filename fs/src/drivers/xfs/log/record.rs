@@ -7,7 +7,6 @@ use core::mem::offset_of;
 
 use racker_formats::error::Result;
 use racker_formats::wire::{index, part, part_mut, sum_holds, take};
-use zerocopy::big_endian::U32;
 
 use super::super::fault::Fault;
 use super::super::layout::{LOG_MAGIC, RawLogExtHeader, RawLogRecord};
@@ -177,9 +176,4 @@ pub(super) fn checksum(heads: &[u8], header_len: usize, data: &[u8], v2: bool) -
         }
     }
     Ok(crc32c::crc32c_append(crc, data))
-}
-
-/// The word of an unmount record's data block 0 that is in the header.
-pub(super) fn first_word(heads: &[u8]) -> Result<U32> {
-    take(heads, cycle_data_at(0), "cycle data")
 }

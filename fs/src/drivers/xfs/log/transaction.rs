@@ -151,11 +151,6 @@ impl<'t> Item<'t> {
         part(&self.transaction.bytes, start, end.saturating_sub(start), "log item")
     }
 
-    /// How many regions it has.
-    pub(super) fn regions(&self) -> usize {
-        self.count
-    }
-
     /// What it is.
     pub(super) fn kind(&self) -> Result<u16> {
         Ok(take::<RawItemHead>(self.region(0)?, 0, "log item")?.type_.get())
@@ -270,7 +265,7 @@ mod tests {
         let mut run = |all: &mut Assembler, flags: u8, data: &[u8]| {
             all.operation(Lsn::new(1, 2), &op(flags), data, &mut |t| {
                 for item in t.items() {
-                    seen.push((t.lsn, item.kind()?, item.region(item.regions() - 1)?.to_vec()));
+                    seen.push((t.lsn, item.kind()?, item.region(item.count - 1)?.to_vec()));
                 }
                 Ok(())
             })
