@@ -17,6 +17,8 @@ use super::spare::{Spare, SparePool};
 const AGF_VERSION: u32 = 1;
 /// Rounds of filling up the spare blocks: each can use some of them up again, in ever fewer splits.
 const TOP_UP_ROUNDS: u32 = 512;
+/// Spare blocks beyond their number that are left alone.
+const SPARE_SLACK: u32 = 8;
 
 /// The space of a group.
 #[derive(Debug)]
@@ -114,27 +116,31 @@ impl Space {
             .fold(0, |sum, levels| sum.saturating_add(levels.saturating_mul(2)))
     }
 
-    /// Brings the spare blocks to their number. Has to stand before every change of the group's space.
+    /// Makes sure that there are enough spare blocks, and not far too many. Has to stand before every change of the
+    /// group's space. Both directions change the trees, which take and give spare blocks themselves: so it comes
+    /// down only from well above the number, and then up, but never back and forth.
     pub(super) fn top_up(&mut self) -> Result<()> {
         for _ in 0..TOP_UP_ROUNDS {
-            let (need, have) = (self.spare_need(), self.spare.count());
-            if have > need {
-                let block = Run { start: self.spare.take()?, len: 1 };
-                self.unmap(block, Owner::GROUP)?;
-                self.put_back(block)?;
-            } else if have < need {
-                let want = need.saturating_sub(have);
-                // A group without free space makes do with what it has.
-                let Some(run) = self.best(want)? else { return Ok(()) };
-                self.carve(run)?;
-                self.check_unowned(run)?;
-                for block in run.start..run.end() {
-                    self.spare.put(block)?;
-                }
-                self.map(run, Owner::GROUP)?;
-            } else {
+            if self.spare.count() <= self.spare_need().saturating_add(SPARE_SLACK) {
+                break;
+            }
+            let block = Run { start: self.spare.take()?, len: 1 };
+            self.unmap(block, Owner::GROUP)?;
+            self.put_back(block)?;
+        }
+        for _ in 0..TOP_UP_ROUNDS {
+            let want = self.spare_need().saturating_sub(self.spare.count());
+            if want == 0 {
                 return Ok(());
             }
+            // A group without free space makes do with what it has.
+            let Some(run) = self.best(want)? else { return Ok(()) };
+            self.carve(run)?;
+            self.check_unowned(run)?;
+            for block in run.start..run.end() {
+                self.spare.put(block)?;
+            }
+            self.map(run, Owner::GROUP)?;
         }
         contradiction("the spare blocks never reach their number")
     }
