@@ -3,6 +3,8 @@
 //!
 //! Nothing of this opens anything: a signature, a second field that agrees, and the few bytes of the label.
 
+mod disc;
+mod exfat;
 mod ntfs;
 mod raid;
 mod text;
@@ -11,7 +13,6 @@ mod zfs;
 use racker_formats::block::Disk;
 use racker_formats::error::Result;
 use racker_formats::registry::{Head, with_head};
-use racker_formats::wire::bytes;
 
 use text::{uuid, windows};
 
@@ -46,8 +47,21 @@ impl Recognised {
 type ByHead = fn(&Head<'_>) -> Option<Recognised>;
 
 /// In order: what encrypts or holds other volumes may be in front of remnants of what was there before.
-const BY_HEAD: &[ByHead] =
-    &[luks, lvm2, raid::by_head, btrfs, ntfs::by_head, exfat, f2fs, erofs, squashfs, iso9660, jbd, swap];
+const BY_HEAD: &[ByHead] = &[
+    luks,
+    bitlocker,
+    lvm2,
+    raid::by_head,
+    btrfs,
+    ntfs::by_head,
+    exfat::by_head,
+    f2fs,
+    erofs,
+    squashfs,
+    disc::by_head,
+    jbd,
+    swap,
+];
 
 /// The content of a volume that no driver reads, if it is one of those that have a name here.
 pub fn recognise(volume: &Disk) -> Result<Option<Recognised>> {
@@ -59,7 +73,7 @@ pub fn recognise(volume: &Disk) -> Result<Option<Recognised>> {
     // The labels of these two lie somewhere else; a damaged filesystem has none.
     Ok(Some(match found.name {
         "ntfs" => found.label(ntfs::label(volume).unwrap_or_default()),
-        "exfat" => found.label(exfat_label(volume).unwrap_or_default()),
+        "exfat" => found.label(exfat::label(volume).unwrap_or_default()),
         _ => found,
     }))
 }
@@ -113,26 +127,8 @@ fn btrfs(head: &Head<'_>) -> Option<Recognised> {
     Some(found.label(label_at(head, AT + 0x12b, 256)))
 }
 
-fn exfat(head: &Head<'_>) -> Option<Recognised> {
-    let signed = head.at::<8>(3)? == *b"EXFAT   " && head.at::<2>(510)? == [0x55, 0xaa];
-    let serial = u32::from_le_bytes(head.at(100)?);
-    let shown = (serial != 0).then(|| format!("{:04X}-{:04X}", serial >> 16, serial & 0xffff));
-    signed.then(|| Recognised::new("exfat").uuid(shown))
-}
-
-/// The label of exFAT: an entry in the first cluster of the root directory.
-fn exfat_label(volume: &Disk) -> Option<Option<String>> {
-    let boot = bytes(volume, 0, 512, 512, "exfat boot sector").ok()?;
-    let word = |at: usize| boot.get(at..)?.first_chunk::<4>().map(|b| u64::from(u32::from_le_bytes(*b)));
-    let (sector, cluster) = (*boot.get(108)?, *boot.get(109)?);
-    let shift = u32::from(sector).checked_add(u32::from(cluster)).filter(|s| (9..=25).contains(s))?;
-    let heap = word(88)?.checked_shl(sector.into())?;
-    let at = heap.checked_add(word(96)?.checked_sub(2)?.checked_shl(shift)?)?;
-    let len = (1u64 << shift.min(12)).min(4096);
-    let root = bytes(volume, at, len, 4096, "exfat root directory").ok()?;
-    let entry = root.chunks_exact(32).find(|e| e.first() == Some(&0x83))?;
-    let units = usize::from(*entry.get(1)?).min(11).checked_mul(2)?;
-    Some(Some(windows(entry.get(2..)?.get(..units)?)))
+fn bitlocker(head: &Head<'_>) -> Option<Recognised> {
+    (head.at::<8>(3)? == *b"-FVE-FS-").then(|| Recognised::new("BitLocker"))
 }
 
 fn f2fs(head: &Head<'_>) -> Option<Recognised> {
@@ -156,26 +152,6 @@ fn squashfs(head: &Head<'_>) -> Option<Recognised> {
     is_new.then(|| Recognised::new("squashfs"))
 }
 
-fn iso9660(head: &Head<'_>) -> Option<Recognised> {
-    // The primary volume descriptor is the 17th sector of 2048 bytes.
-    const AT: usize = 32 << 10;
-    if head.at::<6>(AT)? != *b"\x01CD001" {
-        return None;
-    }
-    let name = text::until_zero(&head.at::<32>(AT + 40)?).trim_end().to_string();
-    // The UUID is the time of the last change, or of the making, to hundredths of a second.
-    let time = [AT + 830, AT + 813].into_iter().find_map(|at| {
-        let digits: [u8; 16] = head.at(at)?;
-        let sound = digits.iter().all(u8::is_ascii_digit) && digits.iter().any(|d| *d != b'0');
-        sound.then(|| text::until_zero(&digits))
-    });
-    let shown = time.map(|t| {
-        let parts = [0..4, 4..6, 6..8, 8..10, 10..12, 12..14, 14..16];
-        parts.map(|p| t.get(p).unwrap_or_default().to_string()).join("-")
-    });
-    Some(Recognised::new("iso9660").label(Some(name)).uuid(shown))
-}
-
 /// A journal of ext3 or ext4 on a volume of its own.
 fn jbd(head: &Head<'_>) -> Option<Recognised> {
     let word = |at: usize| head.at::<4>(1024usize.saturating_add(at)).map(u32::from_le_bytes);
@@ -187,22 +163,24 @@ fn jbd(head: &Head<'_>) -> Option<Recognised> {
 }
 
 fn swap(head: &Head<'_>) -> Option<Recognised> {
-    // The signature ends the first page, whose size is the machine's.
-    let magic = [4096usize, 8192, 16384, 32768, 65536]
+    // The signature ends the first page, whose size is the machine's. That of TuxOnIce begins it.
+    let signatures: Vec<[u8; 10]> = [4096usize, 8192, 16384, 32768, 65536]
         .into_iter()
-        .find_map(|page| head.at::<10>(page.saturating_sub(10)).filter(|m| is_swap_magic(m)))?;
-    if magic == *b"SWAP-SPACE" {
-        return Some(Recognised::new("swap"));
+        .filter_map(|page| head.at::<10>(page.saturating_sub(10)))
+        .collect();
+    let has = |what: &[u8]| signatures.iter().any(|s| s.starts_with(what));
+    let sleeps = [&b"S1SUSPEND"[..], b"S2SUSPEND", b"ULSUSPEND", b"LINHIB0001"];
+    let named = |name| {
+        let found = Recognised::new(name).uuid(head.at(1024 + 12).and_then(|u| uuid(&u)));
+        Some(found.label(label_at(head, 1024 + 28, 16)))
+    };
+    if sleeps.into_iter().any(has) || head.at::<8>(0)? == *b"\xed\xc3\x02\xe9\x98\x56\xe5\x0c" {
+        return named("swsuspend");
     }
-    let name = if magic == *b"SWAPSPACE2" { "swap" } else { "swsuspend" };
-    let found = Recognised::new(name).uuid(uuid(&head.at(1024 + 12)?));
-    Some(found.label(label_at(head, 1024 + 28, 16)))
-}
-
-fn is_swap_magic(magic: &[u8; 10]) -> bool {
-    matches!(magic, b"SWAPSPACE2" | b"SWAP-SPACE")
-        || magic.starts_with(b"S1SUSPEND")
-        || magic.starts_with(b"LINHIB0001")
+    if has(b"SWAPSPACE2") {
+        return named("swap");
+    }
+    has(b"SWAP-SPACE").then(|| Recognised::new("swap"))
 }
 
 #[cfg(test)]

@@ -57,7 +57,6 @@ pub(super) struct BootSector {
     pub(super) info_sector: Option<u64>,
     pub(super) is_dirty: bool,
     pub(super) volume_id: u32,
-    pub(super) label: [u8; 11],
 }
 
 fn require(ok: bool, field: &'static str, found: u64, expected: &'static str) -> Result<()> {
@@ -164,7 +163,6 @@ impl BootSector {
             info_sector: (is_fat32 && info != 0 && info < reserved).then_some(info),
             is_dirty: extended.state & 1 != 0,
             volume_id: extended.vol_id.get(),
-            label: extended.vol_lab,
         })
     }
 }

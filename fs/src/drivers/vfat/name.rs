@@ -27,19 +27,29 @@ fn decode(byte: u8) -> char {
     }
 }
 
-/// Bytes of a short name or a label as text, without the spaces that fill it.
-pub(super) fn text(bytes: &[u8]) -> String {
+/// Bytes of half a short name as text, without the spaces that fill it.
+fn text(bytes: &[u8]) -> String {
     let shown: String = bytes.iter().take_while(|b| **b != 0).map(|b| decode(*b)).collect();
     shown.trim_end_matches(' ').to_string()
 }
 
-/// The short name as shown: `NAME.EXT`, each half in the case that its bit says.
-pub(super) fn short(entry: &RawEntry) -> String {
+/// The eleven bytes of a name; one that begins with 0xe5 would look deleted and begins with 5 instead.
+fn stored(entry: &RawEntry) -> [u8; 11] {
     let mut bytes = entry.name;
-    // A name that begins with 0xe5 would look deleted.
     if bytes[0] == 0x05 {
         bytes[0] = 0xe5;
     }
+    bytes
+}
+
+/// The volume's label, which has no dot.
+pub(super) fn label(entry: &RawEntry) -> String {
+    text(&stored(entry))
+}
+
+/// The short name as shown: `NAME.EXT`, each half in the case that its bit says.
+pub(super) fn short(entry: &RawEntry) -> String {
+    let bytes = stored(entry);
     let (base, extension) = bytes.split_at(8);
     let half = |bytes: &[u8], lower: u8| {
         let shown = text(bytes);

@@ -129,19 +129,19 @@ impl Fat {
         Ok((self.byte_of(cluster)?, count << self.boot.cluster.shift()))
     }
 
+    /// The label in the root directory. The boot sector repeats it, but is often not kept up to date.
     fn label(&self) -> Result<Option<String>> {
         let mut found = None;
         self.items(self.root_dir(), &mut |item| {
             Ok(match item {
                 Item::Label(raw) => {
-                    found = Some(name::text(&raw.name));
+                    found = Some(name::label(&raw));
                     ControlFlow::Break(())
                 }
                 Item::Entry(_) => ControlFlow::Continue(()),
             })
         })?;
-        let stored = || Some(name::text(&self.boot.label)).filter(|l| l != "NO NAME");
-        Ok(found.or_else(stored).filter(|l| !l.is_empty()))
+        Ok(found.filter(|l| !l.is_empty()))
     }
 
     fn free_clusters(&self) -> Result<u64> {
