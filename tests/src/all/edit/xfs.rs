@@ -1,8 +1,9 @@
 //! Every form of XFS: files of every form replaced by content of every size.
 
+use racker_tests::manifest::Manifest;
 use racker_tests::rng::Rng;
 
-use super::{Patient, only_content_changed, only_separated};
+use super::{CONTENT, Patient, only_content_changed, only_separated};
 
 /// Bytes that do not compress, the same for one length every time.
 fn bytes(len: usize) -> Vec<u8> {
@@ -14,6 +15,12 @@ fn bytes(len: usize) -> Vec<u8> {
 /// Replaces the content of many kinds of files, one after the other, and looks at the whole after each.
 fn edits(name: &str) {
     let patient = Patient::new(name);
+    let before = contents(&patient);
+    links(&patient, before);
+}
+
+/// Files with one name. Returns the tree after all edits.
+fn contents(patient: &Patient) -> Manifest {
     let mut before = patient.trees().remove(&0).unwrap();
     for (path, size) in [
         ("files/empty", 3),
@@ -40,6 +47,11 @@ fn edits(name: &str) {
         only_content_changed(&before, &after, path, &content);
         before = after;
     }
+    before
+}
+
+/// Files with several names: the one that is edited gets a node of its own.
+fn links(patient: &Patient, mut before: Manifest) {
     for (path, size) in
         [("links/a", 5000), ("dirs/d3/entry-00001-x", 10), ("dirs/d700/entry-00345-", 100_000)]
     {
@@ -103,5 +115,17 @@ fn meta_uuid() {
 
 #[test]
 fn features_of_today() {
-    edits("xfs/today");
+    let patient = Patient::new("xfs/today");
+    let before = contents(&patient);
+    // Parent pointers would have to move with the name: refused, and nothing is written.
+    let image = std::fs::read(&patient.image).unwrap();
+    let ran = patient.edit("links/a", &["--replace", "linked", "x"]);
+    assert!(ran.status == 1 && ran.err.contains("parent pointers"), "{ran}");
+    assert!(std::fs::read(&patient.image).unwrap() == image);
+    patient.put("links/a", b"all four", &["--keep-links"]);
+    let after = patient.trees_after(0).remove(&0).unwrap();
+    let links = ["links/a", "links/hard0", "links/hard1", "links/hard2"];
+    let rest = |m: &Manifest| links.iter().fold(m.clone(), |m, link| m.drop_fields_of(link, &CONTENT));
+    rest(&before).assert_same(&rest(&after), "before / after");
+    assert_eq!(after.field("links/hard2", "size"), 8);
 }
