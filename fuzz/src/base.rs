@@ -68,18 +68,13 @@ struct Slot {
     base: OnceLock<Base>,
 }
 
-/// The base of a number, counted around; none if the fixtures have none of the kind.
+/// The base of a number, if there are so many of the kind.
 pub fn of(kind: Kind, number: usize) -> Option<&'static Base> {
     let slots = ALL.get(kind as usize)?.get_or_init(|| slots(kind));
-    let slot = slots.get(number.checked_rem(slots.len())?)?;
+    let slot = slots.get(number)?;
     let base = slot.base.get_or_init(|| Base::read(&slot.case, &slot.file));
     base.hot.get_or_init(|| base.watch(kind));
     Some(base)
-}
-
-/// How many bases there are of a kind.
-pub fn count(kind: Kind) -> usize {
-    ALL.get(kind as usize).map_or(0, |all| all.get_or_init(|| slots(kind)).len())
 }
 
 fn slots(kind: Kind) -> Vec<Slot> {
