@@ -10,6 +10,7 @@
 
 mod attacks;
 mod cli;
+mod container;
 mod convert;
 mod edit;
 mod extract;
@@ -17,4 +18,5 @@ mod fixtures;
 mod partition;
 mod qcow2;
 mod redo;
+mod vmdk;
 mod walk;

@@ -31,6 +31,7 @@ mod pack;
 mod stream;
 mod write;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use self::create::{OPTIONS, Subformat, monolithic_sparse};
@@ -157,11 +158,13 @@ fn open_described(file: Disk, opening: &mut Opening) -> Result<Arc<dyn Image>> {
     refuse_devices(descriptor.create_type)?;
     descriptor.size()?;
     let mut extents = Vec::new();
+    // Flat extents may lie in one file. Sparse ones may not: each would take the same space for itself.
+    let mut flat = BTreeMap::new();
     let mut at = 0u64;
     for (i, line) in descriptor.extents.iter().enumerate() {
         let place = || format!("extent {}", i.saturating_add(1));
         let span = Span::new(at, line.len).within(place)?;
-        extents.push(open_extent(span, line, opening).within(place)?);
+        extents.push(open_extent(span, line, &mut flat, opening).within(place)?);
         at = span.end();
     }
     // A lookup finds an extent by its end: one without bytes would hide the next.
@@ -173,7 +176,12 @@ fn open_described(file: Disk, opening: &mut Opening) -> Result<Arc<dyn Image>> {
     Ok(Arc::new(VmdkImage::new(extents, parent, Some(descriptor), file, 0, false)))
 }
 
-fn open_extent(span: Span, line: &ExtentLine, opening: &mut Opening) -> Result<Extent> {
+fn open_extent(
+    span: Span,
+    line: &ExtentLine,
+    flat: &mut BTreeMap<String, Disk>,
+    opening: &mut Opening,
+) -> Result<Extent> {
     if line.access == Access::None {
         return Err(VmdkFault::ExtentKind("NOACCESS".into()).into());
     }
@@ -186,7 +194,10 @@ fn open_extent(span: Span, line: &ExtentLine, opening: &mut Opening) -> Result<E
         Source::Zero => (String::new(), Body::Zero),
         Source::Other { kind } => return Err(VmdkFault::ExtentKind(kind.clone()).into()),
         Source::Flat { name, at } => {
-            let file = follow(name)?;
+            let file = match flat.get(name) {
+                Some(file) => file.clone(),
+                None => flat.entry(name.clone()).or_insert(follow(name)?).clone(),
+            };
             file.check(*at, line.len).within(|| name)?;
             (name.clone(), Body::Flat { file, at: *at })
         }
