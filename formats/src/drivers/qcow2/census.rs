@@ -7,13 +7,14 @@ use zerocopy::big_endian::U64;
 use super::bitmap::{Bitmap, data_clusters};
 use super::entry::{Entry, EntryRules, Plain};
 use super::fault::Fault;
+use super::findings::Findings;
 use super::header::{Header, L1_BYTES_MAX, TablePlace};
 use super::l2::L2;
 use super::layout::OFFSET_MASK;
 use super::refcount::Clusters;
 use super::snapshot::Snapshots;
 use crate::block::Disk;
-use crate::check::{Report, Severity};
+use crate::check::Severity;
 use crate::error::Result;
 use crate::limits::MIB;
 use crate::mapped::HostOffset;
@@ -44,7 +45,7 @@ pub(super) struct Census<'a> {
 
 impl<'a> Census<'a> {
     /// Counts everything but the counts' own structures; what cannot be counted goes to `report`.
-    pub(super) fn take(scope: Scope<'a>, report: &mut Report) -> Result<Self> {
+    pub(super) fn take(scope: Scope<'a>, report: &mut Findings<'_>) -> Result<Self> {
         let cluster = scope.header.geometry.cluster;
         let clusters = cluster.count(scope.file.size());
         let need = clusters.saturating_mul(4);
@@ -72,7 +73,7 @@ impl<'a> Census<'a> {
     }
 
     /// Counts the refcount table and its blocks as well.
-    pub(super) fn add_refcounts(&mut self, blocks: impl Iterator<Item = u64>, report: &mut Report) {
+    pub(super) fn add_refcounts(&mut self, blocks: impl Iterator<Item = u64>, report: &mut Findings<'_>) {
         let place = self.scope.header.refcount_table;
         self.add("the refcount table", place.at, place.entries.saturating_mul(8), 1, report);
         for at in blocks {
@@ -98,7 +99,7 @@ impl<'a> Census<'a> {
     }
 
     /// L1 tables, and the snapshot table that names most of them.
-    fn tables(&mut self, report: &mut Report) -> Result<()> {
+    fn tables(&mut self, report: &mut Findings<'_>) -> Result<()> {
         let Scope { file, header, l1, snapshots, .. } = self.scope;
         self.add("the L1 table", header.l1.at, header.l1.entries.saturating_mul(8), 1, report);
         self.l1_entries(l1.iter().copied());
@@ -109,7 +110,7 @@ impl<'a> Census<'a> {
             let TablePlace { at, entries } = snapshot.l1;
             let len = entries.saturating_mul(8);
             let Some(left) = budget.checked_sub(len) else {
-                report.add(Severity::Corruption, "L1 tables of snapshots overlap");
+                report.add(Severity::Corruption, || "L1 tables of snapshots overlap".into());
                 break;
             };
             budget = left;
@@ -127,17 +128,17 @@ impl<'a> Census<'a> {
         }
     }
 
-    fn l2_table(&mut self, at: u64, times: u32, report: &mut Report) {
+    fn l2_table(&mut self, at: u64, times: u32, report: &mut Findings<'_>) {
         let Scope { file, rules, .. } = self.scope;
         let what = || format!("L2 table at {at:#x}");
         if !rules.geometry.cluster.aligned(at) {
-            report.add(Severity::Corruption, format!("{} is not aligned to a cluster", what()));
+            report.add(Severity::Corruption, || format!("{} is not aligned to a cluster", what()));
             return;
         }
         self.add("an L2 table", at, 1, times, report);
         let l2 = match L2::read(file, rules, Some(HostOffset(at))) {
             Ok(l2) => l2,
-            Err(e) => return report.add(Severity::Corruption, format!("{}: {e}", what())),
+            Err(e) => return report.add(Severity::Corruption, || format!("{}: {e}", what())),
         };
         for slot in 0..l2.len() {
             match l2.get(slot) {
@@ -146,12 +147,12 @@ impl<'a> Census<'a> {
                     self.add("a data cluster", host.0, 1, times, report);
                 }
                 Ok(Entry::Plain(_)) => {}
-                Err(e) => report.add(Severity::Corruption, format!("{}, entry {slot}: {e}", what())),
+                Err(e) => report.add(Severity::Corruption, || format!("{}, entry {slot}: {e}", what())),
             }
         }
     }
 
-    fn bitmap(&mut self, bitmap: &Bitmap, report: &mut Report) -> Result<()> {
+    fn bitmap(&mut self, bitmap: &Bitmap, report: &mut Findings<'_>) -> Result<()> {
         let place = bitmap.table;
         self.add("a bitmap's table", place.at, place.entries.saturating_mul(8), 1, report);
         for at in data_clusters(self.scope.file, bitmap)? {
@@ -161,7 +162,7 @@ impl<'a> Census<'a> {
     }
 
     /// Counts the clusters that hold the `len` bytes at `at`.
-    fn add(&mut self, what: &str, at: u64, len: u64, times: u32, report: &mut Report) {
+    fn add(&mut self, what: &str, at: u64, len: u64, times: u32, report: &mut Findings<'_>) {
         if len == 0 {
             return;
         }
@@ -178,10 +179,9 @@ impl<'a> Census<'a> {
                     *count = count.saturating_add(times);
                 }
             }
-            _ => report.add(
-                Severity::Corruption,
-                format!("{what} at {at:#x} of {len} bytes is behind the end of the file"),
-            ),
+            _ => report.add(Severity::Corruption, || {
+                format!("{what} at {at:#x} of {len} bytes is behind the end of the file")
+            }),
         }
     }
 }

@@ -1,19 +1,18 @@
 //! Finds and mends inconsistencies: counts that are wrong, and marks that contradict the counts.
 
+use std::collections::BTreeSet;
+
 use super::census::{Census, Scope};
 use super::entry::{Entry, RawEntry};
+use super::findings::Findings;
 use super::header::{Header, Incompatible};
 use super::image::Qcow2;
 use super::l2::L2;
 use super::layout::{COMPRESSED, COPIED};
 use super::refcount::{Clusters, Refcounts};
-use crate::check::{Finding, Report, Severity};
+use crate::check::{Report, Severity};
 use crate::error::{Common, Kind, Result, Within};
 use crate::mapped::HostOffset;
-use crate::wire::{index, len64};
-
-/// Findings of one kind that are listed one by one.
-const LISTED_MAX: u64 = 100;
 
 /// Host clusters in a row whose counts are wrong in the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,33 +32,34 @@ impl Qcow2 {
             *slot = None;
         }
         let (header, l1) = self.header_and_l1()?;
-        let census = Census::take(self.scope(&header, &l1), report)?;
-        let unsound = report.worst() == Some(Severity::Corruption);
+        let mut found = Findings::new(report, false);
+        let census = Census::take(self.scope(&header, &l1), &mut found)?;
         // Without knowing all that is used nothing may be called free.
-        let mend = repair && !unsound;
+        let mend = repair && found.worst() != Some(Severity::Corruption);
+        drop(found);
         // What is wrong with the counts' own structures is mended by making new ones.
-        let mut own = Report::default();
+        let mut own = Findings::new(report, mend);
         let wrong = match self.wrong_counts(&header, census, &mut own) {
             Ok(wrong) => wrong,
             Err(e) if e.kind() == Kind::Corrupt => {
-                list(&mut own, false, e.to_string());
+                own.add(Severity::Corruption, || e.to_string());
                 Vec::new()
             }
             Err(e) => return Err(e),
         };
-        if mend && (!own.findings.is_empty() || wrong.iter().any(|w| w.counted < w.used)) {
+        if mend && (own.worst().is_some() || wrong.iter().any(|w| w.counted < w.used)) {
             self.renew_counts()?;
         } else if mend && !wrong.is_empty() {
             self.lower_counts(&header, &wrong)?;
         }
-        report.findings.extend(own.findings.into_iter().map(|f| Finding { repaired: mend, ..f }));
-        list_counts(&wrong, mend, report);
+        list_counts(&wrong, &mut own);
+        drop(own);
         if report.worst() == Some(Severity::Corruption) {
             // Marks are compared with counts that are right.
             return Ok(());
         }
         let (header, l1) = self.header_and_l1()?;
-        self.check_marks(&header, &l1, mend, report)?;
+        self.check_marks(&header, &l1, mend, &mut Findings::new(report, mend))?;
         if mend && report.worst().is_none() {
             self.clear_marks(header, l1)?;
         }
@@ -83,11 +83,19 @@ impl Qcow2 {
         &self,
         header: &Header,
         mut census: Census<'_>,
-        report: &mut Report,
+        found: &mut Findings<'_>,
     ) -> Result<Vec<Wrong>> {
         let mut counts = Refcounts::read(&self.file, header).within(|| "refcount table")?;
         let blocks: Vec<u64> = counts.block_places().collect();
-        census.add_refcounts(blocks.into_iter(), report);
+        let mut places = BTreeSet::new();
+        if let Some(twice) = blocks.iter().find(|at| !places.insert(**at)) {
+            // A million entries that name one block would be compared a million times.
+            found.add(Severity::Corruption, || {
+                format!("two refcount table entries name the block at {twice:#x}")
+            });
+            return Ok(Vec::new());
+        }
+        census.add_refcounts(blocks.into_iter(), found);
         let mut all: Vec<Wrong> = Vec::new();
         let counted = counts.table_entries().saturating_mul(counts.per_block().bytes());
         let mut cluster = 0;
@@ -120,43 +128,58 @@ impl Qcow2 {
     }
 
     /// Bit 63 of an entry says that the count is one; writing in place relies on it.
-    fn check_marks(&self, header: &Header, l1: &[u64], mend: bool, report: &mut Report) -> Result<()> {
+    fn check_marks(&self, header: &Header, l1: &[u64], mend: bool, found: &mut Findings<'_>) -> Result<()> {
         let mut counts = Refcounts::read(&self.file, header)?;
         let cluster = self.rules.geometry.cluster;
         let mut new_l1 = l1.to_vec();
-        for number in 0..len64(l1.len()) {
+        let mut seen = BTreeSet::new();
+        for (number, entry) in (0u64..).zip(&mut new_l1) {
             let Ok(Some(HostOffset(at))) = self.l2_at(number) else { continue };
-            let Ok(mut l2) = L2::read(&self.file, self.rules, Some(HostOffset(at))) else { continue };
-            let mut changed = false;
-            for slot in 0..l2.len() {
-                let (raw, entry) = (l2.raw(slot), l2.get(slot));
-                let Some(right) = right_mark(raw, &entry, |at| counts.get(cluster.split(at).0))? else {
-                    continue;
-                };
-                list(
-                    report,
-                    mend,
-                    format!("L2 table at {at:#x}, entry {slot}: the mark of a single owner is wrong"),
-                );
-                l2.set(slot, RawEntry { word: raw.word & !COPIED | right, ..raw })?;
-                changed = true;
+            if seen.insert(at) {
+                self.check_l2_marks(at, &mut counts, mend, found)?;
             }
-            if changed && mend {
-                self.file.write_at(at, l2.bytes())?;
-            }
-            let entry = new_l1.get_mut(index(number)?).ok_or(Common::Index(number))?;
             let right = if counts.get(cluster.split(at).0)? == 1 { COPIED } else { 0 };
             if *entry & COPIED != right {
-                list(report, mend, format!("L1 entry {number}: the mark of a single owner is wrong"));
+                found.add(Severity::Corruption, || {
+                    format!("L1 entry {number}: the mark of a single owner is wrong")
+                });
                 *entry = *entry & !COPIED | right;
             }
         }
-        if mend && new_l1 != l1 {
+        if !mend {
+            return Ok(());
+        }
+        if new_l1 != l1 {
             let bytes: Vec<u8> = new_l1.iter().flat_map(|entry| entry.to_be_bytes()).collect();
             self.file.write_at(header.l1.at, &bytes)?;
-            self.turn_to(header.clone(), new_l1)?;
         }
-        if mend { self.file.flush() } else { Ok(()) }
+        // Tables in memory have the old marks.
+        self.turn_to(header.clone(), new_l1)?;
+        self.file.flush()
+    }
+
+    fn check_l2_marks(
+        &self,
+        at: u64,
+        counts: &mut Refcounts,
+        mend: bool,
+        found: &mut Findings<'_>,
+    ) -> Result<()> {
+        // What cannot be read was found by the census.
+        let Ok(mut l2) = L2::read(&self.file, self.rules, Some(HostOffset(at))) else { return Ok(()) };
+        let cluster = self.rules.geometry.cluster;
+        let mut changed = false;
+        for slot in 0..l2.len() {
+            let (raw, entry) = (l2.raw(slot), l2.get(slot));
+            let right = right_mark(raw, &entry, |at| counts.get(cluster.split(at).0))?;
+            let Some(right) = right else { continue };
+            found.add(Severity::Corruption, || {
+                format!("L2 table at {at:#x}, entry {slot}: the mark of a single owner is wrong")
+            });
+            l2.set(slot, RawEntry { word: raw.word & !COPIED | right, ..raw })?;
+            changed = true;
+        }
+        if changed && mend { self.file.write_at(at, l2.bytes()) } else { Ok(()) }
     }
 
     /// A mended image is neither dirty nor corrupt.
@@ -200,29 +223,15 @@ fn right_mark(
     Ok((raw.word & COPIED != right).then_some(right))
 }
 
-fn list_counts(wrong: &[Wrong], repaired: bool, report: &mut Report) {
-    let mut listed = 0u64;
+fn list_counts(wrong: &[Wrong], found: &mut Findings<'_>) {
     for Wrong { run, counted, used } in wrong {
-        listed = listed.saturating_add(1);
         let severity = if counted > used { Severity::Leak } else { Severity::Corruption };
-        let which = match run.count {
-            1 => format!("host cluster {}", run.first),
-            _ => format!("host clusters {} to {}", run.first, run.end().saturating_sub(1)),
-        };
-        let what = format!("{which}: counted {counted} times, used {used} times");
-        if listed <= LISTED_MAX {
-            report.findings.push(Finding { what, severity, repaired });
-        }
+        found.add(severity, || {
+            let which = match run.count {
+                1 => format!("host cluster {}", run.first),
+                _ => format!("host clusters {} to {}", run.first, run.end().saturating_sub(1)),
+            };
+            format!("{which}: counted {counted} times, used {used} times")
+        });
     }
-    for severity in [Severity::Leak, Severity::Corruption] {
-        let later = wrong.iter().skip(usize::try_from(LISTED_MAX).unwrap_or(usize::MAX));
-        let more = later.filter(|w| (w.counted > w.used) == (severity == Severity::Leak)).count();
-        if more > 0 {
-            report.findings.push(Finding { what: format!("{more} more like these"), severity, repaired });
-        }
-    }
-}
-
-fn list(report: &mut Report, repaired: bool, what: String) {
-    report.findings.push(Finding { what, severity: Severity::Corruption, repaired });
 }

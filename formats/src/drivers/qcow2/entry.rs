@@ -114,6 +114,17 @@ impl EntryRules {
         Packed { host: HostOffset(host), stored: sectors.wrapping_mul(512).saturating_add(in_first) }
     }
 
+    /// The descriptor of `len` compressed bytes at `host`.
+    pub(super) fn packed_word(&self, host: u64, len: u64) -> Result<u64> {
+        let offset_bits = self.offset_bits();
+        if host >> offset_bits.min(56) != 0 {
+            return Err(Fault::NoCluster.into());
+        }
+        let last = host.saturating_add(len).saturating_sub(1);
+        let sectors = (last >> 9).saturating_sub(host >> 9);
+        Ok(COMPRESSED | sectors.wrapping_shl(offset_bits) | host)
+    }
+
     /// Bits of a compressed cluster's host offset: 61 to 49.
     fn offset_bits(&self) -> u32 {
         70u32.saturating_sub(self.geometry.cluster.shift())

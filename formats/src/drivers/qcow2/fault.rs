@@ -81,6 +81,20 @@ pub(super) enum Fault {
     CannotCount(String),
     #[error("no free cluster is within reach of the tables")]
     NoCluster,
+    #[error("{0} needs version 3 (compat=1.1)")]
+    NeedsVersion3(&'static str),
+    #[error("a backing file is named, but not its format")]
+    BackingFormatMissing,
+    #[error("the backing file's name has {0} bytes, it must have 1 to 1023")]
+    NewBackingName(usize),
+    #[error("a disk of {0} bytes is too large for clusters of that size")]
+    TooLarge(u64),
+    #[error("the header takes {len} bytes, a cluster has {cluster}")]
+    HeaderFull { len: usize, cluster: usize },
+    #[error("a piece for offset {at} came when the image was written up to {written}")]
+    Order { at: u64, written: u64 },
+    #[error("the backing file of a new image is not open")]
+    ParentNotOpen,
     #[error("{0} is cut short")]
     Cut(&'static str),
 }
@@ -93,6 +107,13 @@ impl error::Fault for Fault {
             | Self::Encrypted(_)
             | Self::CompressionType(_)
             | Self::DataFileWrite(_) => Kind::Unsupported,
+            Self::NeedsVersion3(_)
+            | Self::BackingFormatMissing
+            | Self::NewBackingName(_)
+            | Self::TooLarge(_)
+            | Self::HeaderFull { .. }
+            | Self::Order { .. }
+            | Self::ParentNotOpen => Kind::Invalid,
             Self::RefcountTableFull { .. } | Self::NoCluster => Kind::NoSpace,
             _ => Kind::Corrupt,
         }
@@ -102,6 +123,8 @@ impl error::Fault for Fault {
         let text = match self {
             Self::Encrypted(_) => "decrypt it first: qemu-img convert --object secret,… --image-opts …",
             Self::DataPastEnd { .. } | Self::OutsideFile { .. } => "the file may have been truncated",
+            Self::BackingFormatMissing => "add -o backing_fmt=FORMAT",
+            Self::TooLarge(_) | Self::HeaderFull { .. } => "choose larger clusters: -o cluster_size=64k",
             Self::DataFileUnnamed => {
                 "record it with: qemu-img amend -o data_file=FILE IMAGE, or open the data file as raw"
             }

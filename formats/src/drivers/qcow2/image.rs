@@ -42,12 +42,9 @@ pub(super) struct State {
 }
 
 impl Qcow2 {
-    /// Reads the header, the L1 table and the lists; follows the files that the header names.
+    /// Opens an image and the files that its header names.
     pub(super) fn open(file: Disk, opening: &mut Opening) -> Result<Self> {
         let header = Header::read(&file)?;
-        let tables = Tables::read(&file, &header).within(|| "L1 table")?;
-        let snapshots = Snapshots::read(&file, &header).within(|| "snapshot table")?;
-        let bitmaps = read_bitmaps(&file, &header)?;
         let data_file = match &header.data_file {
             Some(reference) => Some(opening.follow_file(reference)?),
             None => None,
@@ -56,6 +53,21 @@ impl Qcow2 {
             Some(reference) => Some(opening.follow_image(reference)?.0),
             None => None,
         };
+        Self::new(file, header, data_file, parent)
+    }
+
+    /// An image that was made just now. Nobody has said where its backing file may be looked for.
+    pub(super) fn created(file: Disk) -> Result<Self> {
+        let header = Header::read(&file)?;
+        let parent = header.backing.as_ref().map(|_| Disk::new(NotOpen { size: header.size }));
+        Self::new(file, header, None, parent)
+    }
+
+    /// Reads the L1 table and the lists.
+    fn new(file: Disk, header: Header, data_file: Option<Disk>, parent: Option<Disk>) -> Result<Self> {
+        let tables = Tables::read(&file, &header).within(|| "L1 table")?;
+        let snapshots = Snapshots::read(&file, &header).within(|| "snapshot table")?;
+        let bitmaps = read_bitmaps(&file, &header)?;
         Ok(Self {
             file,
             data_file,
@@ -160,5 +172,33 @@ impl Image for Qcow2 {
 
     fn apply(&self, staged: &Disk, changes: &[Change]) -> Result<()> {
         self.land(staged, |edit| edit.stage(changes))
+    }
+}
+
+/// Stands for a backing file that is named and not open.
+#[derive(Debug)]
+struct NotOpen {
+    size: u64,
+}
+
+impl BlockDevice for NotOpen {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn caps(&self) -> Caps {
+        Caps { runs: Support::Native, ..Caps::READ_ONLY }
+    }
+
+    fn read_at(&self, _: u64, _: &mut [u8]) -> Result<()> {
+        Err(Fault::ParentNotOpen.into())
+    }
+
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn first_run(&self, _: Span) -> Result<Run> {
+        Err(Fault::ParentNotOpen.into())
     }
 }

@@ -10,6 +10,7 @@ use crate::mapped::HostOffset;
 use crate::wire::{index, len64, table};
 
 /// A whole L2 table in memory.
+#[derive(Debug)]
 pub(super) struct L2 {
     words: Vec<U64>,
     rules: EntryRules,

@@ -3,6 +3,9 @@
 //! Read: every cluster size and refcount width, zero clusters, extended L2, clusters compressed with zlib or zstd,
 //! backing files, external data files. Internal snapshots and bitmaps are listed.
 //!
+//! Written: atomic edits on all of these but external data files; new images, compressed or not; `check` mends
+//! counts and marks.
+//!
 //! Refused by name: encryption (AES, LUKS), incompatible features that nobody has told racker about.
 //!
 //! Where implementations differ: QEMU reads zeroes from a data cluster that lies behind the end of the file, and
@@ -11,35 +14,39 @@
 //!
 //! * [`layout`]: structures on disk; [`header`], [`extensions`], [`entry`]: bytes to checked values
 //! * [`tables`]: lookup; [`pack`]: compressed clusters; [`snapshot`], [`bitmap`]: lists
-//! * [`sink`]: a new image from beginning to end, with [`options`]
+//! * [`refcount`], [`alloc`], [`owners`]: who uses what; [`edit`], [`rewrite`], [`l2`], [`land`]: atomic edits
+//! * [`census`], [`check`], [`findings`], [`renew`]: counting anew; [`create`], [`stream`]: new images
 //! * [`image`]: the block device; [`facts`]: what `info` prints; [`fault`]: what can be wrong
 
 mod alloc;
 mod bitmap;
 mod census;
 mod check;
+mod create;
 mod edit;
 mod entry;
 mod extensions;
 mod facts;
 mod fault;
+mod findings;
 mod header;
 mod image;
 mod l2;
 mod land;
 mod layout;
-mod options;
 mod owners;
 mod pack;
 mod refcount;
 mod renew;
 mod rewrite;
-mod sink;
 mod snapshot;
+mod stream;
 mod tables;
 
 use std::sync::Arc;
 
+use self::create::Design;
+use self::stream::Stream;
 use crate::block::Disk;
 use crate::convert::Sink;
 use crate::error::Result;
@@ -72,15 +79,20 @@ impl Format for Qcow2Format {
         }
     }
 
-    fn options(&self) -> &'static [Opt] {
-        options::OPTIONS
+    fn open(&self, file: Disk, opening: &mut Opening) -> Result<Arc<dyn Image>> {
+        Ok(Arc::new(image::Qcow2::open(file, opening)?))
+    }
+
+    fn create(&self, file: Disk, plan: &Plan) -> Result<Arc<dyn Image>> {
+        Stream::new(&file, Design::new(plan)?, false)?.complete()?;
+        Ok(Arc::new(image::Qcow2::created(file)?))
     }
 
     fn sink(&self, file: Disk, plan: &Plan) -> Result<Box<dyn Sink>> {
-        Ok(Box::new(sink::Qcow2Sink::new(file, plan)?))
+        Ok(Box::new(Stream::new(&file, Design::new(plan)?, plan.compress)?))
     }
 
-    fn open(&self, file: Disk, opening: &mut Opening) -> Result<Arc<dyn Image>> {
-        Ok(Arc::new(image::Qcow2::open(file, opening)?))
+    fn options(&self) -> &'static [Opt] {
+        create::OPTIONS
     }
 }

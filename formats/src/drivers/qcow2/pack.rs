@@ -1,20 +1,31 @@
 //! Compressed clusters: raw deflate or zstd, which need not fill the sectors they are stored in.
 
-use flate2::{Decompress, FlushDecompress, Status};
+use std::sync::Mutex;
+
+use flate2::{Compress, Compression as Level, Decompress, FlushCompress, FlushDecompress, Status};
 use libdeflater::Decompressor;
 use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
 
 use super::header::Compression;
+use crate::block::BlockSize;
+use crate::convert::{Pack, Piece};
+use crate::error::{Common, Result};
+use crate::wire::{index, len64};
+
+/// QEMU inflates with a window of 4 KiB, so nothing may refer further back.
+const WINDOW_BITS: u8 = 12;
+/// Bytes of output room beyond twice the input.
+const OUT_SPARE: usize = 1024;
 
 /// Fills `out`, which is one cluster, from `stored`; `Err` says what is wrong with the bytes.
-pub(super) fn unpack(how: Compression, stored: &[u8], out: &mut [u8]) -> Result<(), String> {
+pub(super) fn unpack(how: Compression, stored: &[u8], out: &mut [u8]) -> std::result::Result<(), String> {
     match how {
         Compression::Zlib => inflate(stored, out),
         Compression::Zstd => unzstd(stored, out),
     }
 }
 
-fn inflate(stored: &[u8], out: &mut [u8]) -> Result<(), String> {
+fn inflate(stored: &[u8], out: &mut [u8]) -> std::result::Result<(), String> {
     // The fast way wants a stream that ends with the cluster, as every writer we know makes it.
     if Decompressor::new().deflate_decompress(stored, out) == Ok(out.len()) {
         return Ok(());
@@ -30,7 +41,7 @@ fn inflate(stored: &[u8], out: &mut [u8]) -> Result<(), String> {
     }
 }
 
-fn unzstd(stored: &[u8], out: &mut [u8]) -> Result<(), String> {
+fn unzstd(stored: &[u8], out: &mut [u8]) -> std::result::Result<(), String> {
     let mut stream = Decoder::new().map_err(|e| e.to_string())?;
     let mut from = InBuffer::around(stored);
     let len = out.len();
@@ -44,4 +55,126 @@ fn unzstd(stored: &[u8], out: &mut [u8]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Packs clusters for a new image.
+#[derive(Debug)]
+pub(super) struct ClusterPack {
+    cluster: BlockSize,
+    how: Compression,
+    /// Compressors that nobody uses at the moment: making one costs more than a small cluster.
+    idle: Mutex<Vec<Compress>>,
+}
+
+impl ClusterPack {
+    /// For clusters of that size.
+    pub(super) fn new(cluster: BlockSize, how: Compression) -> Self {
+        Self { cluster, how, idle: Mutex::new(Vec::new()) }
+    }
+
+    /// The packed bytes, unless they take as much room as the cluster.
+    fn packed(&self, whole: &[u8]) -> Result<Option<Vec<u8>>> {
+        // zlib-rs 0.6 panics when incompressible data meet a full output, so there is always more room than needed.
+        let mut out = vec![0; whole.len().saturating_mul(2).saturating_add(OUT_SPARE)];
+        let made = match self.how {
+            Compression::Zlib => self.deflate(whole, &mut out)?,
+            Compression::Zstd => zstd::bulk::compress_to_buffer(whole, &mut out, 0).ok(),
+        };
+        Ok(made.filter(|len| *len < whole.len()).map(|len| {
+            out.truncate(len);
+            out.shrink_to_fit();
+            out
+        }))
+    }
+
+    fn deflate(&self, whole: &[u8], out: &mut [u8]) -> Result<Option<usize>> {
+        let idle = self.idle.lock().map_err(|_| Common::Poisoned)?.pop();
+        let mut stream =
+            idle.unwrap_or_else(|| Compress::new_with_window_bits(Level::default(), false, WINDOW_BITS));
+        stream.reset();
+        let status = stream.compress(whole, out, FlushCompress::Finish);
+        let made = match status {
+            Ok(Status::StreamEnd) => usize::try_from(stream.total_out()).ok(),
+            _ => None,
+        };
+        self.idle.lock().map_err(|_| Common::Poisoned)?.push(stream);
+        Ok(made)
+    }
+}
+
+impl Pack for ClusterPack {
+    fn unit(&self) -> BlockSize {
+        self.cluster
+    }
+
+    fn pack(&self, at: u64, bytes: &[u8]) -> Result<Piece> {
+        let len = len64(bytes.len());
+        let mut padded = Vec::new();
+        let whole = if len == self.cluster.bytes() {
+            bytes
+        } else {
+            // The last cluster is whole as well.
+            padded.extend_from_slice(bytes);
+            padded.resize(index(self.cluster.bytes())?, 0);
+            &padded
+        };
+        Ok(match self.packed(whole)? {
+            Some(packed) => Piece::Packed { at, len, bytes: packed },
+            None => Piece::Data { at, bytes: bytes.to_vec() },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes in stretches of noise and repetition, another mixture for each seed.
+    fn mixture(len: usize, seed: u64) -> Vec<u8> {
+        let mut state = seed | 1;
+        let mut next = move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        let mut all = Vec::with_capacity(len);
+        while all.len() < len {
+            let stretch = 1 + next() as usize % (1 << (next() % 16));
+            let noise = next() % 3 != 0;
+            let byte = next() as u8;
+            all.extend((0..stretch).map(|_| if noise { next() as u8 } else { byte }));
+        }
+        all.truncate(len);
+        all
+    }
+
+    #[test]
+    fn what_is_packed_unpacks_whatever_it_is() {
+        for how in [Compression::Zlib, Compression::Zstd] {
+            for bits in 9..=21 {
+                let cluster = BlockSize::from_shift(bits).unwrap();
+                let pack = ClusterPack::new(cluster, how);
+                let rounds = (1u64 << 24 >> bits).min(300);
+                for seed in 0..rounds {
+                    let data = mixture(1 << bits, seed * 7919 + u64::from(bits));
+                    let Piece::Packed { bytes, .. } = pack.pack(0, &data).unwrap() else { continue };
+                    let mut back = vec![0; data.len()];
+                    unpack(how, &bytes, &mut back).unwrap();
+                    assert!(back == data && bytes.len() < data.len());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_that_is_cut_short_is_an_error() {
+        for how in [Compression::Zlib, Compression::Zstd] {
+            let pack = ClusterPack::new(BlockSize::from_shift(16).unwrap(), how);
+            let Piece::Packed { bytes, .. } = pack.pack(0, &[7; 65536]).unwrap() else { panic!() };
+            let mut out = vec![0; 65536];
+            assert!(unpack(how, &bytes[..bytes.len() / 2], &mut out).is_err());
+            assert!(unpack(how, &[], &mut out).is_err());
+        }
+    }
 }

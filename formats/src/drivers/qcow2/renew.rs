@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use super::census::Census;
 use super::fault::Fault;
+use super::findings::Findings;
 use super::header::{Header, Incompatible, TablePlace};
 use super::image::Qcow2;
 use super::refcount::{Clusters, Refcounts};
@@ -37,7 +38,7 @@ impl Qcow2 {
     /// Puts new counts on stable storage, where nothing refers to them yet; says where the table is.
     fn write_new_counts(&self, header: &Header, l1: &[u64]) -> Result<TablePlace> {
         let mut report = Report::default();
-        let census = Census::take(self.scope(header, l1), &mut report)?;
+        let census = Census::take(self.scope(header, l1), &mut Findings::new(&mut report, false))?;
         if let Some(found) = report.findings.iter().find(|f| f.severity == Severity::Corruption) {
             return Err(Fault::CannotCount(found.what.clone()).into());
         }

@@ -4,6 +4,7 @@ mod check;
 mod crash;
 mod edit;
 mod make;
+mod new;
 mod read;
 
 use std::path::Path;
