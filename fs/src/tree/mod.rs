@@ -1,7 +1,7 @@
 //! Whole trees out of an image: to a tar stream, or to a folder of the host.
 //!
 //! A [`Tree`] is a filesystem from some node down, with other filesystems mounted into it as the guest mounts
-//! them. [`walk`] goes through it once, in the order of the names' bytes, parents first, and ends whatever the
+//! them. [`walk()`] goes through it once, in the order of the names' bytes, parents first, and ends whatever the
 //! image says. On it stand [`tar_out`](tar_out::tar_out), [`extract`](extract::extract) and
 //! [`copy_out`](copy_out::copy_out). All of it sees [`Filesystem`] only and knows no driver.
 //!
