@@ -48,7 +48,7 @@ pub(crate) struct Edit {
     /// Replace every OLD by NEW; OLD is plain text (repeatable)
     #[arg(long, num_args = 2, value_names = ["OLD", "NEW"], action = clap::ArgAction::Append)]
     replace: Vec<String>,
-    /// Replace what a regular expression matches, as sed does: s/REGEX/NEW/[g][i] (repeatable, after --replace)
+    /// Replace what a regular expression matches, as sed does: s/REGEX/NEW/ with flags g and i (repeatable; after --replace)
     #[arg(long, value_name = "S/REGEX/NEW/", action = clap::ArgAction::Append)]
     regex: Vec<String>,
     /// Take the whole content from a file of the host; - is standard input
