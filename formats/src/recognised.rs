@@ -16,10 +16,6 @@ enum At {
 
 /// What is recognised: a phrase that fits behind "is", whether it is a disk image, and the mark.
 static RECOGNISED: &[(&str, bool, At, &[u8])] = &[
-    ("a VHDX image", true, At::Start(0), b"vhdxfile"),
-    ("a VHD image", true, At::Start(0), b"conectix"),
-    ("a VHD image", true, At::End(512), b"conectix"),
-    ("a VDI image", true, At::Start(64), &[0x7f, 0x10, 0xda, 0xbe]),
     ("a qcow image of version 1", true, At::Start(0), &[b'Q', b'F', b'I', 0xfb, 0, 0, 0, 1]),
     ("a QED image", true, At::Start(0), b"QED\0"),
     ("a Parallels image", true, At::Start(0), b"WithoutFreeSpace"),
@@ -84,9 +80,9 @@ mod tests {
         let mut file = vec![0u8; 2048];
         let look = |file: &[u8]| recognise(&Head { first: file, last: file, size: 2048 });
         assert_eq!(look(&file), None);
-        file[1536..1544].copy_from_slice(b"conectix");
-        assert_eq!(look(&file), Some(Recognised { what: "a VHD image", is_image: true }));
-        file[..8].copy_from_slice(b"vhdxfile");
-        assert_eq!(look(&file), Some(Recognised { what: "a VHDX image", is_image: true }));
+        file[1536..1544].copy_from_slice(b"koly\0\0\0\x04");
+        assert_eq!(look(&file), Some(Recognised { what: "an Apple disk image", is_image: true }));
+        file[..4].copy_from_slice(b"QED\0");
+        assert_eq!(look(&file), Some(Recognised { what: "a QED image", is_image: true }));
     }
 }

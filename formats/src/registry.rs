@@ -45,6 +45,10 @@ pub enum Guess {
 pub trait Format: Sync {
     /// The word users type: `qcow2`.
     fn name(&self) -> &'static str;
+    /// Other words for it: what `qemu-img` calls it.
+    fn aliases(&self) -> &'static [&'static str] {
+        &[]
+    }
     /// Endings of output names; never used to recognise a file.
     fn suffixes(&self) -> &'static [&'static str];
     /// Looks at bytes, opens nothing, cannot fail.
@@ -80,6 +84,19 @@ pub struct Plan {
     pub options: Values,
     /// Compress the data, for `convert -c`.
     pub compress: bool,
+    /// What shows through where nothing was written.
+    pub backing: Option<Backing>,
+}
+
+/// The parent of a new image.
+#[derive(Clone, Debug)]
+pub struct Backing {
+    /// How the new image shall name it: relative to its own folder.
+    pub reference: Reference,
+    /// The parent, opened.
+    pub image: Arc<dyn Image>,
+    /// When the parent's file was changed last, in seconds since 1970.
+    pub modified: u64,
 }
 
 /// An opened image: a block device that can also talk about itself.
@@ -337,6 +354,40 @@ impl Opening {
         Ok((Disk::from_arc(device).read_only(), image))
     }
 
+    /// The names of the regular files in the image's own folder, in order, without the image and those above it: for
+    /// formats that know `what` they want, but not its name.
+    pub fn beside(&self, role: Role, what: &str) -> Result<Vec<String>> {
+        let refuse = |why| OpenFault::External { role, path: what.into(), why };
+        let Some(folder) = &self.folder else {
+            return Err(refuse("outside the container that holds the image").into());
+        };
+        if self.policy == Policy::Deny {
+            return Err(refuse("another file").into());
+        }
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            // Links are left out: what they lead to is not beside the image.
+            let Some(meta) = entry.metadata().ok().filter(std::fs::Metadata::is_file) else { continue };
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if !self.chain.contains(&(meta.dev(), meta.ino())) {
+                names.push(name);
+            }
+            if names.len() > REFERENCES_MAX {
+                return Err(OpenFault::Many(REFERENCES_MAX).into());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Opens one of the files [`beside`](Self::beside) the image for a look.
+    pub fn peek(&self, name: &str) -> Result<Disk> {
+        let folder = self.folder.as_deref().unwrap_or(Path::new("."));
+        let refuse = |why| OpenFault::External { role: Role::Backing, path: name.into(), why };
+        Ok(Disk::new(FileDevice::new(open_beneath(folder, Path::new(name), false, refuse)?, false)?))
+    }
+
     /// Opens the host file of a reference, if policy allows it, and says where it is.
     fn open_reference(&mut self, reference: &Reference, write: bool) -> Result<(File, PathBuf)> {
         let Reference { path, role, .. } = reference;
@@ -440,7 +491,7 @@ pub fn probe(file: &Disk) -> Result<&'static dyn Format> {
 pub fn by_name(name: &str) -> Result<&'static dyn Format> {
     FORMATS
         .iter()
-        .find(|f| f.name() == name)
+        .find(|f| f.name() == name || f.aliases().contains(&name))
         .copied()
         .ok_or_else(|| OpenFault::UnknownFormat(name.into()).into())
 }

@@ -62,6 +62,13 @@ pub struct DiskSink {
 }
 
 impl DiskSink {
+    /// A sink over a freshly created image whose blocks read as zeroes where nothing was written to them: zeroes are
+    /// left out in multiples of `grain`, not of blocks.
+    pub fn with_grain(image: Arc<dyn Image>, grain: BlockSize) -> Self {
+        let disk = Disk::from_arc(image.clone());
+        Self { image, disk, block: grain }
+    }
+
     /// A sink over a freshly created image.
     pub fn new(image: Arc<dyn Image>) -> Self {
         let block = image.facts().cluster_size.and_then(BlockSize::from_bytes);

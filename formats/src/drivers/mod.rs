@@ -2,14 +2,21 @@
 
 mod qcow2;
 mod raw;
+mod vdi;
+mod vhd;
+mod vhdx;
 mod vmdk;
 
 use crate::registry::Format;
 
+pub use vdi::VdiFault;
+pub use vhd::VhdFault;
+pub use vhdx::VhdxFault;
 pub use vmdk::VmdkFault;
 
 /// All formats, in probing order. `raw` says yes to anything and stays last.
-pub static FORMATS: &[&dyn Format] = &[&qcow2::FORMAT, &vmdk::FORMAT, &raw::FORMAT];
+pub static FORMATS: &[&dyn Format] =
+    &[&qcow2::FORMAT, &vmdk::FORMAT, &vhd::FORMAT, &vdi::FORMAT, &vhdx::FORMAT, &raw::FORMAT];
 
 #[cfg(test)]
 mod tests {

@@ -4,15 +4,21 @@
 //! A driver answers [`BlockMap::lookup`]; reading, falling through to the parent, run lists and a few unpacked
 //! blocks kept at hand are written here once.
 
+mod busy;
 mod recent;
+mod sheets;
 mod slices;
+mod write;
 
 use crate::block::{BlockSize, Disk, Run, RunKind, Span};
 use crate::error::{Common, Result};
 use crate::wire::{index, len64};
 
+pub(crate) use busy::Busy;
 pub(crate) use recent::Recent;
+pub(crate) use sheets::{Changed, Sheets};
 pub(crate) use slices::Slices;
+pub(crate) use write::{Room, WriteMap, discard, write, write_zeroes};
 
 /// Lookups that one answer of [`first_run`] may join: a caller that asks about a whole disk and uses only the
 /// beginning shall not pay for the tables of all of it.
@@ -64,7 +70,15 @@ pub(crate) trait BlockMap {
     /// Where the first part of `span`, which is not empty, lives.
     fn lookup(&self, span: Span) -> Result<Mapping>;
     /// Fills `out`, which is one block, from compressed bytes.
-    fn unpack(&self, packed: Packed, out: &mut [u8]) -> Result<()>;
+    fn unpack(&self, packed: Packed, out: &mut [u8]) -> Result<()> {
+        let _ = out;
+        let by = format!("a format without compression, at {:#x}", packed.host.0);
+        Err(Common::Unsupported { what: "unpacking", by }.into())
+    }
+    /// Whether blocks are so large that holes of the file inside them are worth telling.
+    fn holes_in_blocks(&self) -> bool {
+        false
+    }
 }
 
 /// Fills `buf` with the bytes at `at`.
@@ -105,6 +119,7 @@ pub(crate) fn first_run(map: &impl BlockMap, span: Span) -> Result<Run> {
         let mapping = map.lookup(rest)?;
         let piece = rest.truncate(mapping.len.max(1));
         let next = match mapping.place {
+            Place::Data(host) if map.holes_in_blocks() => data_run(map.data(), host, piece.len())?,
             Place::Data(_) | Place::Packed(_) => Run { len: piece.len(), kind: RunKind::Data },
             Place::Zero => Run { len: piece.len(), kind: RunKind::Zero },
             Place::Absent => parent_run(map.parent(), piece)?,
@@ -117,6 +132,13 @@ pub(crate) fn first_run(map: &impl BlockMap, span: Span) -> Result<Run> {
         rest = rest.skip(next.len);
     }
     Ok(run.unwrap_or(Run { len: span.len(), kind: RunKind::Data }))
+}
+
+/// What the file says about a stretch that is stored: a hole in it reads as zeroes.
+fn data_run(data: &Disk, host: HostOffset, len: u64) -> Result<Run> {
+    let run = data.first_run(Span::new(host.0, len)?)?;
+    let kind = if run.kind.is_zero() { RunKind::Zero } else { RunKind::Data };
+    Ok(Run { len: run.len, kind })
 }
 
 /// Reads from the parent; what lies behind its end reads as zeroes.

@@ -1,0 +1,307 @@
+//! The opened image: a map of blocks.
+
+use std::sync::{Mutex, RwLock, RwLockReadGuard};
+
+use serde_json::json;
+
+use super::check;
+use super::fault::VdiFault;
+use super::header::{Header, ImageType};
+use super::layout::{FREE, ZERO};
+use super::space::Space;
+use crate::block::{BlockDevice, BlockSize, Caps, Disk, Run, Span, Support};
+use crate::check::Report;
+use crate::error::{Common, Result, Within};
+use crate::limits::KIB;
+use crate::mapped::{self, BlockMap, Busy, HostOffset, Mapping, Place, Recent, Sheets};
+use crate::registry::{Facts, Image, Reference};
+use crate::wire::{index, len64};
+
+/// The map is read in pieces.
+const SHEET: u64 = 4 * KIB;
+/// Pieces kept: the map of 256 GiB in blocks of 1 MiB.
+const SHEETS: usize = 256;
+/// Changed pieces that may wait for a flush: two megabytes.
+const WAITING_MAX: usize = 512;
+
+/// A VDI.
+#[derive(Debug)]
+pub(super) struct Vdi {
+    pub(super) file: Disk,
+    pub(super) parent: Option<Disk>,
+    backing: Option<Reference>,
+    header: RwLock<Header>,
+    /// The map.
+    pub(super) sheets: Sheets,
+    pub(super) busy: Busy,
+    /// What writing needs to know, once somebody writes.
+    pub(super) space: Mutex<Option<Space>>,
+    /// Held by all who read or write, and alone by who changes the size.
+    pub(super) gate: RwLock<()>,
+    recent: Recent,
+}
+
+impl Vdi {
+    /// The disk in `file`.
+    pub(super) fn new(file: Disk, header: Header, parent: Option<(Disk, Reference)>) -> Self {
+        let (parent, backing) = parent.unzip();
+        Self {
+            sheets: Sheets::new(file.clone(), SHEETS),
+            file,
+            parent,
+            backing,
+            header: RwLock::new(header),
+            busy: Busy::default(),
+            space: Mutex::new(None),
+            gate: RwLock::new(()),
+            recent: Recent::default(),
+        }
+    }
+
+    pub(super) fn header(&self) -> Result<RwLockReadGuard<'_, Header>> {
+        self.header.read().map_err(|_| Common::Poisoned.into())
+    }
+
+    /// Writes the header with changes, and turns to it.
+    pub(super) fn turn_to(&self, mut header: Header) -> Result<()> {
+        let mut now = self.header.write().map_err(|_| Common::Poisoned)?;
+        header.seal();
+        self.file.write_at(0, header.bytes())?;
+        self.file.flush()?;
+        let other_map = now.map != header.map;
+        *now = header;
+        drop(now);
+        // Pieces of a map of another length are other pieces.
+        if other_map { self.sheets.clear() } else { Ok(()) }
+    }
+
+    pub(super) fn shared_gate(&self) -> Result<RwLockReadGuard<'_, ()>> {
+        self.gate.read().map_err(|_| Common::Poisoned.into())
+    }
+
+    /// The map entry of a block.
+    pub(super) fn entry(&self, header: &Header, block: u64) -> Result<u32> {
+        let (sheet, within) = sheet(header, block)?;
+        let piece = self.sheets.get(sheet).within(|| "block map")?;
+        let bytes = piece.get(within..).and_then(|b| b.first_chunk::<4>());
+        Ok(u32::from_le_bytes(*bytes.ok_or(Common::Index(block))?))
+    }
+
+    /// Changes the map entry of a block.
+    pub(super) fn set_entry(&self, header: &Header, block: u64, entry: u32) -> Result<()> {
+        let (sheet, within) = sheet(header, block)?;
+        self.sheets.change(sheet, |bytes| {
+            let slot = bytes.get_mut(within..).and_then(|b| b.first_chunk_mut::<4>());
+            *slot.ok_or(Common::Index(block))? = entry.to_le_bytes();
+            Ok(())
+        })
+    }
+
+    /// Calls `each` with the number and the entry of every block below `count`.
+    pub(super) fn each_entry(
+        &self,
+        header: &Header,
+        count: u64,
+        mut each: impl FnMut(u64, u32) -> Result<()>,
+    ) -> Result<()> {
+        let mut number = 0;
+        while number < count {
+            let (sheet, _) = sheet(header, number)?;
+            let piece = self.sheets.get(sheet).within(|| "block map")?;
+            for entry in piece.as_chunks::<4>().0 {
+                if number < count {
+                    each(number, u32::from_le_bytes(*entry))?;
+                }
+                number = number.saturating_add(1);
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings data, count and map to stable storage, in this order.
+    pub(super) fn sync(&self) -> Result<()> {
+        if !self.file.writable() {
+            return self.file.flush();
+        }
+        self.sheets.land(|pieces| {
+            self.write_count()?;
+            self.sheets.write_home(pieces)
+        })
+    }
+
+    /// The count of blocks goes before the entries: the next program puts its first new block where the count says,
+    /// which must not be where an entry says that a block is.
+    fn write_count(&self) -> Result<()> {
+        let next = match self.space.lock().map_err(|_| Common::Poisoned)?.as_ref() {
+            Some(space) => space.next(),
+            None => return Ok(()),
+        };
+        let header = self.header()?.clone();
+        if header.allocated == next {
+            return Ok(());
+        }
+        self.turn_to(header.with(|h| h.allocated = next))
+    }
+
+    /// Keeps the memory for changes bounded.
+    pub(super) fn limit_waiting(&self) -> Result<()> {
+        if self.sheets.waiting()? < WAITING_MAX { Ok(()) } else { self.sync() }
+    }
+}
+
+/// The piece of the map that holds the entry of a block, and the entry's place in it.
+fn sheet(header: &Header, block: u64) -> Result<(Span, usize)> {
+    let at = block.saturating_mul(4);
+    if at >= header.map.len() {
+        return Err(Common::Index(block).into());
+    }
+    let within = at.rem_euclid(SHEET);
+    Ok((header.map.skip(at.saturating_sub(within)).truncate(SHEET), index(within)?))
+}
+
+impl BlockMap for Vdi {
+    fn block_size(&self) -> BlockSize {
+        self.header().map_or(super::SECTORS, |h| h.block)
+    }
+
+    fn data(&self) -> &Disk {
+        &self.file
+    }
+
+    fn parent(&self) -> Option<&Disk> {
+        self.parent.as_ref()
+    }
+
+    fn holes_in_blocks(&self) -> bool {
+        true
+    }
+
+    fn lookup(&self, span: Span) -> Result<Mapping> {
+        let header = self.header()?;
+        let (number, within) = header.block.split(span.start());
+        let (sheet, at) = sheet(&header, number)?;
+        let piece = self.sheets.get(sheet).within(|| "block map")?;
+        let mut entries =
+            piece.get(at..).unwrap_or_default().as_chunks::<4>().0.iter().map(|e| u32::from_le_bytes(*e));
+        let first = entries.next().ok_or(Common::Index(number))?;
+        // Blocks that lie behind one another in the file as in the disk are one stretch, those that are nowhere too.
+        let stretches = header.extra == 0;
+        let goes_on = |n: &(u32, u32)| match first {
+            FREE | ZERO => n.1 == first,
+            _ => stretches && n.1 < ZERO && n.1 == first.wrapping_add(n.0),
+        };
+        let more = (1u32..).zip(entries).take_while(goes_on).count();
+        let whole = len64(more).saturating_add(1).saturating_mul(header.block.bytes());
+        let len = whole.saturating_sub(within).min(span.len());
+        let place = match first {
+            FREE => Place::Absent,
+            ZERO => Place::Zero,
+            place => {
+                let host = header.place(place)?.skip(within).start();
+                let file = self.file.size();
+                if host.saturating_add(len) > file {
+                    return self.cut(&header, number, place, span, within);
+                }
+                Place::Data(HostOffset(host))
+            }
+        };
+        Ok(Mapping { place, len })
+    }
+}
+
+impl Vdi {
+    /// A stretch that is not all in the file: its first block may be.
+    fn cut(&self, header: &Header, block: u64, place: u32, span: Span, within: u64) -> Result<Mapping> {
+        let host = header.place(place)?.skip(within);
+        let len = host.len().min(span.len());
+        let file = self.file.size();
+        if host.start().saturating_add(len) > file {
+            return Err(VdiFault::BlockPastEnd { block, host: header.place(place)?.start(), file }.into());
+        }
+        Ok(Mapping { place: Place::Data(HostOffset(host.start())), len })
+    }
+}
+
+impl BlockDevice for Vdi {
+    fn size(&self) -> u64 {
+        self.header().map_or(0, |h| h.size)
+    }
+
+    fn caps(&self) -> Caps {
+        let write = self.file.writable();
+        Caps {
+            write,
+            zero: Support::Native,
+            discard: Support::Native,
+            runs: Support::Native,
+            resize: write && self.parent.is_none() && self.file.caps().resize,
+            preferred: u32::try_from(self.block_size().bytes().min(1 << 20)).unwrap_or(64 << 10),
+        }
+    }
+
+    fn read_at(&self, at: u64, buf: &mut [u8]) -> Result<()> {
+        let _gate = self.shared_gate()?;
+        mapped::read(self, &self.recent, at, buf)
+    }
+
+    fn flush(&self) -> Result<()> {
+        let _gate = self.shared_gate()?;
+        self.sync()
+    }
+
+    fn write_at(&self, at: u64, data: &[u8]) -> Result<()> {
+        let _gate = self.shared_gate()?;
+        self.prepare_to_write()?;
+        mapped::write(self, at, data)?;
+        self.limit_waiting()
+    }
+
+    fn write_zeroes(&self, span: Span) -> Result<()> {
+        let _gate = self.shared_gate()?;
+        self.prepare_to_write()?;
+        mapped::write_zeroes(self, span)?;
+        self.limit_waiting()
+    }
+
+    fn discard(&self, span: Span) -> Result<()> {
+        let _gate = self.shared_gate()?;
+        self.prepare_to_write()?;
+        mapped::discard(self, span)
+    }
+
+    fn first_run(&self, span: Span) -> Result<Run> {
+        let _gate = self.shared_gate()?;
+        mapped::first_run(self, span)
+    }
+
+    fn resize(&self, size: u64) -> Result<()> {
+        let _gate = self.gate.write().map_err(|_| Common::Poisoned)?;
+        self.change_size(size)
+    }
+}
+
+impl Image for Vdi {
+    fn facts(&self) -> Facts {
+        let Ok(header) = self.header() else { return Facts::default() };
+        let mut facts = Facts { format: "vdi", virtual_size: header.size, ..Facts::default() };
+        facts.cluster_size = Some(header.block.bytes());
+        facts.subformat = Some(header.image_type.name().into());
+        facts.backing.clone_from(&self.backing);
+        let mut put = |name: &str, value| facts.specific.insert(name.to_string(), value);
+        put("uuid", json!(header.uuid().to_string()));
+        put("uuid-modify", json!(header.modified().to_string()));
+        if header.image_type == ImageType::Differencing {
+            put("parent-uuid", json!(header.parent().0.to_string()));
+        }
+        let comment = header.comment();
+        if !comment.is_empty() {
+            put("comment", json!(comment));
+        }
+        facts
+    }
+
+    fn check(&self, report: &mut Report) -> Result<()> {
+        let _gate = self.gate.write().map_err(|_| Common::Poisoned)?;
+        check::check(self, report)
+    }
+}
