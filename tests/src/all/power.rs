@@ -35,6 +35,7 @@ pub(crate) fn power_cuts(
 ) {
     let crash = Arc::new(CrashDisk::new(bytes));
     let states = use_it(&crash, open, steps, &mut Rng::new(seed));
+    eprintln!("{} ops", crash.len());
     let (mut number, mut rng) = (0u32, Rng::new(seed + 1));
     crash.cuts(&mut Rng::new(seed + 2), 2, |cut, bytes| {
         let when = format!("after {cut} of {} operations", crash.len());
