@@ -17,6 +17,8 @@ use crate::wire::{index, is_zero, len64};
 const PAGE: usize = 4096;
 /// What stands for data. No table is made of it.
 const MARKER: u8 = 0xa5;
+/// A page of it.
+const MARKERS: &[u8] = &[MARKER; PAGE];
 /// Largest disk, in bytes, whose full file is found by filling it where the format knows no shorter way.
 const FILLED_MAX: u64 = 1 << 40;
 
@@ -180,7 +182,7 @@ impl BlockDevice for Tables {
         for (number, within, len) in pages(at, rest.len()) {
             let (now, later) = rest.split_at(len);
             rest = later;
-            let is_data = now.iter().all(|b| *b == MARKER);
+            let is_data = MARKERS.get(..len) == Some(now);
             if is_data || is_zero(now) && !kept.pages.contains_key(&number) {
                 continue;
             }
