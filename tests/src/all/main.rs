@@ -23,5 +23,6 @@ mod qcow2;
 mod redo;
 mod vdi;
 mod vhd;
+mod vhdx;
 mod vmdk;
 mod walk;

@@ -181,6 +181,7 @@ fn volume() {
     let path = dir.path().join("image.vdi");
     drop(create("vdi", &path, 24 * MIB, "", None).unwrap());
     workload("vdi", &path, 20_000, 100, 1, |mirror| agreed(&path, mirror));
+    (100..110).for_each(cuts);
 }
 
 #[test]
@@ -304,7 +305,7 @@ fn noise_does_no_harm() {
     let mut opened = 0;
     for path in [&base, &image] {
         let good = std::fs::read(path).unwrap();
-        for round in 0..1500 {
+        for round in 0..600 {
             let mut bytes = good.clone();
             for _ in 0..1 + rng.below(4) {
                 let at = if round % 2 == 0 { 330 + rng.below(70) } else { rng.below(4000) };
@@ -316,11 +317,16 @@ fn noise_does_no_harm() {
             opened += u32::from(survives("vdi", bytes, path));
         }
     }
-    assert!(opened > 500, "{opened}");
+    assert!(opened > 200, "{opened}");
 }
 
 #[test]
 fn a_power_cut_loses_nothing_that_was_flushed() {
+    cuts(21);
+}
+
+/// The power fails behind every operation of a session.
+fn cuts(seed: u64) {
     let dir = scratch();
     let path = dir.path().join("cut.vdi");
     drop(create("vdi", &path, 3 * MIB, "", None).unwrap());
@@ -334,7 +340,7 @@ fn a_power_cut_loses_nothing_that_was_flushed() {
         format.open(disk, &mut Opening::new(Some(&path), Policy::SameFolder, write))
     };
     for (bytes, steps, others_read) in [(new, 40, true), (base, 120, false), (child, 120, false)] {
-        power_cuts(bytes, &open, steps, 21, |bytes, judge| {
+        power_cuts(bytes, &open, steps, seed, |bytes, judge| {
             std::fs::write(&path, bytes).unwrap();
             if others_read {
                 judge(&read_by_qemu("vdi", &path));

@@ -158,7 +158,7 @@ fn a_random_workload_is_kept_by_new_images() {
         let dir = scratch();
         let path = dir.path().join("image.vhd");
         drop(create("vhd", &path, size, options, None).unwrap());
-        workload("vhd", &path, 4000, 25, 1, |mirror| agreed(&path, mirror));
+        workload("vhd", &path, 1500, 10, 1, |mirror| agreed(&path, mirror));
     }
 }
 
@@ -168,7 +168,7 @@ fn a_random_workload_is_kept_by_images_of_qemu() {
     let path = dir.path().join("image.vhd");
     qemu::img(&["create", "-q", "-f", "vpc", &path.display().to_string(), "9M"]);
     qemu::io("vpc", &path, &qemu::random_writes(&mut Rng::new(9), 9 * MIB, 8));
-    workload("vhd", &path, 2000, 10, 2, |mirror| agreed(&path, mirror));
+    workload("vhd", &path, 1000, 5, 2, |mirror| agreed(&path, mirror));
     // QEMU can go on with it.
     qemu::io("vpc", &path, &qemu::random_writes(&mut Rng::new(10), 9 * MIB, 8));
     assert!(read("vhd", &path) == read_by_qemu("vpc", &path));
@@ -186,7 +186,7 @@ fn a_random_workload_is_kept_by_differences() {
             assert!(read_by_7zip(&path) == mirror, "7-Zip reads something else");
             assert_eq!(findings("vhd", &path, false), Vec::<String>::new());
         };
-        workload("vhd", &path, 2000, 10, 3, judge);
+        workload("vhd", &path, 800, 5, 3, judge);
         // A new child on top of it.
         let child = dir.path().join("child.vhd");
         drop(create("vhd", &child, size, "", Some(&path)).unwrap());
@@ -205,6 +205,7 @@ fn volume() {
     let path = dir.path().join("image.vhd");
     drop(create("vhd", &path, 24 * MIB, "", None).unwrap());
     workload("vhd", &path, 20_000, 100, 1, |mirror| agreed(&path, mirror));
+    (100..110).for_each(cuts);
 }
 
 #[test]
@@ -218,14 +219,24 @@ fn another_size_keeps_the_bytes() {
         for (seed, size) in (7..).zip(sizes) {
             let image = open("vhd", &path, true).unwrap();
             disk(&image).resize(size).unwrap();
+            if size > 100 * MIB {
+                // The table has outgrown its sector.
+                disk(&image).write_at(size - 1, &[9]).unwrap();
+                disk(&image).flush().unwrap();
+                drop(image);
+                let image = open("vhd", &path, false).unwrap();
+                let mut found = vec![0; mirror.len()];
+                disk(&image).read_at(0, &mut found).unwrap();
+                assert!(found == mirror, "{size}");
+                assert_eq!(findings("vhd", &path, false), Vec::<String>::new());
+                continue;
+            }
             mirror.resize(size as usize, 0);
             assert!(content(&disk(&image)) == mirror, "{size}");
             drop(image);
             // For QEMU a fixed disk of no bytes is a broken dynamic one.
-            if size > 0 && size < 100 * MIB {
-                agreed(&path, &mirror);
-            }
             if size > 0 {
+                agreed(&path, &mirror);
                 mirror = workload("vhd", &path, 100, 1, seed, |_| ());
             }
         }
@@ -286,7 +297,7 @@ fn noise_does_no_harm() {
     let mut opened = 0;
     for path in [&base, &image, &fixed] {
         let sound = std::fs::read(path).unwrap();
-        for round in 0..1500 {
+        for round in 0..600 {
             let mut bytes = sound.clone();
             for _ in 0..1 + rng.below(4) {
                 let end = bytes.len() as u64;
@@ -302,7 +313,7 @@ fn noise_does_no_harm() {
             opened += u32::from(survives("vhd", bytes, path));
         }
     }
-    assert!(opened > 500, "{opened}");
+    assert!(opened > 200, "{opened}");
 }
 
 /// Puts right checksums over what the noise made.
@@ -327,6 +338,11 @@ fn an_image_without_a_file_of_its_own_names_no_parent() {
 
 #[test]
 fn a_power_cut_loses_nothing_that_was_flushed() {
+    cuts(21);
+}
+
+/// The power fails behind every operation of a session.
+fn cuts(seed: u64) {
     let dir = scratch();
     let path = dir.path().join("cut.vhd");
     drop(create("vhd", &path, 5 * MIB, "", None).unwrap());
@@ -340,8 +356,8 @@ fn a_power_cut_loses_nothing_that_was_flushed() {
         let policy = racker_formats::registry::Policy::SameFolder;
         format.open(disk, &mut racker_formats::registry::Opening::new(Some(&path), policy, write))
     };
-    for (bytes, steps, qemu_reads) in [(new, 25, true), (base, 120, true), (child, 120, false)] {
-        power_cuts(bytes, &open, steps, 21, |bytes, judge| {
+    for (bytes, steps, qemu_reads) in [(new, 25, true), (base, 70, true), (child, 70, false)] {
+        power_cuts(bytes, &open, steps, seed, |bytes, judge| {
             std::fs::write(&path, bytes).unwrap();
             if qemu_reads {
                 judge(&read_by_qemu("vpc", &path));
