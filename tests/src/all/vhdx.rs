@@ -596,7 +596,7 @@ fn noise_does_no_harm() {
 fn a_replay_in_memory_is_seen_by_runs() {
     let bytes = with_log(|e| {
         // Block 0 is at 4 MiB, where the file is to end then.
-        e[72..80].copy_from_slice(&(4 * MIB | 6).to_le_bytes());
+        e[72..80].copy_from_slice(&((4 * MIB) | 6).to_le_bytes());
         e[56..64].copy_from_slice(&(5 * MIB).to_le_bytes());
     });
     let image = open_disk("vhdx", Disk::new(MemDevice::from_bytes(bytes)).read_only(), false).unwrap();
