@@ -10,6 +10,7 @@
 
 mod attacks;
 mod cli;
+mod commands;
 mod container;
 mod convert;
 mod edit;
