@@ -114,7 +114,7 @@ fn cuts(recipe: &Recipe, steps: u32) {
 }
 
 fn fragile() -> Vec<Recipe> {
-    let base = Recipe { refcount_bits: 16, size: 150 * KIB + 512, seed: 3, ..Recipe::default() };
+    let base = Recipe { refcount_bits: 16, size: 500 * KIB + 512, seed: 3, ..Recipe::default() };
     vec![
         Recipe { cluster_bits: 9, refcount_bits: 64, ..base.clone() },
         Recipe { cluster_bits: 9, snapshots: 1, ..base.clone() },
@@ -129,9 +129,7 @@ fn fragile() -> Vec<Recipe> {
 #[test]
 fn a_power_cut_loses_nothing_that_was_flushed() {
     for recipe in fragile() {
-        let started = std::time::Instant::now();
-        cuts(&recipe, 14);
-        println!("{:?}", started.elapsed());
+        cuts(&recipe, 30);
     }
 }
 
