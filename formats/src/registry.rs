@@ -96,6 +96,8 @@ pub struct Plan {
     pub compress: bool,
     /// What shows through where nothing was written.
     pub backing: Option<Backing>,
+    /// The file that shall hold the data, writable, for formats with an option that names one.
+    pub data_file: Option<Disk>,
 }
 
 /// The parent of a new image.

@@ -92,7 +92,7 @@ pub(super) fn write_new(
         None => SPARSE_DEFAULT,
     };
     let name = target.file_name().map(|n| n.to_string_lossy().into_owned());
-    let plan = Plan { size: disk.size(), name, options, compress: new.compress, backing: None };
+    let plan = Plan { size: disk.size(), name, options, compress: new.compress, ..Plan::default() };
     let file = NewFile::prepare(target).about(target)?;
     let sink = format.sink(file.disk().clone(), &plan).about(target)?;
     let mut bar = progress.start("converting", disk.size());
