@@ -213,7 +213,7 @@ fn note(all: &mut Vec<Wrong>, cluster: u64, counted: u64, used: u64) {
 }
 
 /// The mark that an entry should have, if it has the other one.
-fn right_mark(
+pub(super) fn right_mark(
     raw: RawEntry,
     entry: &Result<Entry>,
     mut count: impl FnMut(u64) -> Result<u64>,

@@ -243,6 +243,8 @@ impl Header {
         let per_cluster = self.geometry.cluster.bytes() / 8;
         let clusters = self.refcount_table.entries.checked_div(per_cluster).unwrap_or_default();
         raw.refcount_table_clusters = narrow(clusters)?.into();
+        raw.nb_snapshots = narrow(self.snapshots.entries)?.into();
+        raw.snapshots_offset = self.snapshots.at.into();
         part_mut(&mut sector, 0, 72, "header")?.copy_from_slice(raw.as_bytes());
         if self.version > 2 {
             let mut raw: RawHeaderV3 = take(&sector, 72, "header")?;

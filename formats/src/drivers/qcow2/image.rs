@@ -26,7 +26,7 @@ use crate::check::Report;
 use crate::error::{Common, Result, Within};
 use crate::map::Location;
 use crate::mapped::{self, BlockMap, Busy, HostOffset, Mapping, Packed, Place, Recent};
-use crate::registry::{Facts, Image, Opening};
+use crate::registry::{Facts, Image, Opening, Snapshots};
 use crate::wire::index;
 
 /// A qcow2 image.
@@ -305,6 +305,10 @@ impl Image for Qcow2 {
             Place::Absent => (RunKind::Hole, None, false),
         };
         Ok(Location { run: Run { len, kind }, at, compressed })
+    }
+
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
     }
 
     fn applies(&self) -> bool {

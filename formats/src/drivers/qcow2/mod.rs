@@ -31,6 +31,7 @@ mod fault;
 mod findings;
 mod flush;
 mod header;
+mod history;
 mod image;
 mod l2;
 mod land;
@@ -45,6 +46,7 @@ mod rewrite;
 mod snapshot;
 mod stream;
 mod tables;
+mod view;
 
 use std::sync::Arc;
 

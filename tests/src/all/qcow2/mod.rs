@@ -3,6 +3,7 @@
 mod check;
 mod crash;
 mod edit;
+mod history;
 mod live;
 mod make;
 mod new;
