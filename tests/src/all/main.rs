@@ -12,6 +12,7 @@ mod attacks;
 mod cli;
 mod container;
 mod convert;
+mod crash;
 mod edit;
 mod extract;
 mod fixtures;
