@@ -8,6 +8,7 @@ packages=(
   fdisk gdisk mount util-linux             # sfdisk, sgdisk, mount, losetup, blkid, setpriv
   attr acl libcap2-bin                     # getfattr, getfacl, getcap
   tar libarchive-tools xz-utils zstd bzip2 # who else reads what tar-out writes
+  7zip                                     # reads VHD, VHDX and VDI, differences of the first two included
   ostree python3
 )
 # A qemu-img that is there is left alone, whatever release it is of.

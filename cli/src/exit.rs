@@ -11,6 +11,12 @@ pub(crate) enum Exit {
     Failed,
     /// What was typed makes no sense.
     Usage,
+    /// `check` found corruption; `compare` could not compare.
+    Corrupt,
+    /// `check` found lost space and nothing worse.
+    Leaks,
+    /// `check` has nothing to check in this format.
+    Unsupported,
 }
 
 impl From<Exit> for ExitCode {
@@ -18,7 +24,9 @@ impl From<Exit> for ExitCode {
         Self::from(match exit {
             Exit::Done => 0,
             Exit::Failed => 1,
-            Exit::Usage => 2,
+            Exit::Usage | Exit::Corrupt => 2,
+            Exit::Leaks => 3,
+            Exit::Unsupported => 63,
         })
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use racker_formats::error::{Error, Kind};
 
 use crate::clean::clean;
+use crate::exit::Exit;
 
 /// What a command fails with.
 #[derive(Debug)]
@@ -13,6 +14,7 @@ pub(crate) struct Failure {
     message: String,
     hint: Option<String>,
     broken_pipe: bool,
+    exit: Exit,
 }
 
 /// The result of a command.
@@ -21,7 +23,7 @@ pub(crate) type Outcome<T> = Result<T, Failure>;
 impl Failure {
     /// A failure that has no cause below the command line.
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None, broken_pipe: false }
+        Self { message: message.into(), hint: None, broken_pipe: false, exit: Exit::Failed }
     }
 
     /// Adds something to try.
@@ -34,6 +36,18 @@ impl Failure {
     /// Whether the reader of standard output went away, which is no failure.
     pub(crate) fn is_broken_pipe(&self) -> bool {
         self.broken_pipe
+    }
+
+    /// Ends the program with another status than that of every failure.
+    #[must_use]
+    pub(crate) fn exit(mut self, exit: Exit) -> Self {
+        self.exit = exit;
+        self
+    }
+
+    /// The status that the program ends with.
+    pub(crate) fn status(&self) -> Exit {
+        self.exit
     }
 
     /// What goes to standard error.
@@ -56,7 +70,7 @@ impl From<Error> for Failure {
     fn from(e: Error) -> Self {
         let pipe = e.fault::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe);
         let hint = e.hint().map(String::from).or_else(|| general_hint(&e));
-        Self { message: e.to_string(), hint, broken_pipe: pipe }
+        Self { message: e.to_string(), hint, broken_pipe: pipe, exit: Exit::Failed }
     }
 }
 

@@ -7,6 +7,7 @@ mod fault;
 mod output;
 mod progress;
 mod target;
+mod typed;
 
 use std::io::Write;
 
@@ -32,7 +33,7 @@ fn main() -> std::process::ExitCode {
         Err(e) => {
             let _ = std::io::stdout().flush();
             eprint!("{}", e.report());
-            Exit::Failed.into()
+            e.status().into()
         }
     }
 }

@@ -2,10 +2,73 @@
 
 use std::io::Write;
 
+use clap::{Args, ValueEnum};
+use racker_formats::options::parse_size;
 use racker_fs::filesystem::{NodeKind, Stat, Time};
 use serde::Serialize;
 
 use crate::fault::Outcome;
+
+/// How a report is printed.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct OutputArgs {
+    /// Print JSON, with `qemu-img`'s names where it has the field
+    #[arg(long)]
+    json: bool,
+    /// The same as `qemu-img` spells it
+    #[arg(long, value_enum, default_value = "human", value_name = "AS")]
+    output: OutputAs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OutputAs {
+    Human,
+    Json,
+}
+
+impl OutputArgs {
+    /// Whether JSON is asked for.
+    pub(crate) fn is_json(self) -> bool {
+        self.json || self.output == OutputAs::Json
+    }
+}
+
+/// A size on the command line.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    parse_size(text).ok_or_else(|| "a size such as 64k or 1M is expected".into())
+}
+
+/// A JSON array whose items are printed as they come: there may be millions.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    out: std::io::BufWriter<std::io::Stdout>,
+    first: bool,
+}
+
+impl Stream {
+    /// Begins the array.
+    pub(crate) fn begin() -> Outcome<Self> {
+        let mut out = std::io::BufWriter::new(std::io::stdout());
+        out.write_all(b"[")?;
+        Ok(Self { out, first: true })
+    }
+
+    /// Prints one item.
+    pub(crate) fn put(&mut self, item: &impl Serialize) -> Outcome<()> {
+        if !std::mem::replace(&mut self.first, false) {
+            self.out.write_all(b",\n")?;
+        }
+        serde_json::to_writer(&mut self.out, item).map_err(std::io::Error::from)?;
+        Ok(())
+    }
+
+    /// Ends the array.
+    pub(crate) fn end(mut self) -> Outcome<()> {
+        self.out.write_all(b"]\n")?;
+        self.out.flush()?;
+        Ok(())
+    }
+}
 
 /// Prints a value as JSON, indented as `qemu-img` does.
 pub(crate) fn json(value: &impl Serialize) -> Outcome<()> {

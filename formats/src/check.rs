@@ -20,11 +20,28 @@ pub enum Severity {
     Corruption,
 }
 
+/// What an image's allocation looks like, in units of allocation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Units of the whole disk.
+    pub total: u64,
+    /// Units that hold data.
+    pub allocated: u64,
+    /// Of those, units that do not lie behind their predecessor.
+    pub fragmented: u64,
+    /// Of those, compressed ones.
+    pub compressed: u64,
+    /// End of what is in use in the file, in bytes.
+    pub end: u64,
+}
+
 /// All findings of one check.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Whether findings shall be mended.
     pub repair: bool,
+    /// What the driver counted on the way.
+    pub statistics: Option<Statistics>,
     /// What was found.
     pub findings: Vec<Finding>,
 }

@@ -9,6 +9,8 @@
 //! * [`registry`]: what a format is, probing, which references may be followed
 //! * [`open`]: from a path to a disk, through containers and formats
 //! * [`drivers`]: the list of formats
+//! * [`compare`]: two disks by what they read as; [`map`]: where an image keeps its disk
+//! * [`measure`]: the size of a file that is not there
 //! * [`transaction`]: an edit that lands whole or not at all
 //! * [`recognised`]: what is known by sight only
 //! * [`options`], [`check`], [`limits`], [`wire`], [`error`]: what all of them share
@@ -17,12 +19,15 @@
 
 pub mod block;
 pub mod check;
+pub mod compare;
 pub mod container;
 pub mod convert;
 pub mod drivers;
 pub mod error;
 pub mod limits;
+pub mod map;
 mod mapped;
+pub mod measure;
 pub mod open;
 pub mod options;
 pub mod recognised;

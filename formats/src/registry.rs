@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
-use crate::block::{BlockDevice, Change, Disk, FileDevice, LockMode, lock};
+use crate::block::{BlockDevice, Change, Disk, FileDevice, LockMode, Span, lock};
 use crate::check::Report;
 use crate::convert::{Beside, DiskSink, Sink};
 use crate::drivers::FORMATS;
 use crate::error::{Common, Error, Fault, Kind, Result, Within};
 use crate::limits::{CHAIN_DEPTH_MAX, HEAD_BYTES, REFERENCES_MAX, TAIL_BYTES};
+use crate::map::Location;
 use crate::options::{Opt, Values};
 use crate::recognised::recognise;
 use crate::wire::{bytes, len64};
@@ -67,6 +68,15 @@ pub trait Format: Sync {
         }
         Ok(Box::new(DiskSink::new(self.create(file, plan)?)))
     }
+    /// Whether a new image by `plan` holds compressed data, so that its size depends on their bytes.
+    fn packs(&self, plan: &Plan) -> bool {
+        plan.compress
+    }
+    /// Bytes of the file of a new image by `plan` once all of its disk was written, where there is a formula.
+    fn full_size(&self, plan: &Plan) -> Result<Option<u64>> {
+        let _ = plan;
+        Ok(None)
+    }
     /// The options of `create`.
     fn options(&self) -> &'static [Opt] {
         &[]
@@ -110,6 +120,18 @@ pub trait Image: BlockDevice {
     fn check(&self, report: &mut Report) -> Result<()> {
         let _ = report;
         Err(Common::Unsupported { what: "check", by: self.facts().format.into() }.into())
+    }
+
+    /// The parent, where the image was opened with one.
+    fn parent(&self) -> Option<Arc<dyn Image>> {
+        None
+    }
+
+    /// Where the image itself keeps the beginning of `span`, which is not empty: the first run, with
+    /// [`RunKind::Parent`](crate::block::RunKind::Parent) for what shows through from the parent. The default is
+    /// for formats that have no parent and do not say where.
+    fn locate(&self, span: Span) -> Result<Location> {
+        Ok(Location { run: self.first_run(span)?, at: None, compressed: false })
     }
 
     /// Whether [`apply`](Self::apply) is there.

@@ -114,3 +114,16 @@ pub fn read_by_7zip(path: &Path) -> Vec<u8> {
     assert_eq!(ran.status, 0, "{}", ran.err);
     ran.out
 }
+
+/// A chain of three images in `dir`, written by hand; returns what the last one, `image.FORMAT`, holds.
+pub fn chain(format: &str, dir: &Path, size: u64, block: u64, seed: u64) -> Vec<u8> {
+    chain_of_sectors(format, dir, size, block, seed, 512)
+}
+
+/// The same with sectors of `sector` bytes.
+pub fn chain_of_sectors(format: &str, dir: &Path, size: u64, block: u64, seed: u64, sector: u64) -> Vec<u8> {
+    let script = racker_fixtures::root().join("mk/differencing.py");
+    let numbers = [size, block, seed, sector].map(|n| n.to_string());
+    tool("python3").arg(script).arg(format).arg(dir).args(numbers).ok();
+    std::fs::read(dir.join("want.raw")).expect("what the script wrote")
+}

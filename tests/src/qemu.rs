@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use crate::rng::Rng;
+
 /// Runs `qemu-img` and gives what it printed; a failure is a panic with its message.
 pub fn img<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> String {
     text(run("qemu-img", args))
@@ -36,7 +38,12 @@ pub fn io(format: &str, image: &Path, commands: &[String]) -> String {
 
 /// Runs `qemu-io` commands on a qcow2 image, flushes, and dies without closing it.
 pub fn leave_open(image: &Path, commands: &[String]) {
-    let mut args = vec!["-f".to_string(), "qcow2".into()];
+    leave_open_as("qcow2", image, commands);
+}
+
+/// The same for an image of `format`.
+pub fn leave_open_as(format: &str, image: &Path, commands: &[String]) {
+    let mut args = vec!["-f".to_string(), format.into()];
     for command in commands.iter().map(String::as_str).chain(["flush", "abort"]) {
         args.extend(["-c".to_string(), command.into()]);
     }
@@ -45,9 +52,24 @@ pub fn leave_open(image: &Path, commands: &[String]) {
     assert!(!out.status.success(), "qemu-io was meant to be killed");
 }
 
+/// Commands for `qemu-io` that write to a disk of `size` bytes, anywhere and of any length.
+pub fn random_writes(rng: &mut Rng, size: u64, count: u32) -> Vec<String> {
+    let one = |rng: &mut Rng| {
+        let len = 1 + rng.below(300_000.min(size));
+        let (at, byte) = (rng.below(size - len + 1), 1 + rng.below(255));
+        format!("write -q -P {byte} {at} {len}")
+    };
+    (0..count).map(|_| one(rng)).collect()
+}
+
 /// Whether `qemu-img check` finds neither an error nor a leak.
 pub fn check(image: &Path) {
-    let (status, said) = img_status(&["check", "-f", "qcow2", &image.display().to_string()]);
+    check_as("qcow2", image);
+}
+
+/// The same for an image of `format`.
+pub fn check_as(format: &str, image: &Path) {
+    let (status, said) = img_status(&["check", "-f", format, &image.display().to_string()]);
     assert_eq!(status, 0, "{}: {said}", image.display());
 }
 

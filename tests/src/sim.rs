@@ -1,7 +1,7 @@
 //! Devices that lie: one loses power, one fails.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use racker_formats::block::{BlockDevice, Caps, Disk, Span, Support};
 use racker_formats::error::Result;
@@ -21,7 +21,7 @@ pub struct CrashDisk {
 #[derive(Debug)]
 struct State {
     bytes: Vec<u8>,
-    log: Vec<Op>,
+    log: Vec<Arc<Op>>,
 }
 
 #[derive(Debug)]
@@ -55,11 +55,12 @@ impl CrashDisk {
     /// Calls `each` with the number of operations before the cut and what a power cut there may leave: everything
     /// flushed before, and of what came since all, nothing, or (`random` times) any sectors of any writes.
     pub fn cuts(&self, rng: &mut Rng, random: u32, mut each: impl FnMut(usize, &[u8])) {
-        let state = self.lock();
+        // Not under the lock: what is called may ask the disk.
+        let log = self.lock().log.clone();
         let mut stable = self.start.clone();
         let mut since = 0;
-        for cut in 0..=state.log.len() {
-            let pending = &state.log[since..cut];
+        for cut in 0..=log.len() {
+            let pending = &log[since..cut];
             each(cut, &stable);
             if !pending.is_empty() {
                 let mut all = stable.clone();
@@ -71,7 +72,7 @@ impl CrashDisk {
                     each(cut, &some);
                 }
             }
-            if let Some(Op::Flush) = state.log.get(cut) {
+            if let Some(Op::Flush) = log.get(cut).map(Arc::as_ref) {
                 pending.iter().for_each(|op| op.land(&mut stable));
                 since = cut + 1;
             }
@@ -85,7 +86,7 @@ impl CrashDisk {
     fn change(&self, op: Op) {
         let mut state = self.lock();
         op.land(&mut state.bytes);
-        state.log.push(op);
+        state.log.push(Arc::new(op));
     }
 }
 

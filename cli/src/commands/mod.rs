@@ -1,13 +1,19 @@
 //! The list of commands: one file each, an args struct whose comments are the manual, and `run`.
 
 mod cat;
+mod check;
+mod compare;
 mod convert;
 mod copy_out;
+mod create;
 mod edit;
 mod extract;
 mod formats;
 mod info;
 mod ls;
+mod map;
+mod measure;
+mod resize;
 mod stat;
 mod tar_out;
 
@@ -47,6 +53,12 @@ enum Disk {
     Extract(extract::Extract),
     TarOut(tar_out::TarOut),
     Convert(Box<convert::Convert>),
+    Create(Box<create::Create>),
+    Resize(resize::Resize),
+    Check(check::Check),
+    Map(map::Map),
+    Compare(compare::Compare),
+    Measure(Box<measure::MeasureCommand>),
 }
 
 impl Racker {
@@ -65,6 +77,12 @@ impl Racker {
                 Disk::Extract(c) => c.run(progress),
                 Disk::TarOut(c) => c.run(progress),
                 Disk::Convert(c) => c.run(progress),
+                Disk::Create(c) => c.run(progress),
+                Disk::Resize(c) => c.run(progress),
+                Disk::Check(c) => c.run(),
+                Disk::Map(c) => c.run(),
+                Disk::Compare(c) => c.run(progress),
+                Disk::Measure(c) => c.run(progress),
             },
         }
     }

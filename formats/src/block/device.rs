@@ -63,6 +63,11 @@ impl RunKind {
     pub const fn is_zero(self) -> bool {
         matches!(self, Self::Zero | Self::Hole)
     }
+
+    /// Whether the image says anything about it: stored bytes, or zeroes of its own.
+    pub const fn is_allocated(self) -> bool {
+        matches!(self, Self::Data | Self::Zero)
+    }
 }
 
 /// A stretch of disk of one kind.

@@ -11,7 +11,7 @@ mod types;
 use std::fmt::Debug;
 
 use racker_formats::block::{Disk, Span};
-use racker_formats::error::{Result, Within};
+use racker_formats::error::{Fault, Kind, Result, Within};
 use racker_formats::wire::bytes;
 
 pub use gpt::GptFault;
@@ -99,6 +99,30 @@ impl Table {
     }
 }
 
+/// A smaller disk would cut a partition off.
+#[derive(Debug, thiserror::Error)]
+#[error("partition {number} ends at byte {end}; on a disk of {size} bytes partitions end at {room}")]
+pub struct CutOff {
+    /// The partition.
+    pub number: u32,
+    /// First byte behind it.
+    pub end: u64,
+    /// The disk's size in bytes.
+    pub size: u64,
+    /// First byte that no partition can have.
+    pub room: u64,
+}
+
+impl Fault for CutOff {
+    fn kind(&self) -> Kind {
+        Kind::Invalid
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some("shrink the filesystem and its partition first".into())
+    }
+}
+
 /// Reads the partition table of a disk; a disk without one is `none` without partitions.
 ///
 /// An empty `dos` table says little: boot loaders leave its signature on a filesystem that fills the disk.
@@ -118,4 +142,25 @@ pub fn read(disk: &Disk) -> Result<Table> {
         return gpt::read(disk, &record).within(|| "gpt");
     }
     mbr::read(disk, &record).within(|| "dos partition table")
+}
+
+/// Puts the table in order for a disk of `size` bytes: the backup of a GPT moves to the end, and a damaged half is
+/// written anew from the sound one. `disk` has at least `size` bytes: a disk grows before, and shrinks after.
+/// Other tables lie at the beginning and stay as they are.
+///
+/// # Errors
+/// A partition that would be cut off is an error, and nothing is written.
+pub fn settle(disk: &Disk, size: u64) -> Result<()> {
+    if disk.size() < BOOT_SECTOR {
+        return Ok(());
+    }
+    let boot = bytes(disk, 0, BOOT_SECTOR, BOOT_SECTOR, "boot sector")?;
+    match mbr::Record::parse(&boot) {
+        Some(record) if record.is_protective() => gpt::settle(disk, &record, size).within(|| "gpt"),
+        Some(_) => match read(disk)?.partitions.iter().find(|p| p.span.end() > size) {
+            Some(p) => Err(CutOff { number: p.number, end: p.span.end(), size, room: size }.into()),
+            None => Ok(()),
+        },
+        None => Ok(()),
+    }
 }

@@ -10,16 +10,20 @@
 
 mod attacks;
 mod cli;
+mod commands;
 mod container;
 mod convert;
 mod edit;
 mod extract;
 mod fixtures;
 mod live;
+mod noise;
 mod partition;
 mod power;
 mod qcow2;
 mod redo;
+mod vdi;
 mod vhd;
+mod vhdx;
 mod vmdk;
 mod walk;

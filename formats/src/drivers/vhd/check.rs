@@ -5,7 +5,6 @@ use super::footer::Footers;
 use super::layout::UNUSED;
 use super::space::{FAULTS_MAX, Survey};
 use super::sparse::{Block, SparseVhd, State};
-use crate::block::Span;
 use crate::check::{Finding, Report, Severity};
 use crate::error::{Common, Result};
 use crate::limits::MIB;
@@ -88,9 +87,7 @@ fn mend(image: &SparseVhd, state: &State, number: u64, fault: &VhdFault) -> Resu
         image.file.write_at(room.host.0.saturating_add(within), &bytes)?;
         rest = rest.skip(piece.len());
     }
-    let bits = image.sheets.get(old.bitmap)?.to_vec();
-    let at = header.block.start_of(number).ok_or(Common::Index(number))?;
-    image.publish(room, Span::new(at, header.block.bytes())?)?;
-    image.sheets.put(room.host.0.saturating_sub(header.bitmap_bytes), bits)?;
+    let bits = image.sheets.get(old.bitmap)?;
+    image.publish_new(header, room, &bits)?;
     Ok(true)
 }

@@ -145,6 +145,15 @@ impl SparseVhd {
         Ok(())
     }
 
+    /// Makes a new block visible. Its bitmap is written at once, as its data were: no entry of the table ever names
+    /// a block without one, which programs read in three different ways.
+    pub(super) fn publish_new(&self, header: &Header, room: Room, bits: &[u8]) -> Result<()> {
+        let bitmap_at = room.host.0.saturating_sub(header.bitmap_bytes);
+        self.file.write_at(bitmap_at, bits)?;
+        let sector = u32::try_from(bitmap_at.div_euclid(SECTOR)).map_err(|_| VhdFault::Full)?;
+        self.set_entry(header, room.block, sector)
+    }
+
     /// Keeps the memory for changed tables bounded.
     pub(super) fn limit_waiting(&self) -> Result<()> {
         if self.sheets.waiting()? < WAITING_MAX { Ok(()) } else { self.sync() }
@@ -214,9 +223,7 @@ impl WriteMap for SparseVhd {
             // Everything else in the block is zeroes, for programs that go by the bitmap and those that do not.
             bits.fill(0xff);
         }
-        self.sheets.put(bitmap.start(), bits)?;
-        let sector = u32::try_from(bitmap_at.div_euclid(SECTOR)).map_err(|_| VhdFault::Full)?;
-        self.set_entry(header, room.block, sector)
+        self.publish_new(header, room, &bits)
     }
 
     fn release(&self, room: Room) {

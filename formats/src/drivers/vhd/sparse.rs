@@ -180,8 +180,8 @@ impl SparseVhd {
         if !self.file.writable() {
             return self.file.flush();
         }
-        // A table entry whose bitmap was lost shows what was there before, and so does a bitmap without its entry:
-        // one barrier before both is enough.
+        // A new block has its first bitmap already; a change of a bitmap that was lost shows what was there before,
+        // and so does a bitmap without its entry: one barrier before both is enough.
         self.sheets.land(|pieces| self.sheets.write_home(pieces))
     }
 }

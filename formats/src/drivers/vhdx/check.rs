@@ -4,7 +4,8 @@ use super::bat::Entry;
 use super::fault::VhdxFault;
 use super::image::{State, Vhdx};
 use super::layout::{MEGABYTE, REGION_TABLES_AT};
-use super::space::{FAULTS_MAX, Survey};
+use super::metadata::DiskType;
+use super::space::{FAULTS_MAX, Space, Survey, stretch};
 use crate::block::Span;
 use crate::check::{Finding, Report, Severity};
 use crate::error::{Common, Result};
@@ -24,10 +25,10 @@ pub(super) fn check(image: &Vhdx, report: &mut Report) -> Result<()> {
         report.findings.push(Finding { what, severity: Severity::Leak, repaired });
     }
     copies(image, &state, repair, report)?;
+    // The space of a fixed disk is set aside on purpose, also where no block has it yet, as in QEMU's.
+    let fixed = state.metadata.disk_type == DiskType::Fixed;
     let survey = Survey::of(image)?;
-    let (unused, too_many) = (survey.space.unused(), survey.faults.len() >= FAULTS_MAX);
-    let behind =
-        image.file.size().saturating_sub(MEGABYTE.start_of(survey.space.end().into()).unwrap_or(u64::MAX));
+    let (unused, too_many) = (unused(image, &survey.space)?, survey.faults.len() >= FAULTS_MAX);
     if too_many {
         report.add(
             Severity::Corruption,
@@ -44,21 +45,50 @@ pub(super) fn check(image: &Vhdx, report: &mut Report) -> Result<()> {
         let repaired = mends && mend(image, &state, number, &fault)?;
         report.findings.push(Finding { what, severity: Severity::Corruption, repaired });
     }
-    if mends {
+    let cleaned = mends && {
         image.sync()?;
-        image.use_freed_alone()?;
-        image.cut_file()?;
-        image.file.flush()?;
-    }
+        fixed || give_back(image)?
+    };
     // QEMU leaves five megabytes for what is to come.
-    if behind > 8 * MIB {
-        let what = format!("{behind} bytes at the end of the file are in no block");
-        report.findings.push(Finding { what, severity: Severity::Leak, repaired: mends });
-    }
-    if unused > 8 {
-        report.add(Severity::Leak, format!("{unused} MiB between blocks are in no block"));
+    let bytes = unused.into_iter().map(|span| span.len()).fold(0, u64::saturating_add);
+    if bytes > 8 * MIB && !fixed {
+        let what = format!("{bytes} bytes of the file are in no block");
+        report.findings.push(Finding { what, severity: Severity::Leak, repaired: cleaned });
     }
     Ok(())
+}
+
+/// Gives back what nobody has, if everything is mended; says whether it is.
+fn give_back(image: &Vhdx) -> Result<bool> {
+    image.use_freed_alone()?;
+    let survey = Survey::of(image)?;
+    if !survey.faults.is_empty() {
+        return Ok(false);
+    }
+    image.cut_file(0)?;
+    unused(image, &survey.space)?.into_iter().try_for_each(|span| image.file.discard(span))?;
+    image.file.flush()?;
+    Ok(true)
+}
+
+/// What the file keeps for nobody. Holes of it cost nothing, and new blocks are put there first.
+fn unused(image: &Vhdx, space: &Space) -> Result<Vec<Span>> {
+    let size = image.file.size();
+    let behind = MEGABYTE.start_of(space.end().into()).unwrap_or(u64::MAX).min(size);
+    let mut free = vec![Span::new(behind, size.saturating_sub(behind))?];
+    for (first, count) in space.gaps() {
+        free.extend(Span::first(size).intersect(stretch(first, count)?));
+    }
+    let mut stored = Vec::new();
+    for span in free {
+        for run in image.file.runs(span) {
+            let (span, kind) = run?;
+            if !kind.is_zero() {
+                stored.push(span);
+            }
+        }
+    }
+    Ok(stored)
 }
 
 /// Headers and region tables are there twice.

@@ -52,7 +52,9 @@ impl Vhdx {
             return landed;
         }
         self.use_freed()?;
-        self.cut_file()
+        // The space of a fixed disk stays with it.
+        let fixed = self.state()?.metadata.disk_type == DiskType::Fixed;
+        self.cut_file(if fixed { old_size } else { 0 })
     }
 
     /// Forgets what an edit that does not land has prepared; that it can't is no reason to say anything else than why

@@ -141,7 +141,7 @@ impl Vhdx {
         self.sync()?;
         self.turn_to(new)?;
         self.use_freed_alone()?;
-        self.cut_file()
+        self.cut_file(0)
     }
 
     fn forget(&self, state: &State, number: u64) -> Result<()> {

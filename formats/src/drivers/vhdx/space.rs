@@ -97,10 +97,15 @@ impl Space {
         before.saturating_add(64u32.saturating_sub(word.leading_zeros()))
     }
 
-    /// How many megabytes before the end are free.
-    pub(super) fn unused(&self) -> u64 {
-        let used: u64 = self.used.iter().map(|word| u64::from(word.count_ones())).sum();
-        u64::from(self.end()).saturating_sub(used)
+    /// First megabyte and length of every stretch before the end that is free.
+    pub(super) fn gaps(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        let end = self.end();
+        let mut next = self.low;
+        std::iter::from_fn(move || {
+            let first = (next..end).find(|m| !self.is_used(*m))?;
+            next = (first..end).find(|m| self.is_used(*m)).unwrap_or(end);
+            Some((first, next.saturating_sub(first)))
+        })
     }
 }
 
@@ -146,8 +151,8 @@ impl Survey {
                 let raw = image.raw_entry(state, number)?;
                 if let Some(host) = self.meaning(number, geometry.decode_bitmap(chunk, raw))?.flatten() {
                     has_bitmap = true;
-                    let span = Span::new(host, MEGABYTE.bytes())?;
-                    self.place("the sector bitmap of chunk", chunk, number, span, span.len(), file)?;
+                    let len = MEGABYTE.bytes();
+                    self.place(("the sector bitmap of chunk", chunk, number), (host, len), len, file)?;
                 }
             }
             let first = chunk.saturating_mul(geometry.chunk.bytes());
@@ -170,15 +175,13 @@ impl Survey {
                 // QEMU once made files that end with the disk, within the last block.
                 let start = geometry.block.start_of(block).ok_or(Common::Index(block))?;
                 let used = geometry.block.bytes().min(geometry.size.saturating_sub(start));
-                self.place("block", block, number, Span::new(host, geometry.block.bytes())?, used, file)?;
+                self.place(("block", block, number), (host, geometry.block.bytes()), used, file)?;
             }
         }
         // Whatever such an entry still names may be shown by other programs: it stays out of use.
         for host in kept {
-            let span = Span::new(host, geometry.block.bytes())?;
-            if span.end() <= file {
-                let _ = self.take(span)?;
-            }
+            let span = Span::new(host, geometry.block.bytes()).ok().filter(|span| span.end() <= file);
+            let _ = span.map_or(Ok(true), |span| self.take(span))?;
         }
         Ok(())
     }
@@ -195,20 +198,22 @@ impl Survey {
         }
     }
 
+    /// Takes `len` bytes at `host`, of which `used` have to be in the file, for what `(what, of)` names in entry
+    /// `number`.
     fn place(
         &mut self,
-        what: &'static str,
-        of: u64,
-        number: u64,
-        span: Span,
+        (what, of, number): (&'static str, u64, u64),
+        (host, len): (u64, u64),
         used: u64,
         file: u64,
     ) -> Result<()> {
-        let host = span.start();
-        if host.saturating_add(used) > file {
-            self.fault(Some(number), VhdxFault::PastEnd { what, number: of, host, file });
-        } else if !self.take(span)? {
-            self.fault(Some(number), VhdxFault::Shared { what, number: of, host });
+        match Span::new(host, len) {
+            Ok(span) if host.saturating_add(used) <= file => {
+                if !self.take(span)? {
+                    self.fault(Some(number), VhdxFault::Shared { what, number: of, host });
+                }
+            }
+            _ => self.fault(Some(number), VhdxFault::PastEnd { what, number: of, host, file }),
         }
         Ok(())
     }
@@ -224,6 +229,12 @@ impl Survey {
             self.faults.push((number, fault));
         }
     }
+}
+
+/// The bytes of `count` megabytes from `first` on.
+pub(super) fn stretch(first: u32, count: u32) -> Result<Span> {
+    let bytes = |megabytes: u32| MEGABYTE.start_of(megabytes.into()).ok_or(Common::Index(megabytes.into()));
+    Span::new(bytes(first)?, bytes(count)?)
 }
 
 /// The fault in an error of the BAT.
@@ -341,21 +352,23 @@ impl Vhdx {
         self.use_freed_alone()
     }
 
-    /// The same for a caller that holds the gate alone.
+    /// The same for a caller that holds the gate alone. Until they are, they are holes of the file.
     pub(super) fn use_freed_alone(&self) -> Result<()> {
         let mut space = self.space.lock().map_err(|_| Common::Poisoned)?;
         if let Some(space) = space.as_mut() {
             for (first, count) in std::mem::take(&mut space.leaving) {
                 space.give_back(first, count);
+                let there = Span::first(self.file.size()).intersect(stretch(first, count)?);
+                there.map_or(Ok(()), |span| self.file.discard(span))?;
             }
         }
         Ok(())
     }
 
-    /// Cuts the file behind the last megabyte in use.
-    pub(super) fn cut_file(&self) -> Result<()> {
+    /// Cuts the file behind the last megabyte in use, but leaves `least` bytes.
+    pub(super) fn cut_file(&self, least: u64) -> Result<()> {
         let end = match self.space.lock().map_err(|_| Common::Poisoned)?.as_ref() {
-            Some(space) => MEGABYTE.start_of(space.end().into()).unwrap_or(u64::MAX),
+            Some(space) => MEGABYTE.start_of(space.end().into()).unwrap_or(u64::MAX).max(least),
             None => return Ok(()),
         };
         if end < self.file.size() { self.file.resize(end) } else { Ok(()) }
@@ -464,9 +477,7 @@ impl WriteMap for Vhdx {
             let bitmap = self.bitmap_for_writing(&state, chunk)?;
             return self.enter_sectors(&state, room.block, bitmap, span);
         }
-        if let Some(kept) = Geometry::kept_place(raw) {
-            self.give_up(kept, state.geometry.block.bytes())?;
-        }
+        // A place that the old entry kept stays out of use in this session: another block may have it.
         let shines_through =
             self.parent.is_some() && state.geometry.decode(room.block, raw)? == Entry::Absent;
         let start = state.geometry.block.start_of(room.block).ok_or(Common::Index(room.block))?;

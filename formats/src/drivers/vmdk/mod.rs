@@ -108,6 +108,10 @@ impl Format for Vmdk {
         }
     }
 
+    fn packs(&self, plan: &Plan) -> bool {
+        matches!(Subformat::of(&plan.options), Subformat::StreamOptimized)
+    }
+
     fn options(&self) -> &'static [Opt] {
         OPTIONS
     }

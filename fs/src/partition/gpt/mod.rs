@@ -5,6 +5,8 @@
 //! An image file does not tell its sector size: the header is looked for at byte 512 and at byte 4096.
 //! Partitions that do not lie on the disk are left out with a warning, as the kernel leaves them out.
 
+mod settle;
+
 use crc32fast::Hasher;
 use racker_formats::block::{Disk, Span};
 use racker_formats::error::{Fault, Kind, Result};
@@ -12,11 +14,13 @@ use racker_formats::limits::{KIB, MIB};
 use racker_formats::wire::{bytes, index, part, sum_holds, view};
 use uuid::Uuid;
 use zerocopy::little_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::mbr::Record;
 use super::types::gpt_type_name;
 use super::{PARTITIONS_MAX, Partition, Table};
+
+pub(super) use settle::settle;
 
 const SIGNATURE: &[u8; 8] = b"EFI PART";
 /// Sector sizes that disks of today have.
@@ -30,7 +34,7 @@ const ARRAY_BYTES_MAX: u64 = 4 * MIB;
 const LEGACY_BOOTABLE: u64 = 1 << 2;
 
 /// Table 5-5, GPT header.
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct RawHeader {
     signature: [u8; 8],
@@ -164,6 +168,8 @@ struct Header {
     entry_bytes: usize,
     array_lba: u64,
     array: Vec<u8>,
+    /// The sector as it lies on the disk.
+    raw: Vec<u8>,
 }
 
 /// Whether the signature of a primary header is there, for any sector size.
@@ -244,7 +250,8 @@ impl Header {
         if !sum_holds(found, computed) {
             return Err(GptFault::HeaderCrc { at, found, computed }.into());
         }
-        Self::check(disk, h, lba, sector)
+        let header = Self::check(disk, h, lba, sector)?;
+        Ok(Self { raw, ..header })
     }
 
     /// Judges the fields of a header whose checksum is right, and reads the entries.
@@ -286,6 +293,7 @@ impl Header {
             entry_bytes: index(u64::from(each))?,
             array_lba,
             array,
+            raw: Vec::new(),
         })
     }
 

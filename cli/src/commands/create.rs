@@ -1,0 +1,108 @@
+//! `racker disk create`
+
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use clap::Args;
+use racker_formats::convert::NewFile;
+use racker_formats::open::{OpenOptions, open};
+use racker_formats::options::{Values, parse_size};
+use racker_formats::registry::{Backing, Plan, Policy, Reference, Role, by_name};
+
+use crate::exit::Exit;
+use crate::fault::{About, Failure, Outcome};
+use crate::output::line;
+use crate::progress::ProgressArgs;
+use crate::typed;
+
+/// Make a new, empty disk image, or one that shows what a backing file holds
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  racker disk create -f qcow2 new.qcow2 20G\n  \
+    racker disk create -f qcow2 -b boot.qcow2 -F qcow2 overlay.qcow2\n  \
+    racker disk create -f vmdk -o subformat=streamOptimized empty.vmdk 1G")]
+pub(crate) struct Create {
+    /// New image
+    #[arg(value_name = "IMAGE")]
+    image: PathBuf,
+    /// Size of the disk, such as 20G; that of the backing file where there is one
+    #[arg(value_name = "SIZE")]
+    size: Option<String>,
+    /// Format of the new image
+    #[arg(short = 'f', long, value_name = "FORMAT", default_value = "raw")]
+    format: String,
+    /// Options of the format, as K=V[,K=V…]; `racker formats` lists them
+    #[arg(short = 'o', value_name = "K=V,…", action = clap::ArgAction::Append)]
+    options: Vec<String>,
+    /// Backing file, as the new image shall name it: relative to the new image's folder
+    #[arg(short = 'b', long, value_name = "FILE")]
+    backing: Option<String>,
+    /// Format of the backing file
+    #[arg(short = 'F', long, value_name = "FORMAT")]
+    backing_format: Option<String>,
+    /// Open files that the backing file names outside its folder
+    #[arg(long)]
+    allow_external: bool,
+}
+
+impl Create {
+    pub(super) fn run(self, progress: ProgressArgs) -> Outcome<Exit> {
+        let format = by_name(&self.format)?;
+        let mut pairs = typed::pairs(&self.options)?;
+        let backing = self.backing.clone().or_else(|| typed::take(&mut pairs, "backing_file"));
+        let backing_format = self.backing_format.clone().or_else(|| typed::take(&mut pairs, "backing_fmt"));
+        let size = self.size.clone().or_else(|| typed::take(&mut pairs, "size"));
+        let options = Values::parse(
+            format.name(),
+            format.options(),
+            pairs.iter().map(|(k, v)| (k.as_str(), v.as_str())),
+        )?;
+        let size = match size {
+            Some(text) => Some(parse_size(&text).ok_or_else(|| {
+                Failure::new(format!("{text:?} is no size")).hint("sizes are typed like 512M or 20G")
+            })?),
+            None => None,
+        };
+        let backing = match &backing {
+            Some(name) => Some(self.open_backing(name, backing_format.as_deref())?),
+            None => None,
+        };
+        let size = size.or(backing.as_ref().map(|b| b.image.size()));
+        let Some(size) = size else {
+            let failure = Failure::new("a new disk needs a size");
+            return Err(failure.hint("type it last: 512M, 20G")).about(&self.image);
+        };
+        let name = self.image.file_name().map(|n| n.to_string_lossy().into_owned());
+        let plan = Plan { size, name, options, compress: false, backing };
+        let file = NewFile::prepare(&self.image).about(&self.image)?;
+        let image = format.create(file.disk().clone(), &plan).about(&self.image)?;
+        image.flush().about(&self.image)?;
+        let size = image.size();
+        drop(image);
+        file.publish().about(&self.image)?;
+        if !progress.quiet {
+            line(&format!("Formatting '{}', fmt={} size={size}", self.image.display(), format.name()))?;
+        }
+        Ok(Exit::Done)
+    }
+
+    /// Opens the backing file that was typed, which makes it trusted.
+    fn open_backing(&self, name: &str, format: Option<&str>) -> Outcome<Backing> {
+        let folder = self.image.parent().unwrap_or(Path::new(""));
+        let path = folder.join(name);
+        let policy = if self.allow_external { Policy::Any } else { Policy::SameFolder };
+        let opened = open(&path, &OpenOptions { format, policy, ..OpenOptions::default() }).about(&path)?;
+        if opened.in_container() {
+            return Err(Failure::new("lies inside an archive: no image can have it as its backing file"))
+                .about(&path);
+        }
+        if opened.guessed_raw {
+            let failure = Failure::new("has the content of no format that racker knows");
+            return Err(failure.hint("-F raw takes it as it is")).about(&path);
+        }
+        let modified = path.metadata().and_then(|m| m.modified()).ok();
+        let modified = modified.and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());
+        let format = Some(opened.format.to_string());
+        let reference = Reference { path: name.into(), format, role: Role::Backing };
+        Ok(Backing { reference, image: opened.image, modified })
+    }
+}

@@ -1,0 +1,80 @@
+//! `racker disk resize`
+
+use clap::Args;
+use racker_formats::open::open;
+use racker_formats::options::parse_size;
+use racker_fs::partition;
+
+use crate::exit::Exit;
+use crate::fault::{About, Failure, Outcome};
+use crate::output::{human, line};
+use crate::progress::ProgressArgs;
+use crate::target::ImageArgs;
+
+/// Change the size of a disk in place; the backup partition table moves to the new end
+///
+/// Partitions and filesystems keep their sizes. A disk is made smaller only with --shrink, and never through a
+/// partition.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  racker disk resize boot.qcow2 +1G\n  racker disk resize boot.qcow2 20G")]
+pub(crate) struct Resize {
+    #[command(flatten)]
+    image: ImageArgs,
+    /// New size, or with + or - the difference: 20G, +512M, -1G
+    #[arg(value_name = "SIZE", allow_hyphen_values = true)]
+    size: String,
+    /// Allow the disk to become smaller: what lies behind the new end is lost
+    #[arg(long)]
+    shrink: bool,
+}
+
+impl Resize {
+    pub(super) fn run(self, progress: ProgressArgs) -> Outcome<Exit> {
+        let path = &self.image.image;
+        let opened = open(path, &self.image.how.options(true)).about(path)?;
+        let old = opened.disk.size();
+        let size = wanted(&self.size, old).about(path)?;
+        if size < old && !self.shrink {
+            let failure = Failure::new(format!("{size} bytes are less than the disk's {old}"));
+            return Err(failure.hint("--shrink allows it; what lies behind the new end is lost")).about(path);
+        }
+        if !opened.disk.caps().resize {
+            let failure =
+                Failure::new(format!("{} images of this kind cannot change their size", opened.format));
+            return Err(failure.hint("convert the image to another format or subformat")).about(path);
+        }
+        if size < old {
+            // The backup table first: until the disk is cut the old one is there as well.
+            partition::settle(&opened.disk, size).about(path)?;
+        }
+        opened.disk.resize(size).about(path)?;
+        opened.disk.flush().about(path)?;
+        let now = opened.disk.size();
+        if now > old
+            && let Err(e) = partition::settle(&opened.disk, now)
+        {
+            progress.note(&format!("the partition table stays as it is: {e}"));
+        }
+        opened.disk.flush().about(path)?;
+        if !progress.quiet {
+            line(&format!("Image resized: {} ({now} bytes)", human(now)))?;
+        }
+        Ok(Exit::Done)
+    }
+}
+
+/// The size that was typed, in bytes.
+fn wanted(text: &str, old: u64) -> Outcome<u64> {
+    let (sign, number) = match text.split_at_checked(1) {
+        Some(("+", rest)) => (1, rest),
+        Some(("-", rest)) => (-1, rest),
+        _ => (0, text),
+    };
+    let size = parse_size(number).ok_or_else(|| Failure::new(format!("{text:?} is no size")))?;
+    match sign {
+        0 => Some(size),
+        1 => old.checked_add(size),
+        _ => old.checked_sub(size).filter(|n| *n > 0),
+    }
+    .ok_or_else(|| Failure::new(format!("{text:?} leaves no disk of a possible size")))
+}

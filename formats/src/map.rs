@@ -1,0 +1,109 @@
+//! Where an image keeps its disk: in which file of the chain, at which offset, and how.
+
+use std::sync::Arc;
+
+use crate::block::{Run, RunKind, Span};
+use crate::error::Result;
+use crate::registry::Image;
+
+/// Where one image keeps the beginning of a stretch of disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// The run.
+    pub run: Run,
+    /// Offset in the image's file in bytes, where the bytes lie there as they are read.
+    pub at: Option<u64>,
+    /// The bytes lie there compressed.
+    pub compressed: bool,
+}
+
+/// A stretch of disk that lies in one place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Bytes on the disk.
+    pub span: Span,
+    /// Images above the one that holds it: 0 is the image itself.
+    pub depth: usize,
+    /// What it reads as.
+    pub kind: RunKind,
+    /// Offset in that image's file in bytes.
+    pub at: Option<u64>,
+    /// The bytes lie there compressed.
+    pub compressed: bool,
+}
+
+impl Extent {
+    /// Whether `next` goes on where this one ends, so that the two are one.
+    fn is_continued_by(&self, next: &Self) -> bool {
+        let joined = match (self.at, next.at) {
+            (None, None) => true,
+            (Some(at), Some(next)) => at.checked_add(self.span.len()) == Some(next),
+            _ => false,
+        };
+        joined
+            && self.span.end() == next.span.start()
+            && (self.depth, self.kind, self.compressed) == (next.depth, next.kind, next.compressed)
+    }
+}
+
+/// The extents of an image's disk in order, from `span.start()` to `span.end()`; neighbours that lie together are one.
+pub fn map(image: &Arc<dyn Image>, span: Span) -> impl Iterator<Item = Result<Extent>> + use<> {
+    let mut chain = vec![Arc::clone(image)];
+    while let Some(parent) = chain.last().and_then(|i| i.parent()) {
+        chain.push(parent);
+    }
+    let mut rest = span;
+    let mut held: Option<Extent> = None;
+    std::iter::from_fn(move || {
+        loop {
+            if rest.is_empty() {
+                return held.take().map(Ok);
+            }
+            let next = match first(&chain, rest) {
+                Ok(next) => next,
+                Err(e) => {
+                    rest = rest.skip(rest.len());
+                    held = None;
+                    return Some(Err(e));
+                }
+            };
+            rest = rest.skip(next.span.len());
+            match held {
+                Some(ref mut before) if before.is_continued_by(&next) => {
+                    if let Ok(joined) =
+                        Span::new(before.span.start(), before.span.len().saturating_add(next.span.len()))
+                    {
+                        before.span = joined;
+                    }
+                }
+                Some(before) => {
+                    held = Some(next);
+                    return Some(Ok(before));
+                }
+                None => held = Some(next),
+            }
+        }
+    })
+}
+
+/// The extent that `span` begins with.
+fn first(chain: &[Arc<dyn Image>], span: Span) -> Result<Extent> {
+    let mut span = span;
+    let mut depth = 0usize;
+    for image in chain {
+        let known = image.size().saturating_sub(span.start());
+        if known == 0 {
+            // A parent shorter than its child goes on with zeroes; they are nobody's.
+            break;
+        }
+        span = span.truncate(known);
+        let Location { run, at, compressed } = image.locate(span)?;
+        span = span.truncate(run.len.max(1));
+        if run.kind != RunKind::Parent {
+            return Ok(Extent { span, depth, kind: run.kind, at, compressed });
+        }
+        depth = depth.saturating_add(1);
+    }
+    let depth = depth.min(chain.len().saturating_sub(1));
+    Ok(Extent { span, depth, kind: RunKind::Hole, at: None, compressed: false })
+}
