@@ -136,6 +136,8 @@ impl SparseExtent {
     pub(super) fn structures(&self, odd: u64) -> Result<Census> {
         let size = self.file.size();
         // The largest unit that no grain begins within.
+        // Compressed grains end anywhere, and a table may follow.
+        let odd = if self.header.compressed { 1 } else { odd };
         let shift =
             odd.saturating_mul(SECTOR).trailing_zeros().min(self.header.grain.bytes().trailing_zeros());
         let unit = BlockSize::from_shift(shift).ok_or(Common::Index(shift.into()))?;

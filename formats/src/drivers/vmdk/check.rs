@@ -24,6 +24,7 @@ pub(super) fn extent(extent: &SparseExtent, name: &str, report: &mut Report) -> 
     if extent.file.writable() {
         extent.sync()?;
     }
+    extent.learn_redundant()?;
     let mut check = Check { extent, name, mend, found: Vec::new(), more: 0, changed: false };
     if mend {
         extent.prepare_to_mend()?;

@@ -156,6 +156,9 @@ fn described(file: &Disk, plan: &Plan, subformat: Subformat) -> Result<()> {
     if subformat.is_flat() && plan.backing.is_some() {
         return Err(VmdkFault::FlatChild.into());
     }
+    if subformat.is_flat() && plan.options.flag("zeroed_grain") == Some(true) {
+        return Err(VmdkFault::FlatZeroed.into());
+    }
     let beside = plan.beside.as_ref().ok_or(VmdkFault::NowhereBeside(subformat.name()))?;
     let each = if subformat == Subformat::MonolithicFlat { u64::MAX } else { SPLIT };
     let capacity = plan.size.div_ceil(SECTOR);

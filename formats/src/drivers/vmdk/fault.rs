@@ -173,6 +173,9 @@ pub enum VmdkFault {
     /// A child whose kind has no place for "see the parent".
     #[error("a flat image holds all its bytes and cannot have a parent")]
     FlatChild,
+    /// Zeroed grains asked of a kind without grains.
+    #[error("a flat image has no grains that could be marked as zeroes")]
+    FlatZeroed,
     /// A parent of another format.
     #[error("the parent of a VMDK must be a VMDK with a content ID, not {0}")]
     ParentFormat(&'static str),
@@ -230,7 +233,8 @@ impl Fault for VmdkFault {
             Self::ReadOnly(_) => Kind::ReadOnly,
             Self::Full(_) => Kind::NoSpace,
             Self::FixedSize(_) | Self::NowhereBeside(_) | Self::OddPlaces { .. } => Kind::Unsupported,
-            Self::Order { .. }
+            Self::FlatZeroed
+            | Self::Order { .. }
             | Self::Plain(_)
             | Self::FlatChild
             | Self::ParentFormat(_)

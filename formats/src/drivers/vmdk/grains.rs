@@ -86,6 +86,18 @@ impl SparseExtent {
         Ok(Self { file, header, state, recent: Recent::default(), writing })
     }
 
+    /// Reads the redundant directory, which readers do without.
+    pub(super) fn learn_redundant(&self) -> Result<()> {
+        if let Some(at) = self.header.rgd_at
+            && self.shared()?.redundant.is_empty()
+        {
+            let count = self.header.gd_entries();
+            let found = sectors(&self.file, at, count, GD_BYTES_MAX, "redundant directory")?;
+            self.exclusive()?.redundant = found;
+        }
+        Ok(())
+    }
+
     /// Bytes of the disk in this extent.
     pub(super) fn size(&self) -> u64 {
         self.header.capacity

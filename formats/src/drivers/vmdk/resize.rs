@@ -300,7 +300,8 @@ fn grow_sparse(sparse: &SparseExtent, len: u64) -> Result<()> {
         if let Some(at) = places.get(1) {
             raw.rgd_offset = U64::new(*at);
         }
-    })
+    })?;
+    give_back(&sparse.file)
 }
 
 /// Sees to it that nothing old comes to light behind the end: a last grain that is cut moves to a whole place, and
@@ -343,14 +344,12 @@ fn shrink_sparse(sparse: &SparseExtent, len: u64) -> Result<()> {
     let keep = header.grain.count(len);
     let (first_table, _) = sparse.locate(keep);
     for table in first_table..header.gd_entries() {
-        let mut gone = Vec::new();
-        sparse.each_grain_of(table, |grain, sector| {
-            if grain >= keep {
-                gone.push(sparse.grain_place(grain, sector)?);
-            }
+        let mut gone = false;
+        sparse.each_grain_of(table, |grain, _| {
+            gone |= grain >= keep;
             Ok(())
         })?;
-        if gone.is_empty() {
+        if !gone {
             continue;
         }
         let first = table.saturating_mul(header.gt_entries.into());
@@ -360,21 +359,23 @@ fn shrink_sparse(sparse: &SparseExtent, len: u64) -> Result<()> {
             Ok(())
         })?;
         sparse.sync()?;
-        for place in gone {
-            sparse.file.discard(place)?;
-        }
     }
-    let Body::Sparse(now) = reopened(&sparse.file)? else { return Ok(()) };
-    let (size, grain) = (now.file.size(), now.header.grain);
+    give_back(&sparse.file)
+}
+
+/// Gives back what no table names any more: old tables, and what is behind the last grain.
+fn give_back(file: &Disk) -> Result<()> {
+    let now = SparseExtent::open(file.clone(), SparseHeader::read(file)?)?;
+    let (size, grain) = (file.size(), now.header.grain);
     let mut end = size;
     now.census()?.each_free(now.header.overhead, size, |free| {
         if free.end() >= grain.floor(size) {
             end = grain.ceil(free.start()).unwrap_or(size);
         }
-        Ok(())
+        file.discard(free)
     })?;
-    now.file.resize(end.min(size))?;
-    now.file.flush()
+    file.resize(end.min(size))?;
+    file.flush()
 }
 
 #[cfg(test)]

@@ -19,6 +19,9 @@ fn new_images_are_those_of_qemu() {
         for more in
             ["", "adapter_type=lsilogic", "compat6=on", "hwversion=13,toolsversion=77", "zeroed_grain=on"]
         {
+            if subformat.ends_with("Flat") && more.starts_with("zeroed") {
+                continue;
+            }
             let options = format!("subformat={subformat},{more}");
             let options = options.trim_end_matches(',');
             let (a, b) = (ours.path().join("a b.vmdk"), theirs.path().join("a b.vmdk"));
@@ -58,6 +61,8 @@ fn new_images_are_those_of_qemu() {
     let path = ours.path().join("x.vmdk");
     let e = make(&path, 1 << 20, "compat6=on,hwversion=4", None).unwrap_err();
     assert_eq!(e.fault(), Some(&VmdkFault::TwoVersions));
+    let e = make(&path, 1 << 20, "subformat=monolithicFlat,zeroed_grain=on", None).unwrap_err();
+    assert_eq!(e.fault(), Some(&VmdkFault::FlatZeroed));
     let e = make(&path, 5 << 40, "", None).unwrap_err();
     assert_eq!(e.kind(), Kind::NoSpace, "{e}");
     assert_eq!(std::fs::read_dir(ours.path()).unwrap().count(), 0, "nothing is left behind");
