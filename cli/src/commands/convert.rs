@@ -92,8 +92,9 @@ pub(super) fn write_new(
         None => SPARSE_DEFAULT,
     };
     let name = target.file_name().map(|n| n.to_string_lossy().into_owned());
-    let plan = Plan { size: disk.size(), name, options, compress: new.compress, backing: None };
     let file = NewFile::prepare(target).about(target)?;
+    let (compress, beside) = (new.compress, file.beside());
+    let plan = Plan { size: disk.size(), name, options, compress, backing: None, beside };
     let sink = format.sink(file.disk().clone(), &plan).about(target)?;
     let mut bar = progress.start("converting", disk.size());
     let options = convert::Options { threads: new.threads, sparse };

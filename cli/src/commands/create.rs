@@ -72,8 +72,8 @@ impl Create {
             return Err(failure.hint("type it last: 512M, 20G")).about(&self.image);
         };
         let name = self.image.file_name().map(|n| n.to_string_lossy().into_owned());
-        let plan = Plan { size, name, options, compress: false, backing };
         let file = NewFile::prepare(&self.image).about(&self.image)?;
+        let plan = Plan { size, name, options, compress: false, backing, beside: file.beside() };
         let image = format.create(file.disk().clone(), &plan).about(&self.image)?;
         image.flush().about(&self.image)?;
         let size = image.size();

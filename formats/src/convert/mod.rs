@@ -30,7 +30,7 @@ use crate::block::{BlockSize, Disk};
 use crate::error::Result;
 use crate::limits::MIB;
 
-pub use new_file::NewFile;
+pub use new_file::{Beside, NewFile};
 pub use sink::{DiskSink, Pack, Piece, Sink};
 
 /// Zeroes shorter than this are copied as data, as `qemu-img convert` does by default (`-S 4k`).
