@@ -137,6 +137,12 @@ pub trait Image: BlockDevice {
         false
     }
 
+    /// Refuses an image that must not, or cannot, be edited by [`apply`](Self::apply): asked before anybody has
+    /// spent time on the edit.
+    fn may_edit(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Lands every change or none of them, whenever the program or the power dies, by the format's own means.
     /// The bytes of the changes are read from `staged`. On return all is on stable storage.
     fn apply(&self, staged: &Disk, changes: &[Change]) -> Result<()> {

@@ -102,6 +102,7 @@ impl Transaction {
     ) -> Result<Self> {
         let writers = Arc::new(AtomicUsize::new(0));
         if image.applies() {
+            image.may_edit()?;
             let staged = Arc::new(Staged::new(Disk::from_arc(image.clone())));
             let guest = Disk::from_arc(staged.clone());
             let landing = Landing::Switch(image);

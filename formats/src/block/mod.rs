@@ -19,4 +19,5 @@ pub use mem::MemDevice;
 pub use reader::Reader;
 pub use slice::SliceDevice;
 pub use span::{BlockSize, Span};
+pub(crate) use staged::with_zeroes;
 pub use staged::{Change, ChangeKind, Staged};

@@ -68,6 +68,27 @@ pub enum ChangeKind {
     Zero,
 }
 
+/// Sorted changes, and zeroes where none of them touches `span`.
+pub(crate) fn with_zeroes(mut changes: Vec<Change>, span: Span) -> Vec<Change> {
+    let mut gaps = Vec::new();
+    let mut rest = span;
+    for change in &changes {
+        let gap = rest.truncate(change.span.start().saturating_sub(rest.start()));
+        if !gap.is_empty() {
+            gaps.push(Change { span: gap, kind: ChangeKind::Zero });
+        }
+        rest = rest.skip(change.span.end().saturating_sub(rest.start()));
+    }
+    if !rest.is_empty() {
+        gaps.push(Change { span: rest, kind: ChangeKind::Zero });
+    }
+    if !gaps.is_empty() {
+        changes.append(&mut gaps);
+        changes.sort_by_key(|change| change.span.start());
+    }
+    changes
+}
+
 impl Staged {
     /// A layer over `below` without changes.
     pub fn new(below: Disk) -> Self {
@@ -99,7 +120,9 @@ impl Staged {
                 _ => all.push(Change { span: Span::new(start, len)?, kind }),
             }
         }
-        Ok(all)
+        // What was cut off and came back reads as zeroes, with pages of its own or without.
+        let came_back = state.size.min(self.below.size()).saturating_sub(state.visible);
+        Ok(with_zeroes(all, Span::new(state.visible, came_back)?))
     }
 
     /// Whether nothing was changed, the size included.

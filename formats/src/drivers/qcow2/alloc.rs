@@ -1,5 +1,7 @@
 //! Finds host clusters that nobody uses.
 
+use std::sync::{Arc, RwLock};
+
 use super::fault::Fault;
 use super::header::TablePlace;
 use super::layout::OFFSET_MASK;
@@ -26,7 +28,9 @@ pub(super) struct Allocator {
     /// Whether the search has jumped to the end.
     jumped: bool,
     /// What must never be handed out, whatever its count says.
-    owners: Owners,
+    owners: Arc<RwLock<Owners>>,
+    /// From this cluster on the file was made longer and never written to: all is zeroes there.
+    blank: u64,
     /// What was handed out since the last commit.
     taken: Vec<Clusters>,
     /// Size of the file in bytes at the last commit.
@@ -35,7 +39,12 @@ pub(super) struct Allocator {
 
 impl Allocator {
     /// Over the counts of an image whose structures belong to `owners`.
-    pub(super) fn new(file: &Disk, cluster: BlockSize, refcounts: Refcounts, owners: Owners) -> Self {
+    pub(super) fn new(
+        file: &Disk,
+        cluster: BlockSize,
+        refcounts: Refcounts,
+        owners: Arc<RwLock<Owners>>,
+    ) -> Self {
         Self {
             refcounts,
             file: file.clone(),
@@ -43,14 +52,10 @@ impl Allocator {
             low: 0,
             jumped: false,
             owners,
+            blank: cluster.count(file.size()),
             taken: Vec::new(),
             file_size: file.size(),
         }
-    }
-
-    /// Other structures belong to the image now.
-    pub(super) fn protect(&mut self, owners: Owners) {
-        self.owners = owners;
     }
 
     /// One cluster or more in a row, `most` at most.
@@ -78,6 +83,21 @@ impl Allocator {
         Ok(())
     }
 
+    /// Whether a cluster that is about to be handed out reads as zeroes.
+    pub(super) fn blank(&self) -> u64 {
+        self.blank
+    }
+
+    /// Whether all of these clusters are counted: what is in use and counted zero times must not be given back.
+    pub(super) fn check_counted(&mut self, run: Clusters) -> Result<()> {
+        for cluster in run.numbers() {
+            if self.refcounts.get(cluster)? == 0 {
+                return Err(Fault::CountZero { cluster }.into());
+            }
+        }
+        Ok(())
+    }
+
     /// A new place for the refcount table, if the one on disk does not do any more; the table is written there.
     pub(super) fn move_table(&mut self) -> Result<Option<TablePlace>> {
         let per_cluster = self.cluster.bytes() / 8;
@@ -90,6 +110,8 @@ impl Allocator {
             if self.refcounts.table_entries() <= room {
                 let place = TablePlace { at: self.offset(run.first)?, entries: room };
                 self.refcounts.store_table(place)?;
+                let mut owners = self.owners.write().map_err(|_| Common::Poisoned)?;
+                owners.add(run, "the refcount table");
                 return Ok(Some(place));
             }
             // Making room for the table took a block that it has no room for.
@@ -120,8 +142,15 @@ impl Allocator {
             }
             for_blocks = len64(missing.len());
         };
-        self.owners.check_free(found)?;
         let mut at = found.first;
+        {
+            let mut owners = self.owners.write().map_err(|_| Common::Poisoned)?;
+            owners.check_free(found)?;
+            for number in 0..len64(missing.len()) {
+                let first = at.saturating_add(number);
+                owners.add(Clusters { first, count: 1 }, "a refcount block");
+            }
+        }
         for number in missing {
             self.refcounts.add_block(number, at)?;
             at = at.saturating_add(1);
@@ -133,6 +162,7 @@ impl Allocator {
             self.refcounts.set(cluster, 1)?;
         }
         push(&mut self.taken, used);
+        self.blank = self.blank.max(used.end());
         if least == 1 && self.low == found.first {
             self.low = run.end();
         }

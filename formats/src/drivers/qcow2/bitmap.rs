@@ -24,22 +24,52 @@ const IN_USE: u32 = 1;
 /// `flags`: every write to the disk belongs into it.
 const AUTO: u32 = 1 << 1;
 
+/// Byte of `flags` in an entry.
+const FLAGS_AT: u64 = 12;
+
 /// One bitmap.
 #[derive(Clone, Debug)]
 pub(super) struct Bitmap {
     pub(super) name: String,
     pub(super) granularity_bits: u8,
     flags: u32,
+    /// Where the flags stand in the file.
+    flags_at: u64,
     /// The offsets of its data.
     pub(super) table: TablePlace,
 }
 
 impl Bitmap {
+    /// Whether what is written to the disk belongs into it, and it is good so far.
+    fn notes(&self) -> bool {
+        self.flags & (IN_USE | AUTO) == AUTO
+    }
+
+    /// Whether it is good.
+    pub(super) fn is_consistent(&self) -> bool {
+        self.flags & IN_USE == 0
+    }
+
     /// The words that `qemu-img info` prints.
     pub(super) fn flags(&self) -> Vec<&'static str> {
         let words = [(IN_USE, "in-use"), (AUTO, "auto")];
         words.into_iter().filter(|(bit, _)| self.flags & bit != 0).map(|(_, word)| word).collect()
     }
+}
+
+/// Says of every bitmap that was to note what is written that it has not: racker keeps none of them up to date. Those
+/// that are switched off stay good.
+pub(super) fn give_up(file: &Disk, bitmaps: &[Bitmap]) -> Result<Option<Vec<Bitmap>>> {
+    if !bitmaps.iter().any(Bitmap::notes) {
+        return Ok(None);
+    }
+    let mut new = bitmaps.to_vec();
+    for bitmap in new.iter_mut().filter(|b| b.notes()) {
+        bitmap.flags |= IN_USE;
+        file.write_at(bitmap.flags_at, &bitmap.flags.to_be_bytes()).within(|| "bitmap directory")?;
+    }
+    file.flush()?;
+    Ok(Some(new))
 }
 
 /// Reads the directory, if the image says that it can be relied on.
@@ -76,7 +106,8 @@ fn read_directory(file: &Disk, header: &Header, place: BitmapDirectory) -> Resul
         }
         let table =
             TablePlace { at: raw.bitmap_table_offset.get(), entries: raw.bitmap_table_size.get().into() };
-        list.push(Bitmap { name, granularity_bits, flags: raw.flags.get(), table });
+        let flags_at = place.at.saturating_add(len64(at)).saturating_add(FLAGS_AT);
+        list.push(Bitmap { name, granularity_bits, flags: raw.flags.get(), flags_at, table });
         at = name_at.saturating_add(name_len).next_multiple_of(8);
     }
     Ok(list)

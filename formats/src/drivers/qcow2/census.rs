@@ -12,7 +12,7 @@ use super::header::{Header, L1_BYTES_MAX, TablePlace};
 use super::l2::L2;
 use super::layout::OFFSET_MASK;
 use super::refcount::Clusters;
-use super::snapshot::Snapshots;
+use super::snapshot::SnapshotTable;
 use crate::block::Disk;
 use crate::check::Severity;
 use crate::error::Result;
@@ -30,7 +30,7 @@ pub(super) struct Scope<'a> {
     pub(super) header: &'a Header,
     pub(super) rules: EntryRules,
     pub(super) l1: &'a [u64],
-    pub(super) snapshots: &'a Snapshots,
+    pub(super) snapshots: &'a SnapshotTable,
     pub(super) bitmaps: &'a [Bitmap],
 }
 

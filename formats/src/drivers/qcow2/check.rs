@@ -1,7 +1,9 @@
 //! Finds and mends inconsistencies: counts that are wrong, and marks that contradict the counts.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use super::bitmap::Bitmap;
 use super::census::{Census, Scope};
 use super::entry::{Entry, RawEntry};
 use super::findings::Findings;
@@ -10,6 +12,7 @@ use super::image::Qcow2;
 use super::l2::L2;
 use super::layout::{COMPRESSED, COPIED};
 use super::refcount::{Clusters, Refcounts};
+use super::snapshot::SnapshotTable;
 use crate::check::{Report, Severity};
 use crate::error::{Common, Kind, Result, Within};
 use crate::mapped::HostOffset;
@@ -22,6 +25,9 @@ struct Wrong {
     used: u64,
 }
 
+/// What an image lists.
+pub(super) type Lists = (Arc<SnapshotTable>, Arc<Vec<Bitmap>>);
+
 impl Qcow2 {
     /// Compares what is counted with what is used, and every mark with both.
     pub(super) fn check_image(&self, report: &mut Report) -> Result<()> {
@@ -33,7 +39,8 @@ impl Qcow2 {
         }
         let (header, l1) = self.header_and_l1()?;
         let mut found = Findings::new(report, false);
-        let census = Census::take(self.scope(&header, &l1), &mut found)?;
+        let lists = self.lists()?;
+        let census = Census::take(self.scope(&header, &l1, &lists), &mut found)?;
         // Without knowing all that is used nothing may be called free.
         let mend = repair && found.worst() != Some(Severity::Corruption);
         drop(found);
@@ -66,16 +73,15 @@ impl Qcow2 {
         Ok(())
     }
 
+    /// What the image lists.
+    pub(super) fn lists(&self) -> Result<Lists> {
+        let state = self.state()?;
+        Ok((Arc::clone(&state.snapshots), Arc::clone(&state.bitmaps)))
+    }
+
     /// What a census looks at.
-    pub(super) fn scope<'a>(&'a self, header: &'a Header, l1: &'a [u64]) -> Scope<'a> {
-        Scope {
-            file: &self.file,
-            header,
-            rules: self.rules,
-            l1,
-            snapshots: &self.snapshots,
-            bitmaps: &self.bitmaps,
-        }
+    pub(super) fn scope<'a>(&'a self, header: &'a Header, l1: &'a [u64], lists: &'a Lists) -> Scope<'a> {
+        Scope { file: &self.file, header, rules: self.rules, l1, snapshots: &lists.0, bitmaps: &lists.1 }
     }
 
     /// Runs of clusters whose counts are not what they should be.

@@ -10,6 +10,7 @@ use super::header::{
 use super::layout::{
     EXT_BACKING_FORMAT, EXT_FEATURE_NAMES, MAGIC, RawExtension, RawFeatureName, RawHeader, RawHeaderV3,
 };
+use super::resize::SIZE_UNIT;
 use crate::error::{Common, Result};
 use crate::options::{Opt, OptKind};
 use crate::registry::Plan;
@@ -47,8 +48,6 @@ pub(super) const OPTIONS: &[Opt] = &[
 const HEADER_LENGTH: u32 = 112;
 /// The specification's limit for the length of the backing file's name.
 const BACKING_NAME_MAX: usize = 1023;
-/// What a virtual size is a multiple of: QEMU cuts off the rest.
-const SIZE_UNIT: u64 = 512;
 
 /// Names of features: kind, bit, name. A program that does not know one can say what it is.
 const FEATURES: &[(u8, u8, &str)] = &[

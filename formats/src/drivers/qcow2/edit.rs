@@ -5,6 +5,8 @@
 //! longer in use are lowered. A power cut before the header leaves the old disk, one after it the new one; either
 //! may leave clusters that are counted and not used, which `qemu-img check -r leaks` gives back.
 
+use std::collections::BTreeSet;
+
 use super::alloc::Allocator;
 use super::entry::{Entry, Plain, RawEntry};
 use super::header::{Header, TablePlace};
@@ -13,7 +15,7 @@ use super::l2::L2;
 use super::layout::{COPIED, READS_ZERO};
 use super::refcount::{Clusters, push};
 use super::rewrite::{Outcome, Setting, by_cluster};
-use crate::block::{BlockDevice, Change, ChangeKind, Disk, Span};
+use crate::block::{Change, ChangeKind, Disk, Span};
 use crate::error::{Common, Result, Within};
 use crate::limits::MIB;
 use crate::mapped::{BlockMap, HostOffset, Packed};
@@ -24,7 +26,7 @@ const BATCH_BYTES: u64 = MIB;
 
 /// An edit under way.
 pub(super) struct Edit<'a> {
-    image: &'a Qcow2,
+    pub(super) image: &'a Qcow2,
     /// Holds the bytes of the changes.
     source: &'a Disk,
     alloc: &'a mut Allocator,
@@ -35,7 +37,7 @@ pub(super) struct Edit<'a> {
     /// What nobody refers to any more after the edit, once for each reference that goes.
     pub(super) freed: Vec<Clusters>,
     /// Virtual size in bytes before the edit.
-    old_size: u64,
+    pub(super) old_size: u64,
     l1_changed: bool,
 }
 
@@ -64,15 +66,22 @@ impl<'a> Edit<'a> {
     /// Puts all changes into new clusters and new L2 tables.
     pub(super) fn stage(&mut self, changes: &[Change]) -> Result<()> {
         let reach = self.header.geometry.l2_reach;
-        by_cluster(changes, reach, |at, touching| {
+        let changes = self.with_growth(changes)?;
+        let mut touched = BTreeSet::new();
+        by_cluster(&changes, reach, |at, touching| {
             let (number, _) = reach.split(at);
+            touched.insert(number);
             let whole = Span::new(at, reach.bytes())?;
             let pieces: Vec<Change> = touching
                 .iter()
                 .filter_map(|c| Some(Change { span: c.span.intersect(whole)?, kind: c.kind }))
                 .collect();
             self.l2_table(number, &pieces).within(|| format!("L2 table {number}"))
-        })
+        })?;
+        match self.last_table(&touched) {
+            Some(number) => self.l2_table(number, &[]).within(|| format!("L2 table {number}")),
+            None => Ok(()),
+        }
     }
 
     /// Writes the new L1 table and all counts; says whether there is anything to commit.
@@ -113,7 +122,7 @@ impl<'a> Edit<'a> {
         Ok(())
     }
 
-    fn free(&mut self, at: u64, len: u64) {
+    pub(super) fn free(&mut self, at: u64, len: u64) {
         if len > 0 {
             push(&mut self.freed, Clusters::of(self.header.geometry.cluster, at, len));
         }
@@ -127,7 +136,8 @@ impl<'a> Edit<'a> {
             return Ok(());
         }
         let mut l2 = L2::read(&self.image.file, self.image.rules, old)?;
-        let changed = self.clusters(&mut l2, pieces)?;
+        let cut = self.cut_table(number, &mut l2)?;
+        let changed = self.clusters(&mut l2, pieces)? || cut;
         if !changed {
             return Ok(());
         }
@@ -195,9 +205,11 @@ impl<'a> Edit<'a> {
     }
 
     /// Notes that the entry does not refer to its host clusters any more.
-    fn free_entry(&mut self, entry: &Entry) {
+    pub(super) fn free_entry(&mut self, entry: &Entry) {
         match entry {
             Entry::Packed(Packed { host, stored }) => self.free(host.0, *stored),
+            // Nobody counts the clusters of an external data file.
+            Entry::Plain(_) if self.image.rules.data_file => {}
             Entry::Plain(Plain { host: Some(host), .. }) => self.free(host.0, 1),
             Entry::Plain(_) => {}
         }
@@ -262,7 +274,7 @@ impl<'a> Edit<'a> {
         let mut new = pending.pieces.iter().filter(data).filter_map(|p| p.span.intersect(span));
         if new.next() != Some(span) {
             let old = index(span.len().min(self.old_size.saturating_sub(span.start())))?;
-            self.image.read_at(span.start(), part_mut(out, 0, old, "cluster")?)?;
+            self.image.read(span.start(), part_mut(out, 0, old, "cluster")?)?;
         }
         for piece in &pending.pieces {
             let Some(common) = piece.span.intersect(span) else { continue };

@@ -1,7 +1,7 @@
 //! L2 entries: bits to meaning and back.
 
 use super::fault::Fault;
-use super::header::Geometry;
+use super::header::{Geometry, Header, Incompatible};
 use super::layout::{COMPRESSED, COPIED, OFFSET_MASK, READS_ZERO};
 use crate::error::Result;
 use crate::mapped::{HostOffset, Packed, Place};
@@ -67,6 +67,15 @@ impl Entry {
 }
 
 impl EntryRules {
+    /// Those of an image.
+    pub(super) fn of(header: &Header) -> Self {
+        Self {
+            geometry: header.geometry,
+            version2: header.version == 2,
+            data_file: header.incompatible.contains(Incompatible::DATA_FILE),
+        }
+    }
+
     /// Checks an entry.
     pub(super) fn decode(&self, raw: RawEntry) -> Result<Entry> {
         let RawEntry { word, bitmap } = raw;

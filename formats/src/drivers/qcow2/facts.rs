@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::bitmap::Bitmap;
 use super::header::{AUTOCLEAR_RAW_DATA, Header, Incompatible, LAZY_REFCOUNTS};
 use super::image::Qcow2;
 use crate::registry::{Facts, Snapshot};
@@ -20,11 +21,11 @@ pub(super) fn facts(image: &Qcow2) -> Facts {
         subformat: None,
         backing: header.backing.clone(),
         data_files: header.data_file.iter().map(|r| r.path.clone()).collect(),
-        snapshots: image.snapshots.list.iter().map(snapshot).collect(),
+        snapshots: state.snapshots.list.iter().map(snapshot).collect(),
         dirty: header.incompatible.contains(Incompatible::DIRTY),
         corrupt: header.incompatible.contains(Incompatible::CORRUPT),
         encrypted: false,
-        specific: specific(image, header),
+        specific: specific(&state.bitmaps, header),
     }
 }
 
@@ -37,7 +38,7 @@ fn snapshot(from: &super::snapshot::Snapshot) -> Snapshot {
     }
 }
 
-fn specific(image: &Qcow2, header: &Header) -> BTreeMap<String, Value> {
+fn specific(bitmaps: &[Bitmap], header: &Header) -> BTreeMap<String, Value> {
     let mut map = BTreeMap::new();
     let mut put = |name: &str, value: Value| map.insert(name.to_string(), value);
     let refcount_bits = 1u64.wrapping_shl(header.geometry.refcount_order);
@@ -54,8 +55,8 @@ fn specific(image: &Qcow2, header: &Header) -> BTreeMap<String, Value> {
         put("data-file", json!(file.path));
         put("data-file-raw", json!(header.autoclear & AUTOCLEAR_RAW_DATA != 0));
     }
-    if !image.bitmaps.is_empty() {
-        let bitmaps = image.bitmaps.iter().map(|b| {
+    if !bitmaps.is_empty() {
+        let bitmaps = bitmaps.iter().map(|b| {
             let granularity = 1u64.wrapping_shl(b.granularity_bits.into());
             json!({ "flags": b.flags(), "name": b.name, "granularity": granularity })
         });

@@ -65,10 +65,12 @@ pub(super) enum Fault {
     Unpack { host: u64, stored: u64, why: String },
     #[error("the image is marked as corrupt: it is not written to")]
     MarkedCorrupt,
-    #[error("writing to an image whose data lie in the external file {0:?}")]
-    DataFileWrite(String),
+    #[error("the data lie in the external file {0:?}, which cannot be changed as a whole or not at all")]
+    DataFileEdit(String),
     #[error("the reference count of host cluster {cluster} is 0, but {what} is there")]
     FreeButUsed { cluster: u64, what: &'static str },
+    #[error("a table says that data are in host cluster {cluster}, but {what} is there")]
+    DataOverTable { cluster: u64, what: &'static str },
     #[error("the reference count of host cluster {cluster} is 0, but the cluster is in use")]
     CountZero { cluster: u64 },
     #[error("the reference count of host cluster {cluster} cannot pass {most}")]
@@ -91,6 +93,14 @@ pub(super) enum Fault {
     TooLarge(u64),
     #[error("the header takes {len} bytes, a cluster has {cluster}")]
     HeaderFull { len: usize, cluster: usize },
+    #[error("the snapshot {0:?} does not say how long its disk is: the size cannot change while it is there")]
+    ResizeSnapshot(String),
+    #[error("the bitmap {0:?} would not fit another size: remove it first")]
+    ResizeBitmap(String),
+    #[error(
+        "the backing file has {parent} bytes, more than the disk of {size} bytes, whose data lie in an external file"
+    )]
+    ResizeOverParent { parent: u64, size: u64 },
     #[error("a piece for offset {at} came when the image was written up to {written}")]
     Order { at: u64, written: u64 },
     #[error("the backing file of a new image is not open")]
@@ -106,7 +116,10 @@ impl error::Fault for Fault {
             | Self::Features(_)
             | Self::Encrypted(_)
             | Self::CompressionType(_)
-            | Self::DataFileWrite(_) => Kind::Unsupported,
+            | Self::DataFileEdit(_)
+            | Self::ResizeSnapshot(_)
+            | Self::ResizeBitmap(_)
+            | Self::ResizeOverParent { .. } => Kind::Unsupported,
             Self::NeedsVersion3(_)
             | Self::BackingFormatMissing
             | Self::NewBackingName(_)
@@ -130,6 +143,7 @@ impl error::Fault for Fault {
             }
             Self::MarkedCorrupt
             | Self::FreeButUsed { .. }
+            | Self::DataOverTable { .. }
             | Self::CountZero { .. }
             | Self::CannotCount(_)
             | Self::NoRefcountBlock { .. } => {

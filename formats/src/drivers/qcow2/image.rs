@@ -1,19 +1,30 @@
 //! An opened image as a block device.
+//!
+//! Who reads or writes goes through `movers`, so that host clusters which nobody names any more are handed out only
+//! after everybody who may still be on the way to them. Writers and flushes share `gate`; whoever changes the image
+//! as a whole (an edit, another size, a snapshot, a repair) holds it alone.
+//!
+//! Locks are taken in this order: `gate`, `landing`, `movers`, claims on clusters in order of their number,
+//! `allocator`, `state`, `owners`.
 
-use std::sync::{Mutex, RwLock, RwLockReadGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::alloc::Allocator;
 use super::bitmap::{Bitmap, read_bitmaps};
 use super::entry::EntryRules;
 use super::fault::Fault;
 use super::header::{Compression, Header};
+use super::land::writable;
+use super::owners::Owners;
 use super::pack;
-use super::snapshot::Snapshots;
+use super::refcount::Clusters;
+use super::snapshot::SnapshotTable;
 use super::tables::Tables;
 use crate::block::{BlockDevice, BlockSize, Caps, Change, Disk, Run, Span, Support};
 use crate::check::Report;
 use crate::error::{Common, Result, Within};
-use crate::mapped::{self, BlockMap, HostOffset, Mapping, Packed, Recent};
+use crate::mapped::{self, BlockMap, Busy, HostOffset, Mapping, Packed, Recent};
 use crate::registry::{Facts, Image, Opening};
 use crate::wire::index;
 
@@ -22,23 +33,34 @@ use crate::wire::index;
 pub(super) struct Qcow2 {
     pub(super) file: Disk,
     /// The external data file.
-    data_file: Option<Disk>,
-    parent: Option<Disk>,
+    pub(super) data_file: Option<Disk>,
+    pub(super) parent: Option<Disk>,
     pub(super) rules: EntryRules,
-    compression: Compression,
-    pub(super) snapshots: Snapshots,
-    pub(super) bitmaps: Vec<Bitmap>,
+    pub(super) compression: Compression,
     state: RwLock<State>,
-    /// Free clusters, once somebody has asked for one. Whoever changes the image holds this.
+    /// Free clusters, once somebody has asked for one.
     pub(super) allocator: Mutex<Option<Allocator>>,
+    /// Where the image's own structures lie, once somebody has asked for a cluster.
+    pub(super) owners: Arc<RwLock<Owners>>,
+    /// Whether the image was made ready for its first write.
+    pub(super) prepared: AtomicBool,
+    gate: RwLock<()>,
+    /// One flush after the other.
+    pub(super) landing: Mutex<()>,
+    movers: RwLock<()>,
+    pub(super) busy: Busy,
+    /// What no table in memory names any more, once for each reference that went.
+    pub(super) freed: Mutex<Vec<Clusters>>,
     recent: Recent,
 }
 
-/// What a commit changes.
+/// What changes in an image's life.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) header: Header,
     pub(super) tables: Tables,
+    pub(super) snapshots: Arc<SnapshotTable>,
+    pub(super) bitmaps: Arc<Vec<Bitmap>>,
 }
 
 impl Qcow2 {
@@ -56,28 +78,35 @@ impl Qcow2 {
         Self::new(file, header, data_file, parent)
     }
 
-    /// An image that was made just now. Nobody has said where its backing file may be looked for.
-    pub(super) fn created(file: Disk) -> Result<Self> {
+    /// An image that was made just now, with the files that it names. Nobody has said where its backing file may be
+    /// looked for if `parent` is missing.
+    pub(super) fn created(file: Disk, data_file: Option<Disk>, parent: Option<Disk>) -> Result<Self> {
         let header = Header::read(&file)?;
-        let parent = header.backing.as_ref().map(|_| Disk::new(NotOpen { size: header.size }));
-        Self::new(file, header, None, parent)
+        let not_open = || header.backing.as_ref().map(|_| Disk::new(NotOpen { size: header.size }));
+        let parent = parent.or_else(not_open);
+        Self::new(file, header, data_file, parent)
     }
 
     /// Reads the L1 table and the lists.
     fn new(file: Disk, header: Header, data_file: Option<Disk>, parent: Option<Disk>) -> Result<Self> {
         let tables = Tables::read(&file, &header).within(|| "L1 table")?;
-        let snapshots = Snapshots::read(&file, &header).within(|| "snapshot table")?;
-        let bitmaps = read_bitmaps(&file, &header)?;
+        let snapshots = Arc::new(SnapshotTable::read(&file, &header).within(|| "snapshot table")?);
+        let bitmaps = Arc::new(read_bitmaps(&file, &header)?);
         Ok(Self {
             file,
             data_file,
             parent,
             rules: tables.rules,
             compression: header.compression,
-            snapshots,
-            bitmaps,
-            state: RwLock::new(State { header, tables }),
-            allocator: Mutex::new(None),
+            state: RwLock::new(State { header, tables, snapshots, bitmaps }),
+            allocator: Mutex::default(),
+            owners: Arc::default(),
+            prepared: AtomicBool::new(false),
+            gate: RwLock::default(),
+            landing: Mutex::default(),
+            movers: RwLock::default(),
+            busy: Busy::default(),
+            freed: Mutex::default(),
             recent: Recent::default(),
         })
     }
@@ -85,6 +114,34 @@ impl Qcow2 {
     /// What the image is like now.
     pub(super) fn state(&self) -> Result<RwLockReadGuard<'_, State>> {
         self.state.read().map_err(|_| Common::Poisoned.into())
+    }
+
+    /// The same, to be changed.
+    pub(super) fn state_mut(&self) -> Result<RwLockWriteGuard<'_, State>> {
+        self.state.write().map_err(|_| Common::Poisoned.into())
+    }
+
+    /// Held while data move.
+    pub(super) fn moving(&self) -> Result<RwLockReadGuard<'_, ()>> {
+        self.movers.read().map_err(|_| Common::Poisoned.into())
+    }
+
+    /// Waits for everybody who may be on the way to a place that no table in memory names any more.
+    pub(super) fn wait_for_movers(&self) -> Result<()> {
+        drop(self.movers.write().map_err(|_| Common::Poisoned)?);
+        Ok(())
+    }
+
+    /// Held by one who writes or flushes.
+    pub(super) fn enter(&self) -> Result<RwLockReadGuard<'_, ()>> {
+        self.gate.read().map_err(|_| Common::Poisoned.into())
+    }
+
+    /// Keeps all who write away, with everything that was written on stable storage.
+    pub(super) fn alone(&self) -> Result<RwLockWriteGuard<'_, ()>> {
+        let gate = self.gate.write().map_err(|_| Common::Poisoned)?;
+        self.sync()?;
+        Ok(gate)
     }
 
     /// Copies of the header and the L1 table as they are now.
@@ -95,15 +152,26 @@ impl Qcow2 {
 
     /// Turns to other tables, which are on disk already.
     pub(super) fn turn_to(&self, header: Header, l1: Vec<u64>) -> Result<()> {
-        let mut state = self.state.write().map_err(|_| Common::Poisoned)?;
+        let mut state = self.state_mut()?;
         state.tables.turn_to(l1, header.size)?;
         state.header = header;
+        drop(state);
+        self.wait_for_movers()?;
         self.recent.clear()
     }
 
     /// The L2 table that the L1 entry `number` names.
     pub(super) fn l2_at(&self, number: u64) -> Result<Option<HostOffset>> {
         self.state()?.tables.l2_at(number)
+    }
+
+    /// Reads without asking anybody: for those who keep all others away.
+    pub(super) fn read(&self, at: u64, buf: &mut [u8]) -> Result<()> {
+        mapped::read(self, &self.recent, at, buf)
+    }
+
+    fn ready_to_write(&self) -> Result<()> {
+        if self.prepared.load(Ordering::Acquire) { Ok(()) } else { self.prepare() }
     }
 }
 
@@ -121,17 +189,22 @@ impl BlockMap for Qcow2 {
     }
 
     fn lookup(&self, span: Span) -> Result<Mapping> {
-        self.state()?.tables.lookup(&self.file, self.data().size(), span)
+        self.state()?.tables.lookup(self.data().size(), span)
     }
 
     fn unpack(&self, packed: Packed, out: &mut [u8]) -> Result<()> {
-        let Packed { host: HostOffset(host), stored } = packed;
-        // The last sector may be cut off with the end of the file; the stream itself ends before.
-        let there = stored.min(self.file.size().saturating_sub(host));
-        let mut bytes = vec![0; index(there)?];
-        self.file.read_at(host, &mut bytes)?;
-        pack::unpack(self.compression, &bytes, out).map_err(|why| Fault::Unpack { host, stored, why }.into())
+        unpack(&self.file, self.compression, packed, out)
     }
+}
+
+/// Fills `out` from a compressed cluster of `file`.
+pub(super) fn unpack(file: &Disk, how: Compression, packed: Packed, out: &mut [u8]) -> Result<()> {
+    let Packed { host: HostOffset(host), stored } = packed;
+    // The last sector may be cut off with the end of the file; the stream itself ends before.
+    let there = stored.min(file.size().saturating_sub(host));
+    let mut bytes = vec![0; index(there)?];
+    file.read_at(host, &mut bytes)?;
+    pack::unpack(how, &bytes, out).map_err(|why| Fault::Unpack { host, stored, why }.into())
 }
 
 impl BlockDevice for Qcow2 {
@@ -140,20 +213,53 @@ impl BlockDevice for Qcow2 {
     }
 
     fn caps(&self) -> Caps {
-        let preferred = u32::try_from(self.rules.geometry.cluster.bytes()).unwrap_or(u32::MAX);
-        Caps { runs: Support::Native, preferred, ..Caps::READ_ONLY }
+        let write = self.file.writable() && self.data().writable();
+        Caps {
+            write,
+            zero: Support::Native,
+            discard: Support::Native,
+            runs: Support::Native,
+            resize: write && self.file.caps().resize,
+            preferred: u32::try_from(self.rules.geometry.cluster.bytes()).unwrap_or(u32::MAX),
+        }
     }
 
     fn read_at(&self, at: u64, buf: &mut [u8]) -> Result<()> {
-        mapped::read(self, &self.recent, at, buf)
+        let _moving = self.moving()?;
+        self.read(at, buf)
     }
 
     fn flush(&self) -> Result<()> {
-        self.file.flush()
+        let _gate = self.enter()?;
+        self.sync()
+    }
+
+    fn write_at(&self, at: u64, data: &[u8]) -> Result<()> {
+        let _gate = self.enter()?;
+        self.ready_to_write()?;
+        self.write_live(at, data)
+    }
+
+    fn write_zeroes(&self, span: Span) -> Result<()> {
+        let _gate = self.enter()?;
+        self.ready_to_write()?;
+        self.zero_live(span)
+    }
+
+    fn discard(&self, span: Span) -> Result<()> {
+        let _gate = self.enter()?;
+        self.ready_to_write()?;
+        self.discard_live(span)
     }
 
     fn first_run(&self, span: Span) -> Result<Run> {
+        let _moving = self.moving()?;
         mapped::first_run(self, span)
+    }
+
+    fn resize(&self, size: u64) -> Result<()> {
+        let _gate = self.alone()?;
+        self.change_size(size)
     }
 }
 
@@ -163,6 +269,7 @@ impl Image for Qcow2 {
     }
 
     fn check(&self, report: &mut Report) -> Result<()> {
+        let _gate = self.alone()?;
         self.check_image(report)
     }
 
@@ -170,8 +277,19 @@ impl Image for Qcow2 {
         true
     }
 
+    fn may_edit(&self) -> Result<()> {
+        let state = self.state()?;
+        writable(&state.header)?;
+        match &state.header.data_file {
+            Some(file) => Err(Fault::DataFileEdit(file.path.clone()).into()),
+            None => Ok(()),
+        }
+    }
+
     fn apply(&self, staged: &Disk, changes: &[Change]) -> Result<()> {
-        self.land(staged, |edit| edit.stage(changes))
+        self.may_edit()?;
+        let _gate = self.alone()?;
+        self.land(staged, |edit| edit.resize(staged.size()).and_then(|()| edit.stage(changes)))
     }
 }
 

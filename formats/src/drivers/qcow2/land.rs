@@ -1,9 +1,13 @@
 //! How an edit reaches the image: what it prepared becomes the disk by one write of the header's sector.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
 use super::alloc::Allocator;
+use super::bitmap::give_up;
 use super::edit::Edit;
 use super::fault::Fault;
-use super::header::{Header, Incompatible};
+use super::header::{AUTOCLEAR_BITMAPS, AUTOCLEAR_RAW_DATA, Header, Incompatible};
 use super::image::Qcow2;
 use super::owners::Owners;
 use super::refcount::Refcounts;
@@ -11,33 +15,26 @@ use crate::block::Disk;
 use crate::error::{Common, Result, Within};
 
 impl Qcow2 {
-    /// Lands what `stage` prepares, or nothing of it. The bytes come from `source`.
+    /// Lands what `stage` prepares, or nothing of it. The bytes come from `source`. The caller keeps writers away.
     pub(super) fn land(&self, source: &Disk, stage: impl FnOnce(&mut Edit<'_>) -> Result<()>) -> Result<()> {
+        self.prepare()?;
         let mut slot = self.allocator.lock().map_err(|_| Common::Poisoned)?;
-        let (mut header, mut l1) = self.header_and_l1()?;
-        writable(&header)?;
-        if header.incompatible.contains(Incompatible::DIRTY) {
-            // Its writer meant to write the counts later, and did not come to it.
-            *slot = None;
-            self.renew_counts().within(|| "image that was not closed cleanly")?;
-            (header, l1) = self.header_and_l1()?;
-        }
+        let (header, l1) = self.header_and_l1()?;
         // An error leaves it out of the slot: the next edit reads the counts anew.
         let mut alloc = match slot.take() {
-            Some(mut alloc) => {
-                let owners = Owners::new(&header, &l1, &self.snapshots, &alloc.refcounts);
-                alloc.protect(owners);
-                alloc
-            }
-            None => self.open_allocator(&header, &l1)?,
+            Some(alloc) => alloc,
+            None => self.open_allocator()?,
         };
         let mut edit = Edit::new(self, source, &mut alloc, header.clone(), l1);
         let sealed = stage(&mut edit).and_then(|()| edit.seal());
-        let (mut new, l1, freed) = (edit.header, edit.l1, edit.freed);
+        let (new, l1, freed) = (edit.header, edit.l1, edit.freed);
         match sealed {
             Ok(true) => {}
             Ok(false) => {
-                *slot = Some(alloc);
+                // What was taken and not used is given back with the counts in memory.
+                if alloc.uncommitted().0.is_empty() {
+                    *slot = Some(alloc);
+                }
                 return Ok(());
             }
             Err(e) => {
@@ -45,16 +42,46 @@ impl Qcow2 {
                 return Err(e);
             }
         }
-        new.autoclear = 0;
         self.turn_header(&new)?;
         self.turn_to(new, l1)?;
         alloc.committed();
         // The edit is done. What fails from here on leaves clusters that are counted and not used, nothing worse.
         let given_back = alloc.release(&freed).and_then(|()| alloc.refcounts.store());
+        self.protect(&alloc)?;
         match given_back.and_then(|()| self.file.flush()) {
             Ok(()) => *slot = Some(alloc),
             Err(e) => tracing::warn!("clusters that an edit replaced could not be given back: {e}"),
         }
+        Ok(())
+    }
+
+    /// Makes the image ready to be written to: its counts are right, and nothing in it claims to know what is
+    /// written.
+    pub(super) fn prepare(&self) -> Result<()> {
+        let mut slot = self.allocator.lock().map_err(|_| Common::Poisoned)?;
+        if self.prepared.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let (mut header, _) = self.header_and_l1()?;
+        writable(&header)?;
+        if header.incompatible.contains(Incompatible::DIRTY) {
+            // Its writer meant to write the counts later, and did not come to it.
+            *slot = None;
+            self.renew_counts().within(|| "image that was not closed cleanly")?;
+            (header, _) = self.header_and_l1()?;
+        }
+        let (_, bitmaps) = self.lists()?;
+        if let Some(new) = give_up(&self.file, &bitmaps)? {
+            self.state_mut()?.bitmaps = Arc::new(new);
+        }
+        // What other features promise about the content does not hold any more.
+        let known = header.autoclear & (AUTOCLEAR_BITMAPS | AUTOCLEAR_RAW_DATA);
+        if known != header.autoclear {
+            header.autoclear = known;
+            self.turn_header(&header)?;
+            self.state_mut()?.header = header;
+        }
+        self.prepared.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -65,10 +92,30 @@ impl Qcow2 {
         self.file.flush()
     }
 
-    fn open_allocator(&self, header: &Header, l1: &[u64]) -> Result<Allocator> {
-        let refcounts = Refcounts::read(&self.file, header).within(|| "refcount table")?;
-        let owners = Owners::new(header, l1, &self.snapshots, &refcounts);
-        Ok(Allocator::new(&self.file, header.geometry.cluster, refcounts, owners))
+    /// Runs `with` on the allocator, which is opened if it is not.
+    pub(super) fn with_allocator<T>(&self, with: impl FnOnce(&mut Allocator) -> Result<T>) -> Result<T> {
+        let mut slot = self.allocator.lock().map_err(|_| Common::Poisoned)?;
+        let alloc = match &mut *slot {
+            Some(alloc) => alloc,
+            None => slot.insert(self.open_allocator()?),
+        };
+        with(alloc)
+    }
+
+    fn open_allocator(&self) -> Result<Allocator> {
+        let cluster = self.rules.geometry.cluster;
+        let refcounts = Refcounts::read(&self.file, &self.state()?.header).within(|| "refcount table")?;
+        let alloc = Allocator::new(&self.file, cluster, refcounts, Arc::clone(&self.owners));
+        self.protect(&alloc)?;
+        Ok(alloc)
+    }
+
+    /// Notes where the image's own structures lie now.
+    fn protect(&self, alloc: &Allocator) -> Result<()> {
+        let state = self.state()?;
+        let owners = Owners::new(&state.header, &state.tables.l1, &state.snapshots, &alloc.refcounts);
+        *self.owners.write().map_err(|_| Common::Poisoned)? = owners;
+        Ok(())
     }
 
     /// Takes back what an edit that does not land left in the file; that it can't is no reason to say anything else
@@ -97,12 +144,9 @@ impl Qcow2 {
 }
 
 /// Whether an image may be written to at all.
-fn writable(header: &Header) -> Result<()> {
+pub(super) fn writable(header: &Header) -> Result<()> {
     if header.incompatible.contains(Incompatible::CORRUPT) {
         return Err(Fault::MarkedCorrupt.into());
-    }
-    if let Some(file) = &header.data_file {
-        return Err(Fault::DataFileWrite(file.path.clone()).into());
     }
     Ok(())
 }

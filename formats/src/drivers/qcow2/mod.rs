@@ -29,15 +29,18 @@ mod extensions;
 mod facts;
 mod fault;
 mod findings;
+mod flush;
 mod header;
 mod image;
 mod l2;
 mod land;
 mod layout;
+mod live;
 mod owners;
 mod pack;
 mod refcount;
 mod renew;
+mod resize;
 mod rewrite;
 mod snapshot;
 mod stream;
@@ -85,7 +88,7 @@ impl Format for Qcow2Format {
 
     fn create(&self, file: Disk, plan: &Plan) -> Result<Arc<dyn Image>> {
         Stream::new(&file, Design::new(plan)?, false)?.complete()?;
-        Ok(Arc::new(image::Qcow2::created(file)?))
+        Ok(Arc::new(image::Qcow2::created(file, None, None)?))
     }
 
     fn sink(&self, file: Disk, plan: &Plan) -> Result<Box<dyn Sink>> {

@@ -1,21 +1,23 @@
 //! Which clusters hold the image's own structures: they are never handed out, even if a count says that they are free.
 
+use std::collections::BTreeMap;
+
 use super::fault::Fault;
 use super::header::Header;
 use super::layout::OFFSET_MASK;
 use super::refcount::{Clusters, Refcounts};
-use super::snapshot::Snapshots;
+use super::snapshot::SnapshotTable;
 use crate::error::Result;
 
-/// Structures and their clusters, sorted by the first one.
+/// Structures by their first cluster; they lie apart.
 #[derive(Debug, Default)]
 pub(super) struct Owners {
-    list: Vec<(Clusters, &'static str)>,
+    runs: BTreeMap<u64, (u64, &'static str)>,
 }
 
 impl Owners {
     /// Those of an image as it is opened.
-    pub(super) fn new(header: &Header, l1: &[u64], snapshots: &Snapshots, refcounts: &Refcounts) -> Self {
+    pub(super) fn new(header: &Header, l1: &[u64], snapshots: &SnapshotTable, refcounts: &Refcounts) -> Self {
         let cluster = header.geometry.cluster;
         let mut list = Vec::new();
         let mut add = |at: u64, len: u64, what| {
@@ -49,20 +51,32 @@ impl Owners {
             }
             overlap
         });
-        Self { list }
+        Self { runs: list.into_iter().map(|(run, what)| (run.first, (run.count, what))).collect() }
+    }
+
+    /// Notes a new structure.
+    pub(super) fn add(&mut self, run: Clusters, what: &'static str) {
+        self.runs.insert(run.first, (run.count, what));
+    }
+
+    /// Forgets what begins with cluster `first`, which was given back.
+    pub(super) fn remove(&mut self, first: u64) {
+        self.runs.remove(&first);
+    }
+
+    /// The structure that lies in `run`, or in a part of it.
+    fn hit(&self, run: Clusters) -> Option<(u64, &'static str)> {
+        let (first, (count, what)) = self.runs.range(..run.end()).next_back()?;
+        (first.saturating_add(*count) > run.first).then_some((*first, *what))
     }
 
     /// Refuses if anything of `run`, whose counts are zero, is in use.
     pub(super) fn check_free(&self, run: Clusters) -> Result<()> {
-        let from = self.list.partition_point(|(owned, _)| owned.first < run.first);
-        let near = self.list.get(from.saturating_sub(1)..).unwrap_or_default();
-        let hit = near
-            .iter()
-            .take_while(|(owned, _)| owned.first < run.end())
-            .find(|(owned, _)| owned.end() > run.first);
-        match hit {
-            Some((owned, what)) => Err(Fault::FreeButUsed { cluster: owned.first, what }.into()),
-            None => Ok(()),
-        }
+        self.hit(run).map_or(Ok(()), |(cluster, what)| Err(Fault::FreeButUsed { cluster, what }.into()))
+    }
+
+    /// Refuses if a table says that data are in `run` where a structure is.
+    pub(super) fn check_data(&self, run: Clusters) -> Result<()> {
+        self.hit(run).map_or(Ok(()), |(cluster, what)| Err(Fault::DataOverTable { cluster, what }.into()))
     }
 }

@@ -1,6 +1,6 @@
 //! Reference counts: who uses which host cluster.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use zerocopy::big_endian::U64;
 
@@ -62,6 +62,8 @@ pub(super) struct Refcounts {
     table: Vec<u64>,
     /// There are blocks that the table on disk does not name.
     table_changed: bool,
+    /// Their numbers.
+    new_blocks: BTreeSet<u64>,
     blocks: HashMap<u64, Block>,
     /// Bytes of blocks read so far.
     loaded: u64,
@@ -98,6 +100,7 @@ impl Refcounts {
             per_block: BlockSize::from_shift(bits).ok_or(Fault::RefcountOrder(order))?,
             table: Vec::new(),
             table_changed: true,
+            new_blocks: BTreeSet::new(),
             blocks: HashMap::new(),
             loaded: 0,
             stored: false,
@@ -187,6 +190,7 @@ impl Refcounts {
             *entry = at;
         }
         self.table_changed = true;
+        self.new_blocks.insert(number);
         let counts = Counts { bytes: vec![0; index(self.cluster.bytes())?], order: self.order };
         self.make_room()?;
         self.blocks.insert(number, Block { counts, dirty: true });
@@ -203,6 +207,19 @@ impl Refcounts {
         self.file.write_at(place.at, &raw)?;
         self.table.resize(len, 0);
         self.table_changed = false;
+        self.new_blocks.clear();
+        Ok(())
+    }
+
+    /// Writes the entries of new blocks into the table on disk, which has room for them.
+    pub(super) fn store_entries(&mut self, place: TablePlace) -> Result<()> {
+        for number in &self.new_blocks {
+            let entry = self.table.get(index(*number)?).copied().unwrap_or_default();
+            let at = place.at.saturating_add(number.saturating_mul(8));
+            self.file.write_at(at, &entry.to_be_bytes())?;
+        }
+        self.table_changed = false;
+        self.new_blocks.clear();
         Ok(())
     }
 

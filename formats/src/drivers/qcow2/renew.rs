@@ -38,7 +38,8 @@ impl Qcow2 {
     /// Puts new counts on stable storage, where nothing refers to them yet; says where the table is.
     fn write_new_counts(&self, header: &Header, l1: &[u64]) -> Result<TablePlace> {
         let mut report = Report::default();
-        let census = Census::take(self.scope(header, l1), &mut Findings::new(&mut report, false))?;
+        let lists = self.lists()?;
+        let census = Census::take(self.scope(header, l1, &lists), &mut Findings::new(&mut report, false))?;
         if let Some(found) = report.findings.iter().find(|f| f.severity == Severity::Corruption) {
             return Err(Fault::CannotCount(found.what.clone()).into());
         }

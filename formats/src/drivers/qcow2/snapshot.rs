@@ -23,16 +23,18 @@ pub(super) struct Snapshot {
     pub(super) date_sec: u64,
     /// Virtual size in bytes at that time.
     pub(super) size: u64,
+    /// The entry itself says the size.
+    pub(super) has_size: bool,
 }
 
 /// All snapshots, and the bytes that the table takes.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Snapshots {
+pub(super) struct SnapshotTable {
     pub(super) list: Vec<Snapshot>,
     pub(super) table_bytes: u64,
 }
 
-impl Snapshots {
+impl SnapshotTable {
     /// Reads the table that the header names.
     pub(super) fn read(file: &Disk, header: &Header) -> Result<Self> {
         let start = header.snapshots.at;
@@ -77,6 +79,7 @@ fn read_entry(file: &Disk, at: u64, header: &Header) -> Result<(Snapshot, u64)> 
         name: text(extra_len.saturating_add(id_len), name_len)?,
         date_sec: raw.date_sec.get().into(),
         size: extra.map_or(header.size, |e| e.disk_size.get()),
+        has_size: extra.is_some(),
     };
     Ok((snapshot, rest_len.saturating_add(40).next_multiple_of(8)))
 }

@@ -1,28 +1,28 @@
 //! L1 and L2: from an offset in the disk to a place in the file.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use zerocopy::big_endian::U64;
 
 use super::entry::{Entry, EntryRules, RawEntry};
 use super::fault::Fault;
-use super::header::{Header, Incompatible, L1_BYTES_MAX};
-use super::layout::OFFSET_MASK;
+use super::header::{Header, L1_BYTES_MAX, TablePlace};
+use super::layout::{COPIED, OFFSET_MASK};
 use crate::block::{BlockSize, Disk, Span};
 use crate::error::{Common, Result, Within};
 use crate::limits::{KIB, MIB};
-use crate::mapped::{HostOffset, Mapping, Place, Slices};
-use crate::wire::{index, table};
+use crate::mapped::{HostOffset, Mapping, Place, Sheets};
+use crate::wire::{index, len64, table};
 
 /// L2 tables are read in pieces: an edit touches a few places of a table of up to 2 MiB.
-const SLICE_BYTES: u64 = 16 * KIB;
+const SHEET_BYTES: u64 = 16 * KIB;
 /// Bytes of L2 tables kept: with clusters of 64 KiB they map 32 GiB.
 const CACHE_BYTES: u64 = 4 * MIB;
+/// Entries of an L1 table in a sector: what is written of it at a time.
+const L1_SECTOR: usize = 64;
 
-/// A piece of an L2 table, as it lies on disk.
-pub(super) type Slice = [U64];
-
-/// The active L1 table and the L2 tables behind it.
+/// An L1 table and the L2 tables behind it.
 #[derive(Debug)]
 pub(super) struct Tables {
     pub(super) rules: EntryRules,
@@ -30,35 +30,55 @@ pub(super) struct Tables {
     pub(super) size: u64,
     /// The L1 table with its flags.
     pub(super) l1: Vec<u64>,
-    slices: Slices<Slice>,
-    slice: BlockSize,
+    /// Sectors of the L1 table that are not on disk as they are here.
+    l1_changed: BTreeSet<usize>,
+    /// Pieces of L2 tables.
+    pub(super) sheets: Arc<Sheets>,
+    sheet: BlockSize,
+    file: Disk,
+}
+
+/// An entry, and whether the table that it stands in belongs to this L1 table alone.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    pub(super) entry: Entry,
+    pub(super) alone: bool,
 }
 
 impl Tables {
-    /// Reads the L1 table.
+    /// Reads the active L1 table.
     pub(super) fn read(file: &Disk, header: &Header) -> Result<Self> {
-        let raw: Vec<U64> = table(file, header.l1.at, header.l1.entries, L1_BYTES_MAX, "L1 table")?;
+        Self::of(file, header, header.l1, header.size)
+    }
+
+    /// Reads the L1 table at `l1`, of a disk of `size` bytes.
+    pub(super) fn of(file: &Disk, header: &Header, l1: TablePlace, size: u64) -> Result<Self> {
+        let raw: Vec<U64> = table(file, l1.at, l1.entries, L1_BYTES_MAX, "L1 table")?;
         let geometry = header.geometry;
-        let slice_bytes = SLICE_BYTES.min(geometry.cluster.bytes());
-        let slice = BlockSize::from_bytes(slice_bytes).ok_or(Common::Index(slice_bytes))?;
+        let sheet_bytes = SHEET_BYTES.min(geometry.cluster.bytes());
+        let sheet = BlockSize::from_bytes(sheet_bytes).ok_or(Common::Index(sheet_bytes))?;
         Ok(Self {
-            rules: EntryRules {
-                geometry,
-                version2: header.version == 2,
-                data_file: header.incompatible.contains(Incompatible::DATA_FILE),
-            },
-            size: header.size,
+            rules: EntryRules::of(header),
+            size,
             l1: raw.into_iter().map(U64::get).collect(),
-            slices: Slices::new(index(CACHE_BYTES >> slice.shift())?),
-            slice,
+            l1_changed: BTreeSet::new(),
+            sheets: Arc::new(Sheets::new(file.clone(), index(CACHE_BYTES >> sheet.shift())?)),
+            sheet,
+            file: file.clone(),
         })
     }
 
-    /// Turns to another L1 table.
+    /// Turns to another L1 table, which is on disk.
     pub(super) fn turn_to(&mut self, l1: Vec<u64>, size: u64) -> Result<()> {
         self.l1 = l1;
+        self.l1_changed.clear();
         self.size = size;
-        self.slices.clear()
+        self.sheets.clear()
+    }
+
+    /// Bytes of a sheet.
+    pub(super) fn sheet_bytes(&self) -> u64 {
+        self.sheet.bytes()
     }
 
     /// The L2 table that the L1 entry `number` names.
@@ -73,19 +93,123 @@ impl Tables {
         Ok((at != 0).then_some(HostOffset(at)))
     }
 
-    /// Where the first part of `span` lives; looks at one slice of one L2 table, or passes over empty L1 entries.
-    pub(super) fn lookup(&self, file: &Disk, data_size: u64, span: Span) -> Result<Mapping> {
-        let geometry = &self.rules.geometry;
-        let (number, within) = geometry.l2_reach.split(span.start());
+    /// Whether nobody else refers to the L2 table that the L1 entry `number` names.
+    pub(super) fn l2_alone(&self, number: u64) -> Result<bool> {
+        Ok(self.l1.get(index(number)?).is_some_and(|entry| entry & COPIED != 0))
+    }
+
+    /// Lets the L1 entry `number` name the table at `at`, which is nobody else's.
+    pub(super) fn set_l2(&mut self, number: u64, at: u64) -> Result<()> {
+        let number = index(number)?;
+        *self.l1.get_mut(number).ok_or(Common::Index(len64(number)))? = at | COPIED;
+        self.l1_changed.insert(number / L1_SECTOR);
+        Ok(())
+    }
+
+    /// The sectors of the L1 table that are not on disk, by number.
+    pub(super) fn l1_waiting(&self) -> Vec<(usize, Vec<u8>)> {
+        let bytes = |sector: usize| {
+            let entries = self.l1.chunks(L1_SECTOR).nth(sector).unwrap_or_default();
+            entries.iter().flat_map(|entry| entry.to_be_bytes()).collect()
+        };
+        self.l1_changed.iter().map(|sector| (*sector, bytes(*sector))).collect()
+    }
+
+    /// What was [waiting](Self::l1_waiting) is on disk.
+    pub(super) fn l1_landed(&mut self, landed: &[(usize, Vec<u8>)]) {
+        let now = self.l1_waiting();
+        for sector in now.iter().filter(|sector| landed.contains(sector)) {
+            self.l1_changed.remove(&sector.0);
+        }
+    }
+
+    /// Where the first part of `span` lives; looks at one sheet of one L2 table, or passes over empty L1 entries.
+    pub(super) fn lookup(&self, data_size: u64, span: Span) -> Result<Mapping> {
+        let (number, _) = self.rules.geometry.l2_reach.split(span.start());
         let Some(l2) = self.l2_at(number)? else {
             return Ok(Mapping { place: Place::Absent, len: self.unmapped(span)? });
         };
+        let mapping = self.walk(l2, data_size, span, false)?;
+        // The span is not empty and its first entry lies in the sheet, so there is a mapping.
+        mapping.ok_or_else(|| Fault::Cut("L2 table").into())
+    }
+
+    /// Where the first part of `span` is stored, if its bytes can be changed there: they are nobody else's.
+    pub(super) fn own(&self, data_size: u64, span: Span) -> Result<Option<Mapping>> {
+        let (number, _) = self.rules.geometry.l2_reach.split(span.start());
+        match self.l2_at(number)? {
+            Some(l2) if self.l2_alone(number)? => self.walk(l2, data_size, span, true),
+            _ => Ok(None),
+        }
+    }
+
+    fn walk(&self, l2: HostOffset, data_size: u64, span: Span, own: bool) -> Result<Option<Mapping>> {
+        let (number, within) = self.rules.geometry.l2_reach.split(span.start());
         let place = || format!("L2 table {number} at {:#x}", l2.0);
+        let (cluster, _) = self.rules.geometry.cluster.split(within);
+        let (sheet, next) = self.sheet_of(l2, cluster)?;
+        let sheet = self.sheet(sheet).within(place)?;
+        let mut walk = Walk { tables: self, sheet: &sheet, next, span, data_size, own, mapping: None };
+        walk.run().within(place)?;
+        Ok(walk.mapping)
+    }
+
+    /// What is said about the cluster that holds byte `at` of the disk.
+    pub(super) fn find(&self, at: u64) -> Result<Found> {
+        let (number, within) = self.rules.geometry.l2_reach.split(at);
+        let Some(l2) = self.l2_at(number)? else {
+            return Ok(Found { entry: Entry::Plain(Default::default()), alone: false });
+        };
+        let place = || format!("L2 table {number} at {:#x}", l2.0);
+        let (cluster, _) = self.rules.geometry.cluster.split(within);
+        let (sheet, next) = self.sheet_of(l2, cluster)?;
+        let sheet = self.sheet(sheet).within(place)?;
+        let entry = self.entry(&sheet, next).within(place)?.ok_or(Fault::Cut("L2 table"))?;
+        Ok(Found { entry, alone: self.l2_alone(number)? })
+    }
+
+    /// How many clusters from that of `at` on have their entries in one sheet.
+    pub(super) fn in_sheet(&self, at: u64) -> u64 {
+        let geometry = &self.rules.geometry;
+        let per_sheet = self.sheet.bytes() >> self.entry_shift();
+        let (_, within) = geometry.l2_reach.split(at);
         let (cluster, _) = geometry.cluster.split(within);
-        let (slice_number, first) = self.slice_of(cluster)?;
-        let slice = self.slice(file, l2, slice_number).within(place)?;
-        let mut walk = Walk { tables: self, slice: &slice, next: first, span, data_size, mapping: None };
-        walk.run().within(place)
+        per_sheet.saturating_sub(cluster & per_sheet.saturating_sub(1))
+    }
+
+    /// Changes entries of one sheet: those of the clusters at these offsets of the disk. Their table is there, and
+    /// nobody else's.
+    pub(super) fn set(&self, entries: &[(u64, RawEntry)]) -> Result<()> {
+        let Some((first, _)) = entries.first() else { return Ok(()) };
+        let geometry = self.rules.geometry;
+        let (number, _) = geometry.l2_reach.split(*first);
+        let l2 = self.l2_at(number)?.ok_or(Common::Index(number))?;
+        let place = |at: u64| {
+            let (_, within) = geometry.l2_reach.split(at);
+            self.sheet_of(l2, geometry.cluster.split(within).0)
+        };
+        let (sheet, _) = place(*first)?;
+        self.sheets.change(sheet, |bytes| {
+            let (words, _) = bytes.as_chunks_mut::<8>();
+            for (at, raw) in entries {
+                let (_, slot) = place(*at)?;
+                let (word, bitmap) = self.slot(slot);
+                *words.get_mut(word).ok_or(Common::Index(*at))? = raw.word.to_be_bytes();
+                if let Some(bitmap) = bitmap {
+                    *words.get_mut(bitmap).ok_or(Common::Index(*at))? = raw.bitmap.to_be_bytes();
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Puts a whole table at `at`, over what may have been known of that place.
+    pub(super) fn put_l2(&self, at: u64, whole: &[u8]) -> Result<()> {
+        for (number, piece) in (0u64..).zip(whole.chunks(index(self.sheet.bytes())?)) {
+            let to = self.sheet.start_of(number).and_then(|n| at.checked_add(n)).ok_or(Common::Index(at))?;
+            self.sheets.put(to, piece.to_vec())?;
+        }
+        Ok(())
     }
 
     /// How far from the beginning of `span` no L1 entry names a table.
@@ -102,54 +226,65 @@ impl Tables {
         Ok(until.min(span.end()).saturating_sub(span.start()))
     }
 
-    /// The slice that holds the entry of cluster `number` of an L2 table, and the entry's place in it.
-    fn slice_of(&self, number: u64) -> Result<(u64, usize)> {
-        let shift =
-            self.rules.geometry.cluster.shift().saturating_sub(self.rules.geometry.l2_entries.shift());
-        let (slice, within) = self.slice.split(number.wrapping_shl(shift));
-        Ok((slice, index(within >> shift)?))
+    /// Binary logarithm of an entry's size in bytes.
+    fn entry_shift(&self) -> u32 {
+        self.rules.geometry.cluster.shift().saturating_sub(self.rules.geometry.l2_entries.shift())
     }
 
-    /// A slice, from the cache if it is there.
-    fn slice(&self, file: &Disk, l2: HostOffset, number: u64) -> Result<Arc<Slice>> {
-        let at = self.slice.start_of(number).and_then(|n| l2.0.checked_add(n)).ok_or(Common::Index(l2.0))?;
-        let len = self.slice.bytes();
-        self.slices.get(at, || {
-            if at.saturating_add(len) > file.size() {
-                return Err(Fault::OutsideFile { what: "L2 table", at, len, file: file.size() }.into());
-            }
-            Ok(table::<U64>(file, at, len / 8, SLICE_BYTES, "L2 table")?.into())
-        })
+    /// The sheet that holds the entry of cluster `number` of an L2 table, and the entry's place in it.
+    fn sheet_of(&self, l2: HostOffset, number: u64) -> Result<(Span, usize)> {
+        let shift = self.entry_shift();
+        let (sheet, within) = self.sheet.split(number.wrapping_shl(shift));
+        let at = self.sheet.start_of(sheet).and_then(|n| l2.0.checked_add(n)).ok_or(Common::Index(l2.0))?;
+        Ok((Span::new(at, self.sheet.bytes())?, index(within >> shift)?))
     }
 
-    /// Entry `number` of a slice, if it has that many.
-    fn entry(&self, slice: &Slice, number: usize) -> Result<Option<Entry>> {
-        let raw = if self.rules.geometry.extended() {
-            let at = number.saturating_mul(2);
-            let (word, bitmap) = (slice.get(at), slice.get(at.saturating_add(1)));
-            word.zip(bitmap).map(|(w, b)| RawEntry { word: w.get(), bitmap: b.get() })
-        } else {
-            slice.get(number).map(|w| RawEntry { word: w.get(), bitmap: 0 })
-        };
-        raw.map(|raw| self.rules.decode(raw)).transpose()
+    fn sheet(&self, sheet: Span) -> Result<Arc<Vec<u8>>> {
+        let file = self.file.size();
+        if sheet.end() > file {
+            let (at, len) = (sheet.start(), sheet.len());
+            return Err(Fault::OutsideFile { what: "L2 table", at, len, file }.into());
+        }
+        self.sheets.get(sheet)
+    }
+
+    /// The words of entry `number`.
+    fn slot(&self, number: usize) -> (usize, Option<usize>) {
+        if !self.rules.geometry.extended() {
+            return (number, None);
+        }
+        let at = number.saturating_mul(2);
+        (at, Some(at.saturating_add(1)))
+    }
+
+    /// Entry `number` of a sheet, if it has that many.
+    fn entry(&self, sheet: &[u8], number: usize) -> Result<Option<Entry>> {
+        let (words, _) = sheet.as_chunks::<8>();
+        let get = |at: usize| words.get(at).map(|word| u64::from_be_bytes(*word));
+        let (word, bitmap) = self.slot(number);
+        let Some(word) = get(word) else { return Ok(None) };
+        let bitmap = bitmap.and_then(get).unwrap_or_default();
+        Ok(Some(self.rules.decode(RawEntry { word, bitmap })?))
     }
 }
 
-/// Joins what neighbours in one slice say.
+/// Joins what neighbours in one sheet say.
 struct Walk<'a> {
     tables: &'a Tables,
-    slice: &'a Slice,
+    sheet: &'a [u8],
     /// The entry to look at next.
     next: usize,
     /// What is still asked about.
     span: Span,
     /// Size of the disk that data lie on.
     data_size: u64,
+    /// Only what can be changed in place is looked for.
+    own: bool,
     mapping: Option<Mapping>,
 }
 
 impl Walk<'_> {
-    fn run(&mut self) -> Result<Mapping> {
+    fn run(&mut self) -> Result<()> {
         while !self.span.is_empty() {
             match self.cluster() {
                 Ok(true) => self.next = self.next.saturating_add(1),
@@ -159,14 +294,15 @@ impl Walk<'_> {
                 Err(e) => return Err(e),
             }
         }
-        // The span is not empty and its first entry lies in the slice, so there is a mapping.
-        self.mapping.ok_or_else(|| Fault::Cut("L2 table").into())
+        Ok(())
     }
 
     /// Takes in the next entry; says whether the one behind it is worth a look.
     fn cluster(&mut self) -> Result<bool> {
-        match self.tables.entry(self.slice, self.next)? {
+        match self.tables.entry(self.sheet, self.next)? {
             None => Ok(false),
+            Some(Entry::Plain(plain)) if self.own && !plain.copied => Ok(false),
+            Some(Entry::Packed(_)) if self.own => Ok(false),
             Some(Entry::Packed(packed)) => {
                 self.join(Place::Packed(packed), self.tables.rules.geometry.cluster)
             }
@@ -182,6 +318,9 @@ impl Walk<'_> {
             let (number, _) = geometry.subcluster.split(within);
             let number = u32::try_from(number).map_err(|_| Common::Index(number))?;
             let place = entry.place(number, &geometry);
+            if self.own && !matches!(place, Place::Data(_)) {
+                return Ok(false);
+            }
             self.check_data(place, number)?;
             if !self.join(place, geometry.subcluster)? {
                 return Ok(false);

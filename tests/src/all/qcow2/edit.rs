@@ -69,7 +69,7 @@ fn edits(recipe: &Recipe) {
 }
 
 /// The content of every snapshot.
-fn snapshots(path: &Path, count: u32) -> Vec<Vec<u8>> {
+pub(super) fn snapshots(path: &Path, count: u32) -> Vec<Vec<u8>> {
     let raw = path.with_extension("snapshot");
     (0..count)
         .map(|number| {

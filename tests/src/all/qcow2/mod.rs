@@ -3,6 +3,7 @@
 mod check;
 mod crash;
 mod edit;
+mod live;
 mod make;
 mod new;
 mod read;
