@@ -98,6 +98,8 @@ pub struct Plan {
     pub backing: Option<Backing>,
     /// Where further files are made, for formats that need several.
     pub beside: Option<Beside>,
+    /// The file that shall hold the data, writable, for formats with an option that names one.
+    pub data_file: Option<Disk>,
 }
 
 /// The parent of a new image.

@@ -94,7 +94,7 @@ pub(super) fn write_new(
     let name = target.file_name().map(|n| n.to_string_lossy().into_owned());
     let file = NewFile::prepare(target).about(target)?;
     let (compress, beside) = (new.compress, file.beside());
-    let plan = Plan { size: disk.size(), name, options, compress, backing: None, beside };
+    let plan = Plan { size: disk.size(), name, options, compress, beside, ..Plan::default() };
     let sink = format.sink(file.disk().clone(), &plan).about(target)?;
     let mut bar = progress.start("converting", disk.size());
     let options = convert::Options { threads: new.threads, sparse };

@@ -1,9 +1,11 @@
 //! `racker disk create`
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use clap::Args;
+use racker_formats::block::{Disk, FileDevice};
 use racker_formats::convert::NewFile;
 use racker_formats::open::{OpenOptions, open};
 use racker_formats::options::{Values, parse_size};
@@ -72,9 +74,19 @@ impl Create {
             return Err(failure.hint("type it last: 512M, 20G")).about(&self.image);
         };
         let name = self.image.file_name().map(|n| n.to_string_lossy().into_owned());
+        let data_file = match options.text("data_file") {
+            Some(name) => Some(self.make_data_file(name)?),
+            None => None,
+        };
         let file = NewFile::prepare(&self.image).about(&self.image)?;
-        let plan = Plan { size, name, options, compress: false, backing, beside: file.beside() };
-        let image = format.create(file.disk().clone(), &plan).about(&self.image)?;
+        let plan = Plan { size, name, options, compress: false, backing, data_file, beside: file.beside() };
+        let image = format.create(file.disk().clone(), &plan).inspect_err(|_| {
+            if let (Some(name), true) = (plan.options.text("data_file"), plan.data_file.is_some()) {
+                // Nothing names it.
+                let _ = std::fs::remove_file(self.data_path(name));
+            }
+        });
+        let image = image.about(&self.image)?;
         image.flush().about(&self.image)?;
         let size = image.size();
         drop(image);
@@ -83,6 +95,18 @@ impl Create {
             line(&format!("Formatting '{}', fmt={} size={size}", self.image.display(), format.name()))?;
         }
         Ok(Exit::Done)
+    }
+
+    fn data_path(&self, name: &str) -> PathBuf {
+        self.image.parent().unwrap_or(Path::new("")).join(name)
+    }
+
+    /// Makes the file that the new image shall keep its data in, where its folder has none of that name.
+    fn make_data_file(&self, name: &str) -> Outcome<Disk> {
+        let path = self.data_path(name);
+        let file = File::options().read(true).write(true).create_new(true).open(&path);
+        let disk = file.map_err(racker_formats::Error::from).and_then(|file| FileDevice::new(file, true));
+        disk.map(Disk::new).about(&path)
     }
 
     /// Opens the backing file that was typed, which makes it trusted.

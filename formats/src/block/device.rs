@@ -112,6 +112,13 @@ pub trait BlockDevice: Debug + Send + Sync {
         Err(Common::ReadOnly.into())
     }
 
+    /// Sets the space for `span` aside, so that writing there cannot fail for want of it; `false` where the device
+    /// cannot do that but by writing.
+    fn occupy(&self, span: Span) -> Result<bool> {
+        let _ = span;
+        Ok(false)
+    }
+
     /// The first run of `span`: never empty, never past its end.
     fn first_run(&self, span: Span) -> Result<Run> {
         Ok(Run { len: span.len(), kind: RunKind::Data })

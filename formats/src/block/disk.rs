@@ -112,6 +112,13 @@ impl Disk {
         self.device.discard(span)
     }
 
+    /// Sets the space for `span` aside; `false` where the device cannot do that but by writing.
+    pub fn occupy(&self, span: Span) -> Result<bool> {
+        self.for_write()?;
+        self.check(span.start(), span.len())?;
+        if span.is_empty() { Ok(true) } else { self.device.occupy(span) }
+    }
+
     /// The runs of `span` in order; together they cover it exactly.
     pub fn runs(&self, span: Span) -> impl Iterator<Item = Result<(Span, RunKind)>> + use<> {
         let disk = self.clone();

@@ -113,6 +113,10 @@ impl BlockDevice for FileDevice {
         self.punch(span, FallocateFlags::PUNCH_HOLE).map(|_| ())
     }
 
+    fn occupy(&self, span: Span) -> Result<bool> {
+        if self.is_block { Ok(true) } else { self.punch(span, FallocateFlags::empty()) }
+    }
+
     fn first_run(&self, span: Span) -> Result<Run> {
         // The file's own position is never used, so moving it harms nobody.
         let whole = Run { len: span.len(), kind: RunKind::Data };

@@ -8,12 +8,13 @@ use super::header::{
     TablePlace,
 };
 use super::layout::{
-    EXT_BACKING_FORMAT, EXT_FEATURE_NAMES, MAGIC, RawExtension, RawFeatureName, RawHeader, RawHeaderV3,
+    EXT_BACKING_FORMAT, EXT_DATA_FILE, EXT_FEATURE_NAMES, MAGIC, RawExtension, RawFeatureName, RawHeader,
+    RawHeaderV3,
 };
 use super::resize::SIZE_UNIT;
 use crate::error::{Common, Result};
 use crate::options::{Opt, OptKind};
-use crate::registry::Plan;
+use crate::registry::{Plan, by_name};
 use crate::wire::{len64, part_mut};
 
 /// The options of `create`, under `qemu-img`'s names.
@@ -40,6 +41,13 @@ pub(super) const OPTIONS: &[Opt] = &[
     },
     Opt { name: "extended_l2", help: "allocate 32nds of clusters", kind: OptKind::Flag },
     Opt { name: "compression_type", help: "how -c compresses", kind: OptKind::Choice(&["zlib", "zstd"]) },
+    Opt { name: "data_file", help: "the file to keep the data in", kind: OptKind::Text },
+    Opt { name: "data_file_raw", help: "let the data file be a raw image of its own", kind: OptKind::Flag },
+    Opt {
+        name: "preallocation",
+        help: "what is allocated at once: tables, or the file's space as well",
+        kind: OptKind::Choice(&["off", "metadata", "falloc", "full"]),
+    },
     Opt { name: "backing_file", help: "the image that holds what this one does not", kind: OptKind::Text },
     Opt { name: "backing_fmt", help: "the format of the backing file", kind: OptKind::Text },
 ];
@@ -73,6 +81,22 @@ pub(super) struct Design {
     lazy: bool,
     /// Name and format.
     pub(super) backing: Option<(String, String)>,
+    /// Name of the external data file, and whether it shall be a raw image of its own.
+    pub(super) data_file: Option<(String, bool)>,
+    pub(super) preallocation: Preallocation,
+}
+
+/// What is allocated when the image is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Preallocation {
+    /// Nothing.
+    Off,
+    /// All tables; the file may have holes.
+    Metadata,
+    /// All of the file's space.
+    Falloc,
+    /// The same, by writing zeroes.
+    Full,
 }
 
 impl Design {
@@ -92,25 +116,36 @@ impl Design {
             ("extended_l2", extended),
             ("compression_type", compression != Compression::Zlib),
             ("refcount_bits", refcount_bits != 16),
+            ("data_file", options.text("data_file").is_some()),
         ];
         if let Some((option, _)) = newer.iter().find(|(_, used)| *used && version == 2) {
             return Err(Fault::NeedsVersion3(option).into());
         }
         let cluster_bits = options.size("cluster_size").unwrap_or(65_536).trailing_zeros();
         let geometry = Geometry::new(cluster_bits, extended, refcount_bits.trailing_zeros())?;
-        let backing = match (options.text("backing_file"), options.text("backing_fmt")) {
-            (None, _) => None,
-            (Some(_), None) => return Err(Fault::BackingFormatMissing.into()),
-            (Some(name), Some(_)) if name.is_empty() || name.len() > BACKING_NAME_MAX => {
-                return Err(Fault::NewBackingName(name.len()).into());
-            }
-            (Some(name), Some(format)) => Some((name.to_string(), format.to_string())),
+        let backing = backing(plan)?;
+        let data_file = options.text("data_file").map(|name| (name.to_string(), flag("data_file_raw")));
+        check_data_file(plan, data_file.as_ref(), backing.is_some())?;
+        let raw = data_file.as_ref().is_some_and(|(_, raw)| *raw);
+        let preallocation = match options.text("preallocation") {
+            Some("metadata") => Preallocation::Metadata,
+            Some("falloc") => Preallocation::Falloc,
+            Some("full") => Preallocation::Full,
+            // Who reads the data file alone and who reads it by the tables must see the same, whatever it held.
+            _ if raw => Preallocation::Metadata,
+            _ => Preallocation::Off,
         };
+        if preallocation != Preallocation::Off && plan.compress {
+            return Err(Fault::PreallocatedPacked.into());
+        }
+        if preallocation != Preallocation::Off && backing.is_some() && !extended {
+            return Err(Fault::PreallocatedChild.into());
+        }
         let size = plan.size.checked_next_multiple_of(SIZE_UNIT).ok_or(Fault::TooLarge(plan.size))?;
         if geometry.l1_entries(size) > L1_BYTES_MAX / 8 {
             return Err(Fault::TooLarge(size).into());
         }
-        Ok(Self { version, geometry, compression, size, lazy, backing })
+        Ok(Self { version, geometry, compression, size, lazy, backing, data_file, preallocation })
     }
 
     /// The first cluster.
@@ -163,11 +198,13 @@ impl Design {
     fn version3(&self) -> RawHeaderV3 {
         let mut incompatible = Incompatible::empty();
         incompatible.set(Incompatible::EXTENDED_L2, self.geometry.extended());
+        incompatible.set(Incompatible::DATA_FILE, self.data_file.is_some());
+        let raw = self.data_file.as_ref().is_some_and(|(_, raw)| *raw);
         incompatible.set(Incompatible::COMPRESSION_TYPE, self.compression != Compression::Zlib);
         RawHeaderV3 {
             incompatible_features: incompatible.bits().into(),
             compatible_features: if self.lazy { LAZY_REFCOUNTS } else { 0 }.into(),
-            autoclear_features: 0.into(),
+            autoclear_features: if raw { AUTOCLEAR_RAW_DATA } else { 0 }.into(),
             refcount_order: self.geometry.refcount_order.into(),
             header_length: HEADER_LENGTH.into(),
         }
@@ -182,6 +219,9 @@ impl Design {
         let mut all = Vec::new();
         if let Some((_, format)) = &self.backing {
             extension(&mut all, EXT_BACKING_FORMAT, format.as_bytes())?;
+        }
+        if let Some((name, _)) = &self.data_file {
+            extension(&mut all, EXT_DATA_FILE, name.as_bytes())?;
         }
         let end = RawExtension { kind: 0.into(), length: 0.into() };
         if self.version > 2 {
@@ -202,6 +242,34 @@ impl Design {
         }
         all.extend_from_slice(end.as_bytes());
         Ok(all)
+    }
+}
+
+/// Name and format of the backing file, as the header shall say them.
+fn backing(plan: &Plan) -> Result<Option<(String, String)>> {
+    let (name, format) = match &plan.backing {
+        Some(backing) => (Some(backing.reference.path.as_str()), backing.reference.format.as_deref()),
+        None => (plan.options.text("backing_file"), plan.options.text("backing_fmt")),
+    };
+    let Some(name) = name else { return Ok(None) };
+    let format = format.ok_or(Fault::BackingFormatMissing)?;
+    if name.is_empty() || name.len() > BACKING_NAME_MAX {
+        return Err(Fault::NewBackingName(name.len()).into());
+    }
+    // Programs that are not racker shall know it as well.
+    let known = by_name(format).ok().and_then(|f| f.aliases().first()).copied();
+    Ok(Some((name.to_string(), known.unwrap_or(format).to_string())))
+}
+
+fn check_data_file(plan: &Plan, data_file: Option<&(String, bool)>, backing: bool) -> Result<()> {
+    let raw = plan.options.flag("data_file_raw").unwrap_or(false);
+    match data_file {
+        None if raw => Err(Fault::RawDataWithoutFile.into()),
+        None => Ok(()),
+        Some(_) if plan.compress => Err(Fault::DataFileShape.into()),
+        Some(_) if raw && backing => Err(Fault::RawDataAndBacking.into()),
+        Some((name, _)) if plan.data_file.is_none() => Err(Fault::DataFileNotOpen(name.clone()).into()),
+        Some(_) => Ok(()),
     }
 }
 

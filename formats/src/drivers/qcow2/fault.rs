@@ -87,6 +87,14 @@ pub(super) enum Fault {
     NeedsVersion3(&'static str),
     #[error("a backing file is named, but not its format")]
     BackingFormatMissing,
+    #[error("a backing file and preallocation exclude each other without extended_l2")]
+    PreallocatedChild,
+    #[error("compression and preallocation exclude each other")]
+    PreallocatedPacked,
+    #[error("data_file_raw needs a data_file")]
+    RawDataWithoutFile,
+    #[error("the data file {0:?} of the new image is not open")]
+    DataFileNotOpen(String),
     #[error("the backing file's name has {0} bytes, it must have 1 to 1023")]
     NewBackingName(usize),
     #[error("a disk of {0} bytes is too large for clusters of that size")]
@@ -122,6 +130,10 @@ impl error::Fault for Fault {
             | Self::ResizeOverParent { .. } => Kind::Unsupported,
             Self::NeedsVersion3(_)
             | Self::BackingFormatMissing
+            | Self::PreallocatedChild
+            | Self::PreallocatedPacked
+            | Self::RawDataWithoutFile
+            | Self::DataFileNotOpen(_)
             | Self::NewBackingName(_)
             | Self::TooLarge(_)
             | Self::HeaderFull { .. }

@@ -21,10 +21,11 @@ use super::pack;
 use super::refcount::Clusters;
 use super::snapshot::SnapshotTable;
 use super::tables::Tables;
-use crate::block::{BlockDevice, BlockSize, Caps, Change, Disk, Run, Span, Support};
+use crate::block::{BlockDevice, BlockSize, Caps, Change, Disk, Run, RunKind, Span, Support};
 use crate::check::Report;
 use crate::error::{Common, Result, Within};
-use crate::mapped::{self, BlockMap, Busy, HostOffset, Mapping, Packed, Recent};
+use crate::map::Location;
+use crate::mapped::{self, BlockMap, Busy, HostOffset, Mapping, Packed, Place, Recent};
 use crate::registry::{Facts, Image, Opening};
 use crate::wire::index;
 
@@ -35,6 +36,7 @@ pub(super) struct Qcow2 {
     /// The external data file.
     pub(super) data_file: Option<Disk>,
     pub(super) parent: Option<Disk>,
+    parent_image: Option<Arc<dyn Image>>,
     pub(super) rules: EntryRules,
     pub(super) compression: Compression,
     state: RwLock<State>,
@@ -72,7 +74,7 @@ impl Qcow2 {
             None => None,
         };
         let parent = match &header.backing {
-            Some(reference) => Some(opening.follow_image(reference)?.0),
+            Some(reference) => Some(opening.follow_image(reference)?.1),
             None => None,
         };
         Self::new(file, header, data_file, parent)
@@ -80,15 +82,29 @@ impl Qcow2 {
 
     /// An image that was made just now, with the files that it names. Nobody has said where its backing file may be
     /// looked for if `parent` is missing.
-    pub(super) fn created(file: Disk, data_file: Option<Disk>, parent: Option<Disk>) -> Result<Self> {
+    pub(super) fn created(
+        file: Disk,
+        data_file: Option<Disk>,
+        parent: Option<Arc<dyn Image>>,
+    ) -> Result<Self> {
         let header = Header::read(&file)?;
-        let not_open = || header.backing.as_ref().map(|_| Disk::new(NotOpen { size: header.size }));
-        let parent = parent.or_else(not_open);
-        Self::new(file, header, data_file, parent)
+        let not_open = header.backing.as_ref().map(|_| Disk::new(NotOpen { size: header.size }));
+        let mut new = Self::new(file, header, data_file, parent)?;
+        new.parent = new.parent.or(not_open);
+        Ok(new)
     }
 
     /// Reads the L1 table and the lists.
-    fn new(file: Disk, header: Header, data_file: Option<Disk>, parent: Option<Disk>) -> Result<Self> {
+    fn new(
+        file: Disk,
+        header: Header,
+        data_file: Option<Disk>,
+        parent_image: Option<Arc<dyn Image>>,
+    ) -> Result<Self> {
+        let parent = parent_image.clone().map(|image| {
+            let device: Arc<dyn BlockDevice> = image;
+            Disk::from_arc(device).read_only()
+        });
         let tables = Tables::read(&file, &header).within(|| "L1 table")?;
         let snapshots = Arc::new(SnapshotTable::read(&file, &header).within(|| "snapshot table")?);
         let bitmaps = Arc::new(read_bitmaps(&file, &header)?);
@@ -96,6 +112,7 @@ impl Qcow2 {
             file,
             data_file,
             parent,
+            parent_image,
             rules: tables.rules,
             compression: header.compression,
             state: RwLock::new(State { header, tables, snapshots, bitmaps }),
@@ -271,6 +288,23 @@ impl Image for Qcow2 {
     fn check(&self, report: &mut Report) -> Result<()> {
         let _gate = self.alone()?;
         self.check_image(report)
+    }
+
+    fn parent(&self) -> Option<Arc<dyn Image>> {
+        self.parent_image.clone()
+    }
+
+    fn locate(&self, span: Span) -> Result<Location> {
+        let _moving = self.moving()?;
+        let Mapping { place, len } = self.lookup(span)?;
+        let (kind, at, compressed) = match place {
+            Place::Data(host) => (RunKind::Data, Some(host.0).filter(|_| self.data_file.is_none()), false),
+            Place::Packed(_) => (RunKind::Data, None, true),
+            Place::Zero => (RunKind::Zero, None, false),
+            Place::Absent if self.parent.is_some() => (RunKind::Parent, None, false),
+            Place::Absent => (RunKind::Hole, None, false),
+        };
+        Ok(Location { run: Run { len, kind }, at, compressed })
     }
 
     fn applies(&self) -> bool {

@@ -51,7 +51,7 @@ use std::sync::Arc;
 use self::create::Design;
 use self::stream::Stream;
 use crate::block::Disk;
-use crate::convert::Sink;
+use crate::convert::{DiskSink, Sink};
 use crate::error::Result;
 use crate::options::Opt;
 use crate::registry::{Format, Guess, Head, Image, Opening, Plan};
@@ -87,12 +87,21 @@ impl Format for Qcow2Format {
     }
 
     fn create(&self, file: Disk, plan: &Plan) -> Result<Arc<dyn Image>> {
-        Stream::new(&file, Design::new(plan)?, false)?.complete()?;
-        Ok(Arc::new(image::Qcow2::created(file, None, None)?))
+        let mut new = Stream::new(&file, plan.data_file.as_ref(), Design::new(plan)?, false)?;
+        new.preallocate()?;
+        new.complete()?;
+        let parent = plan.backing.as_ref().map(|backing| Arc::clone(&backing.image));
+        let data_file = plan.options.text("data_file").and(plan.data_file.clone());
+        Ok(Arc::new(image::Qcow2::created(file, data_file, parent)?))
     }
 
     fn sink(&self, file: Disk, plan: &Plan) -> Result<Box<dyn Sink>> {
-        Ok(Box::new(Stream::new(&file, Design::new(plan)?, plan.compress)?))
+        let design = Design::new(plan)?;
+        if design.preallocation != create::Preallocation::Off {
+            // What is written later goes to the places that are there.
+            return Ok(Box::new(DiskSink::new(self.create(file, plan)?)));
+        }
+        Ok(Box::new(Stream::new(&file, plan.data_file.as_ref(), design, plan.compress)?))
     }
 
     fn options(&self) -> &'static [Opt] {

@@ -69,12 +69,13 @@ impl Edit<'_> {
             return Ok(());
         }
         self.image.may_resize(size)?;
-        let entries = index(self.header.geometry.l1_entries(size).max(1))?;
+        let entries = index(self.header.geometry.l1_entries(size))?;
         self.header.size = size;
         for number in entries..self.l1.len() {
             self.drop_table(len64(number)).within(|| format!("L2 table {number}"))?;
         }
-        self.l1.resize(entries, 0);
+        self.l1.truncate(entries);
+        self.l1.resize(entries.max(1), 0);
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::create::Design;
+use super::create::{Design, Preallocation};
 use super::entry::{EntryRules, RawEntry};
 use super::fault::Fault;
 use super::header::TablePlace;
@@ -28,6 +28,8 @@ const ZERO_PIECE: u64 = 256 * KIB;
 #[derive(Debug)]
 pub(super) struct Stream {
     file: Disk,
+    /// The external data file.
+    data: Option<Disk>,
     design: Design,
     rules: EntryRules,
     counts: Refcounts,
@@ -49,16 +51,21 @@ pub(super) struct Stream {
 
 impl Stream {
     /// Begins an image in a file that is emptied first.
-    pub(super) fn new(file: &Disk, design: Design, compress: bool) -> Result<Self> {
-        if file.caps().resize {
+    pub(super) fn new(file: &Disk, data: Option<&Disk>, design: Design, compress: bool) -> Result<Self> {
+        let data = data.filter(|_| design.data_file.is_some()).cloned();
+        for file in [Some(file), data.as_ref()].into_iter().flatten().filter(|file| file.caps().resize) {
             file.resize(0)?;
         }
+        if let Some(data) = data.as_ref().filter(|data| data.caps().resize) {
+            data.resize(design.size)?;
+        }
         let geometry = design.geometry;
-        let rules = EntryRules { geometry, version2: design.version == 2, data_file: false };
+        let rules = EntryRules { geometry, version2: design.version == 2, data_file: data.is_some() };
         let pack = compress.then(|| Arc::new(ClusterPack::new(geometry.cluster, design.compression)));
         let l1 = vec![0; index(geometry.l1_entries(design.size).max(1))?];
         let mut new = Self {
             file: file.clone(),
+            data,
             rules,
             counts: Refcounts::empty(file, &geometry)?,
             next: 0,
@@ -157,15 +164,67 @@ impl Stream {
 
     fn data(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
         self.in_order(at, len64(bytes.len()))?;
+        if let Some(data) = &self.data {
+            data.write_at(at, bytes)?;
+            return self.map_data(at, self.cluster().count(len64(bytes.len())), at);
+        }
         let run = self.take(self.cluster().count(len64(bytes.len())))?;
         let start = self.offset(run.first)?;
         self.file.write_at(start, bytes)?;
+        self.map_data(at, run.count, start)
+    }
+
+    /// Lets `count` clusters from `guest` on lie at `host`.
+    fn map_data(&mut self, guest: u64, count: u64, host: u64) -> Result<()> {
         let bitmap = if self.rules.geometry.extended() { u64::from(u32::MAX) } else { 0 };
-        let (mut host, mut guest) = (start, at);
-        for _ in run.numbers() {
-            self.map(guest, RawEntry { word: host | COPIED, bitmap })?;
-            host = host.saturating_add(self.cluster().bytes());
-            guest = guest.saturating_add(self.cluster().bytes());
+        self.map_as(guest, count, host, bitmap)
+    }
+
+    fn map_as(&mut self, guest: u64, count: u64, host: u64, bitmap: u64) -> Result<()> {
+        for number in 0..count {
+            let within = self.offset(number)?;
+            let word = host.saturating_add(within) | COPIED;
+            self.map(guest.saturating_add(within), RawEntry { word, bitmap })?;
+        }
+        Ok(())
+    }
+
+    /// Allocates the whole disk, as far as the design asks for it.
+    pub(super) fn preallocate(&mut self) -> Result<()> {
+        if self.design.preallocation == Preallocation::Off {
+            return Ok(());
+        }
+        let mut rest = Span::first(self.design.size);
+        while !rest.is_empty() {
+            let piece = rest.truncate(GROW_BYTES.max(self.cluster().bytes()));
+            let count = self.cluster().count(piece.len());
+            let place = if self.data.is_some() {
+                piece
+            } else {
+                let run = self.take(count)?;
+                Span::new(self.offset(run.first)?, self.offset(run.count)?)?
+            };
+            self.occupy(place)?;
+            // With extended L2 the clusters have their places, and what shows is what showed before.
+            self.map_as(piece.start(), count, place.start(), 0)?;
+            rest = rest.skip(piece.len());
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the file has space for what lies in `span`.
+    fn occupy(&self, span: Span) -> Result<()> {
+        let file = self.data.as_ref().unwrap_or(&self.file);
+        match self.design.preallocation {
+            Preallocation::Off | Preallocation::Metadata => return Ok(()),
+            Preallocation::Falloc if file.occupy(span)? => return Ok(()),
+            Preallocation::Falloc | Preallocation::Full => {}
+        }
+        let mut rest = span;
+        while !rest.is_empty() {
+            let piece = rest.truncate(MIB);
+            file.write_at(piece.start(), &vec![0; index(piece.len())?])?;
+            rest = rest.skip(piece.len());
         }
         Ok(())
     }
@@ -276,6 +335,7 @@ impl Stream {
         if self.file.caps().resize {
             self.file.resize(self.offset(self.next)?)?;
         }
+        self.data.as_ref().map_or(Ok(()), Disk::flush)?;
         self.file.flush()
     }
 }

@@ -7,6 +7,7 @@ mod live;
 mod make;
 mod new;
 mod read;
+mod resize;
 
 use std::path::Path;
 use std::sync::Arc;

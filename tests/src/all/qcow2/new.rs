@@ -138,3 +138,105 @@ fn options_that_contradict_each_other_are_refused() {
     let e = format.create(Disk::new(MemDevice::new(0)), &plan).unwrap_err();
     assert!(e.hint().is_some(), "{e}");
 }
+
+#[test]
+fn what_is_allocated_at_once_is_there() {
+    let dir = racker_tests::image::scratch();
+    let (path, theirs) = (dir.path().join("image.qcow2"), dir.path().join("theirs.qcow2"));
+    for how in ["metadata", "falloc", "full"] {
+        for options in
+            ["", "cluster_size=4k,refcount_bits=1", "cluster_size=2M", "extended_l2=on", "compat=0.10"]
+        {
+            for size in [0, 3 * MIB as u64 + 512, 40 * MIB as u64] {
+                let options = format!("{options},preallocation={how}");
+                let image = racker_tests::image::create("qcow2", &path, size, &options, None).unwrap();
+                assert!(content(&disk(&image)) == vec![0; size as usize]);
+                drop(image);
+                qemu::check(&path);
+                assert!(as_qemu_reads(&path) == vec![0; size as usize]);
+                // As much as QEMU allocates.
+                let (at, size) = (theirs.display().to_string(), size.to_string());
+                let options = options.trim_start_matches(',');
+                qemu::img(&["create", "-q", "-f", "qcow2", "-o", options, &at, &size]);
+                assert_eq!(allocated(&path), allocated(&theirs), "{options} {size}");
+                let blocks = |p: &Path| std::os::unix::fs::MetadataExt::blocks(&p.metadata().unwrap()) * 512;
+                let (ours, theirs) = (blocks(&path), blocks(&theirs));
+                let enough = how == "metadata" || ours >= size.parse().unwrap();
+                assert!(enough && ours < theirs + (600 << 10), "{options} {size}: {ours} {theirs}");
+                // Nothing more is allocated for what is written then.
+                let before = path.metadata().unwrap().len();
+                let image = open(&path, true).unwrap();
+                let top = disk(&image);
+                if top.size() > 0 {
+                    top.write_at(top.size() / 3, &[7; 100]).unwrap();
+                    top.flush().unwrap();
+                    qemu::check(&path);
+                }
+                assert_eq!(path.metadata().unwrap().len(), before);
+            }
+        }
+    }
+}
+
+/// Clusters that `qemu-img check` counts.
+fn allocated(path: &Path) -> String {
+    let said = qemu::img(&["check", "--output=json", &path.display().to_string()]);
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    said["allocated-clusters"].to_string()
+}
+
+#[test]
+fn a_data_file_is_made_and_filled() {
+    for options in ["", ",data_file_raw=on", ",preallocation=falloc", ",extended_l2=on"] {
+        let dir = racker_tests::image::scratch();
+        let path = dir.path().join("image.qcow2");
+        let data = dir.path().join("data");
+        let raw = std::fs::File::options().read(true).write(true).create_new(true).open(&data).unwrap();
+        let format = by_name("qcow2").unwrap();
+        let typed = format!("data_file=data{options}");
+        let pairs = typed.split(',').filter_map(|o| o.split_once('='));
+        let plan = Plan {
+            size: 3 * MIB as u64,
+            options: Values::parse("qcow2", format.options(), pairs).unwrap(),
+            data_file: Some(Disk::new(FileDevice::new(raw, true).unwrap())),
+            ..Plan::default()
+        };
+        let source = bytes(3 * MIB);
+        let file = NewFile::prepare(&path).unwrap();
+        let sink = format.sink(file.disk().clone(), &plan).unwrap();
+        let from = Disk::new(MemDevice::from_bytes(source.clone()));
+        convert::convert(&from, sink, convert::Options::default(), &mut |_| ()).unwrap();
+        file.publish().unwrap();
+        drop(plan);
+        qemu::img_in(dir.path(), &["check", "-q", "image.qcow2"]);
+        qemu::img_in(dir.path(), &["convert", "-q", "-O", "raw", "image.qcow2", "read.raw"]);
+        assert!(std::fs::read(dir.path().join("read.raw")).unwrap() == source, "{options}");
+        assert!(racker_tests::image::read("qcow2", &path) == source);
+        assert!(!options.contains("raw") || std::fs::read(&data).unwrap() == source);
+    }
+}
+
+#[test]
+fn a_child_shows_its_parent() {
+    let dir = racker_tests::image::scratch();
+    let (base, path) = (dir.path().join("base.qcow2"), dir.path().join("child.qcow2"));
+    let image = racker_tests::image::create("qcow2", &base, MIB as u64, "", None).unwrap();
+    disk(&image).write_at(1000, &bytes(500_000)).unwrap();
+    disk(&image).flush().unwrap();
+    let mut want = content(&disk(&image));
+    drop(image);
+    want.resize(2 * MIB, 0);
+    for options in ["", "compat=0.10", "extended_l2=on,preallocation=metadata"] {
+        let image =
+            racker_tests::image::create("qcow2", &path, 2 * MIB as u64, options, Some(&base)).unwrap();
+        assert!(content(&disk(&image)) == want);
+        let mut want = want.clone();
+        disk(&image).write_at(90_000, &[3; 70_000]).unwrap();
+        want[90_000..160_000].fill(3);
+        disk(&image).flush().unwrap();
+        drop(image);
+        qemu::check(&path);
+        assert!(racker_tests::image::read_by_qemu("qcow2", &path) == want, "{options}");
+        assert!(racker_tests::image::read("qcow2", &path) == want);
+    }
+}
