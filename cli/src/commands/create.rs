@@ -19,7 +19,7 @@ use crate::typed;
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  racker disk create -f qcow2 new.qcow2 20G\n  \
     racker disk create -f qcow2 -b boot.qcow2 -F qcow2 overlay.qcow2\n  \
-    racker disk create -f vmdk -o subformat=streamOptimized empty.vmdk 1G")]
+    racker disk create -f vhdx empty.vhdx 1G")]
 pub(crate) struct Create {
     /// New image
     #[arg(value_name = "IMAGE")]

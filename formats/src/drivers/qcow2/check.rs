@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::bitmap::Bitmap;
 use super::census::{Census, Scope};
@@ -36,6 +37,7 @@ impl Qcow2 {
         if repair {
             // Counts held in memory are out of date afterwards.
             *slot = None;
+            self.prepared.store(false, Ordering::Release);
         }
         let (header, l1) = self.header_and_l1()?;
         let mut found = Findings::new(report, false);

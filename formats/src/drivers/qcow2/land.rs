@@ -81,6 +81,10 @@ impl Qcow2 {
             self.turn_header(&header)?;
             self.state_mut()?.header = header;
         }
+        if slot.is_none() {
+            // Where the image's own structures lie has to be known before anything is written in place.
+            *slot = Some(self.open_allocator()?);
+        }
         self.prepared.store(true, Ordering::Release);
         Ok(())
     }

@@ -1,13 +1,15 @@
 //! Writes while the disk is in use: `qemu-img check` finds neither errors nor leaks, and all read the same.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use racker_formats::block::Disk;
+use racker_formats::block::{Disk, Span};
 use racker_formats::registry::{Opening, Policy, by_name};
 use racker_tests::image::{read_by_qemu, scratch};
 use racker_tests::qemu;
+use racker_tests::rng::Rng;
 
-use super::super::live::workload;
+use super::super::live::{Live, workload};
 use super::super::power::power_cuts;
 use super::edit::snapshots;
 use super::make::Recipe;
@@ -28,7 +30,7 @@ fn lives(recipe: &Recipe, steps: u32, points: u32) {
     workload("qcow2", &path, steps, points, recipe.seed, |mirror| agreed(&path, mirror));
     assert!(snapshots(&path, recipe.snapshots) == before, "a snapshot changed");
     // QEMU can go on with it.
-    qemu::io("qcow2", &path, &super::make::writes(&mut racker_tests::rng::Rng::new(1), recipe.size, 6));
+    qemu::io("qcow2", &path, &super::make::writes(&mut Rng::new(1), recipe.size, 6));
     qemu::check(&path);
 }
 
@@ -141,5 +143,198 @@ fn many_power_cuts() {
         for recipe in fragile() {
             cuts(&Recipe { seed: 50 + seed, ..recipe }, 60);
         }
+    }
+}
+
+/// Data in a file of their own: where the disk has them, in a file that `raw` readers understand if so wanted.
+#[test]
+fn an_external_data_file_is_written_to() {
+    for (raw, cluster_bits) in [(false, 12), (true, 12), (false, 16), (true, 16)] {
+        for extended in [false, true] {
+            if extended && cluster_bits < 14 {
+                continue;
+            }
+            let dir = scratch();
+            let path = dir.path().join("image.qcow2");
+            let on = |b: bool| if b { "on" } else { "off" };
+            let options = format!(
+                "data_file=data,data_file_raw={},cluster_size={},extended_l2={}",
+                on(raw),
+                1 << cluster_bits,
+                on(extended)
+            );
+            let full = path.display().to_string();
+            qemu::img_in(dir.path(), &["create", "-q", "-f", "qcow2", "-o", &options, &full, "2M"]);
+            qemu::io("qcow2", &path, &super::make::writes(&mut Rng::new(4), 2 * MIB, 12));
+            let image = read_in(dir.path());
+            assert!(racker_tests::image::read("qcow2", &path) == image);
+            let mut mirror = image;
+            for seed in 0..5 {
+                let opened = super::open(&path, true).unwrap();
+                let mut live = Live::new(Arc::clone(&opened), mirror, seed);
+                (0..60).for_each(|_| live.step());
+                let top = super::disk(&opened);
+                top.flush().unwrap();
+                assert!(super::content(&top) == live.mirror);
+                super::runs_agree(&top, &live.mirror);
+                mirror = std::mem::take(&mut live.mirror);
+                // The data file is locked as long as it is open.
+                drop((live, top, opened));
+                qemu::img_in(dir.path(), &["check", "-q", "image.qcow2"]);
+                assert!(read_in(dir.path()) == mirror, "qemu-img reads something else");
+                let data = std::fs::read(dir.path().join("data")).unwrap();
+                assert!(!raw || data == mirror, "the data file is not the disk");
+            }
+            qemu::io("qcow2", &path, &["write -P 9 3k 200k".into()]);
+            assert!(read_in(dir.path()).len() == mirror.len());
+        }
+    }
+}
+
+/// What `qemu-img` reads from `image.qcow2`, whose data file it looks for from where it runs.
+fn read_in(dir: &Path) -> Vec<u8> {
+    qemu::img_in(dir, &["convert", "-q", "-O", "raw", "image.qcow2", "read.raw"]);
+    std::fs::read(dir.join("read.raw")).unwrap()
+}
+
+#[test]
+fn bitmaps_that_miss_a_write_say_so_and_the_others_stay() {
+    let dir = scratch();
+    let recipe = Recipe { cluster_bits: 16, refcount_bits: 16, size: 3 * MIB, ..Recipe::default() };
+    for edit in [false, true] {
+        let path = recipe.make(dir.path());
+        let full = path.display().to_string();
+        qemu::img(&["bitmap", "--add", &full, "old"]);
+        qemu::io("qcow2", &path, &["write -P 3 1M 1M".into()]);
+        qemu::img(&["bitmap", "--disable", &full, "old"]);
+        qemu::img(&["bitmap", "--add", &full, "now"]);
+        let mut mirror = racker_tests::image::read("qcow2", &path);
+        if edit {
+            let image = super::open(&path, true).unwrap();
+            super::edit::edit(&image, &mut mirror, &mut Rng::new(1), 3);
+        } else {
+            mirror = workload("qcow2", &path, 20, 1, 1, |_| ());
+        }
+        agreed(&path, &mirror);
+        let said = qemu::img(&["info", "--output=json", &full]);
+        let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+        let mut flags: Vec<(String, String)> = said["format-specific"]["data"]["bitmaps"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|b| (b["name"].as_str().unwrap().to_string(), b["flags"].to_string()))
+            .collect();
+        flags.sort();
+        assert_eq!(flags[0], ("now".into(), "[\"in-use\",\"auto\"]".into()));
+        assert_eq!(flags[1], ("old".into(), "[]".into()));
+        qemu::img(&["bitmap", "--remove", &full, "now"]);
+        qemu::check(&path);
+    }
+}
+
+#[test]
+fn an_image_marked_as_corrupt_is_not_written() {
+    let dir = scratch();
+    let recipe = Recipe { cluster_bits: 16, refcount_bits: 16, size: 3 * MIB, ..Recipe::default() };
+    let path = recipe.make(dir.path());
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[79] |= 2;
+    std::fs::write(&path, &bytes).unwrap();
+    let image = super::open(&path, true).unwrap();
+    let top = super::disk(&image);
+    assert!(top.write_at(0, &[1]).unwrap_err().to_string().contains("marked as corrupt"));
+    assert!(top.write_zeroes(Span::first(MIB)).is_err() && top.discard(Span::first(MIB)).is_err());
+    assert!(top.resize(MIB).is_err() && image.may_edit().is_err());
+    top.flush().unwrap();
+    assert!(std::fs::read(&path).unwrap() == bytes);
+}
+
+#[test]
+fn an_image_that_was_not_closed_is_counted_before_the_first_write() {
+    for cluster_bits in [9, 16] {
+        let dir = scratch();
+        let recipe =
+            Recipe { cluster_bits, refcount_bits: 16, lazy: true, size: 3 * MIB, ..Recipe::default() };
+        let path = recipe.make(dir.path());
+        qemu::leave_open(&path, &["discard 0 2M".into(), "write -P 77 1M 1M".into()]);
+        workload("qcow2", &path, 40, 2, 3, |mirror| agreed(&path, mirror));
+    }
+}
+
+/// Tables that say that the guest's data lie over tables: the guest shall not change them.
+#[test]
+fn data_over_tables_are_not_written() {
+    let dir = scratch();
+    let recipe = Recipe { cluster_bits: 16, refcount_bits: 16, size: 3 * MIB, ..Recipe::default() };
+    let path = recipe.make(dir.path());
+    let good = std::fs::read(&path).unwrap();
+    let number = |at: usize| u64::from_be_bytes(good[at..at + 8].try_into().unwrap());
+    let l1 = number(40);
+    let l2 = number(l1 as usize) & 0x00ff_ffff_ffff_fe00;
+    for target in [l1, l2, number(48), number(number(48) as usize)] {
+        let mut bytes = good.clone();
+        bytes[l2 as usize..l2 as usize + 8].copy_from_slice(&(target | 1 << 63).to_be_bytes());
+        std::fs::write(&path, &bytes).unwrap();
+        let image = super::open(&path, true).unwrap();
+        let e = super::disk(&image).write_at(5, &[1; 100]).unwrap_err();
+        assert!(e.to_string().contains("a table says that data are"), "{e}");
+        super::disk(&image).flush().unwrap();
+        drop(image);
+        assert!(std::fs::read(&path).unwrap() == bytes);
+    }
+}
+
+/// Many threads, each with stripes of its own, over clusters that they share.
+#[test]
+fn threads_do_not_get_into_each_others_way() {
+    for (cluster_bits, extended) in [(9, false), (12, false), (16, false), (16, true)] {
+        let dir = scratch();
+        let recipe = Recipe {
+            cluster_bits,
+            refcount_bits: 16,
+            extended,
+            backing: true,
+            snapshots: 1,
+            size: 3 * MIB,
+            ..Recipe::default()
+        };
+        let path = recipe.make(dir.path());
+        let mut mirror = racker_tests::image::read("qcow2", &path);
+        let top = super::disk(&super::open(&path, true).unwrap());
+        let stripes = std::sync::Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for thread in 0..6u64 {
+                let (top, stripes) = (&top, &stripes);
+                scope.spawn(move || {
+                    let mut rng = Rng::new(thread);
+                    let mut mine = std::collections::BTreeMap::new();
+                    for step in 0..300 {
+                        let at = (rng.below(1024) * 6 + thread) * 512;
+                        let mut bytes = vec![0; 512];
+                        match rng.below(6) {
+                            0 => top.write_zeroes(Span::new(at, 512).unwrap()).unwrap(),
+                            _ => {
+                                rng.fill(&mut bytes);
+                                top.write_at(at, &bytes).unwrap();
+                            }
+                        }
+                        mine.insert(at, bytes);
+                        if step % 60 == 0 {
+                            top.flush().unwrap();
+                        }
+                        let (at, bytes) = mine.iter().nth(step % mine.len()).unwrap();
+                        let mut found = vec![0; 512];
+                        top.read_at(*at, &mut found).unwrap();
+                        assert!(found == *bytes, "thread {thread}, step {step}, {at}");
+                    }
+                    stripes.lock().unwrap().extend(mine);
+                });
+            }
+        });
+        for (at, bytes) in stripes.into_inner().unwrap() {
+            mirror[at as usize..at as usize + 512].copy_from_slice(&bytes);
+        }
+        top.flush().unwrap();
+        agreed(&path, &mirror);
     }
 }
