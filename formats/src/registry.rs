@@ -77,6 +77,11 @@ pub trait Format: Sync {
         let _ = plan;
         Ok(None)
     }
+    /// Whether a sink writes what `plan` asks for from beginning to end, so that it can go down a pipe.
+    fn streams(&self, plan: &Plan) -> bool {
+        let _ = plan;
+        false
+    }
     /// The options of `create`.
     fn options(&self) -> &'static [Opt] {
         &[]

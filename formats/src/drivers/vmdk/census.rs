@@ -41,7 +41,9 @@ impl Census {
     }
 
     fn units(&self, span: Span) -> std::ops::Range<u64> {
-        self.unit.split(span.start()).0..self.unit.count(span.end())
+        // What a header says may lie far behind the end of the file.
+        let end = len64(self.bits.len()).saturating_mul(64);
+        self.unit.split(span.start()).0..self.unit.count(span.end()).min(end)
     }
 
     fn is_used(&self, number: u64) -> bool {
@@ -142,16 +144,10 @@ impl SparseExtent {
             odd.saturating_mul(SECTOR).trailing_zeros().min(self.header.grain.bytes().trailing_zeros());
         let unit = BlockSize::from_shift(shift).ok_or(Common::Index(shift.into()))?;
         let mut census = Census::new(unit, size)?;
-        let header = &self.header;
-        census.mark(Span::first(SECTOR.min(size)));
-        if let Some(descriptor) = header.descriptor {
-            census.mark(descriptor);
+        for span in self.fixed()? {
+            census.mark(span);
         }
-        let directory = header.gd_entries().saturating_mul(4);
-        for at in [Some(header.gd_at), header.rgd_at].into_iter().flatten() {
-            census.mark(Span::new(at, directory)?);
-        }
-        let table = u64::from(header.gt_entries).saturating_mul(4);
+        let table = u64::from(self.header.gt_entries).saturating_mul(4);
         let state = self.shared()?;
         for sector in state.directory.iter().chain(&state.redundant).filter(|s| **s != 0) {
             census.mark(Span::new(u64::from(*sector).saturating_mul(SECTOR), table)?);
@@ -180,32 +176,79 @@ impl SparseExtent {
         Ok(census)
     }
 
-    /// Every table is inside the file, and none lies across another.
+    /// Every table is inside the file, and none lies across another, the header or a directory.
     fn check_tables(&self) -> Result<()> {
-        let state = self.shared()?;
-        let table = u64::from(self.header.gt_entries).saturating_mul(4);
-        let mut all = Vec::new();
-        for (i, home) in (0u64..).zip(&state.directory) {
-            let copy = state.redundant.get(index(i)?).copied().unwrap_or(0);
-            for sector in [*home, if copy == *home { 0 } else { copy }].into_iter().filter(|s| *s != 0) {
-                let (sector, file_sectors) = (u64::from(sector), self.file.size().div_euclid(SECTOR));
-                if sector.saturating_mul(SECTOR).saturating_add(table) > self.file.size() {
-                    return Err(VmdkFault::GtPastEnd { index: i, sector, file_sectors }.into());
-                }
-                all.push(sector);
-            }
+        match self.displaced()?.into_iter().next() {
+            Some(first) => Err(first.fault.into()),
+            None => Ok(()),
         }
-        all.sort_unstable();
-        for (a, b) in all.iter().zip(all.iter().skip(1)) {
-            if a == b {
-                return Err(VmdkFault::SharedTable { sector: u32::try_from(*a).unwrap_or(u32::MAX) }.into());
-            }
-            if b.saturating_sub(*a).saturating_mul(SECTOR) < table {
-                return Err(VmdkFault::TablesOverlap { sector: *b }.into());
-            }
-        }
-        Ok(())
     }
+
+    /// The tables that are outside the file or lie across something.
+    pub(super) fn displaced(&self) -> Result<Vec<Displaced>> {
+        let state = self.shared()?;
+        let bytes = u64::from(self.header.gt_entries).saturating_mul(4);
+        let fixed = self.fixed()?;
+        let (mut found, mut inside) = (Vec::new(), Vec::new());
+        for (number, home) in (0u64..).zip(&state.directory) {
+            let copy = state.redundant.get(index(number)?).copied().unwrap_or(0);
+            for (sector, is_copy) in [(*home, false), (if copy == *home { 0 } else { copy }, true)] {
+                if sector == 0 {
+                    continue;
+                }
+                let place = Span::new(u64::from(sector).saturating_mul(SECTOR), bytes)?;
+                let (sector, file_sectors) = (u64::from(sector), self.file.size().div_euclid(SECTOR));
+                if place.end() > self.file.size() {
+                    let fault = VmdkFault::GtPastEnd { index: number, sector, file_sectors };
+                    found.push(Displaced { number, is_copy, fault });
+                } else if fixed.iter().any(|f| f.intersect(place).is_some_and(|i| !i.is_empty())) {
+                    found.push(Displaced { number, is_copy, fault: VmdkFault::TablesOverlap { sector } });
+                } else {
+                    inside.push((sector, is_copy, number));
+                }
+            }
+        }
+        // The first of several keeps its place.
+        inside.sort_unstable();
+        let mut last: Option<u64> = None;
+        for (sector, is_copy, number) in inside {
+            let fault = match last {
+                Some(at) if at == sector => {
+                    VmdkFault::SharedTable { sector: u32::try_from(sector).unwrap_or(u32::MAX) }
+                }
+                Some(at) if sector.saturating_sub(at).saturating_mul(SECTOR) < bytes => {
+                    VmdkFault::TablesOverlap { sector }
+                }
+                _ => {
+                    last = Some(sector);
+                    continue;
+                }
+            };
+            found.push(Displaced { number, is_copy, fault });
+        }
+        Ok(found)
+    }
+
+    /// What cannot move: the header, the descriptor, the directories.
+    fn fixed(&self) -> Result<Vec<Span>> {
+        let header = &self.header;
+        let directory = header.gd_entries().saturating_mul(4);
+        let mut fixed = vec![Span::first(SECTOR)];
+        fixed.extend(header.descriptor);
+        for at in [Some(header.gd_at), header.rgd_at].into_iter().flatten() {
+            fixed.push(Span::new(at, directory)?);
+        }
+        Ok(fixed)
+    }
+}
+
+/// A table that is where it cannot be.
+#[derive(Debug)]
+pub(super) struct Displaced {
+    pub(super) number: u64,
+    /// It is the second copy.
+    pub(super) is_copy: bool,
+    pub(super) fault: VmdkFault,
 }
 
 /// Where an extent has room for grains.

@@ -4,6 +4,8 @@
 //! Mending loses nothing that can be read: a table outside the file is taken from its second copy, a grain outside
 //! the file from the second copy of its entry, and who shares a place gets a copy of it.
 
+use std::collections::BTreeMap;
+
 use super::census::Census;
 use super::fault::VmdkFault;
 use super::grains::SparseExtent;
@@ -12,10 +14,15 @@ use super::layout::SECTOR;
 use crate::block::{Disk, RunKind};
 use crate::check::{Finding, Report, Severity};
 use crate::error::{Error, Result};
+use crate::limits::MIB;
 use crate::wire::{bytes, index, len64};
 
 /// Findings that are listed for one extent: a file cut in the middle has millions.
 const FINDINGS_MAX: usize = 100;
+
+/// Bytes that a small file may grow by while it is mended; a larger one may double. What grows more is no image that
+/// was damaged, but one that was made up.
+const GROWTH_MAX: u64 = 64 * MIB;
 
 /// Checks one extent and adds what it finds, with `name` before it.
 pub(super) fn extent(extent: &SparseExtent, name: &str, report: &mut Report) -> Result<()> {
@@ -25,30 +32,25 @@ pub(super) fn extent(extent: &SparseExtent, name: &str, report: &mut Report) -> 
         extent.sync()?;
     }
     extent.learn_redundant()?;
-    let mut check = Check { extent, name, mend, found: Vec::new(), more: 0, changed: false };
-    if mend {
+    let mut check = Check::run(extent, name, false)?;
+    let room = extent.file.size().max(GROWTH_MAX);
+    if mend && (check.total > 0 || extent.header.unclean) && check.growth <= room {
         extent.prepare_to_mend()?;
-    }
-    check.directory()?;
-    check.copies()?;
-    check.entries_inside()?;
-    let census = check.places()?;
-    check.leaks(&census)?;
-    if check.changed {
+        check = Check::run(extent, name, true)?;
         extent.sync()?;
-    }
-    if mend && (check.changed || extent.header.unclean) {
         extent.file.write_at(UNCLEAN_AT, &[0])?;
         extent.file.flush()?;
-    }
-    if mend {
         extent.forget_space()?;
+    } else if mend && check.growth > room {
+        let what = format!("{name}: so much is damaged that mending would take {} bytes", check.growth);
+        check.found.insert(0, Finding { what, severity: Severity::Corruption, repaired: false });
     }
-    if check.more > 0 {
+    let more = check.total.saturating_sub(len64(check.found.len()));
+    if more > 0 {
         check.found.push(Finding {
-            what: format!("{name}: {} findings more", check.more),
+            what: format!("{name}: {more} findings more"),
             severity: Severity::Corruption,
-            repaired: mend,
+            repaired: check.mend,
         });
     }
     report.findings.append(&mut check.found);
@@ -61,8 +63,10 @@ struct Check<'a> {
     name: &'a str,
     mend: bool,
     found: Vec<Finding>,
-    /// Findings that are not listed.
-    more: u64,
+    /// Findings, with those that are not listed.
+    total: u64,
+    /// Bytes that mending takes, at most.
+    growth: u64,
     changed: bool,
 }
 
@@ -71,10 +75,27 @@ fn in_words(e: Error) -> Result<String> {
     if e.fault::<VmdkFault>().is_some() { Ok(e.to_string()) } else { Err(e) }
 }
 
-impl Check<'_> {
+impl<'a> Check<'a> {
+    /// Looks at everything, and mends it if asked.
+    fn run(extent: &'a SparseExtent, name: &'a str, mend: bool) -> Result<Self> {
+        let mut check = Self { extent, name, mend, found: Vec::new(), total: 0, growth: 0, changed: false };
+        check.directory()?;
+        check.copies()?;
+        check.entries_inside()?;
+        let census = check.places()?;
+        check.leaks(&census)?;
+        Ok(check)
+    }
+
+    /// Mending needs `count` grains of room.
+    fn grow(&mut self, count: u64) {
+        let bytes = self.extent.header.grain.bytes().saturating_mul(count);
+        self.growth = self.growth.saturating_add(bytes);
+    }
+
     fn note(&mut self, severity: Severity, what: &str) {
+        self.total = self.total.saturating_add(1);
         if self.found.len() >= FINDINGS_MAX {
-            self.more = self.more.saturating_add(1);
             return;
         }
         let what = format!("{}: {what}", self.name);
@@ -87,52 +108,41 @@ impl Check<'_> {
 
     /// Entries of both directories: inside the file, and each table by itself.
     fn directory(&mut self) -> Result<()> {
-        let (homes, copies) = {
-            let state = self.extent.shared()?;
-            (state.directory.clone(), state.redundant.clone())
-        };
-        let mut sorted: Vec<u32> = homes.iter().copied().filter(|s| *s != 0).collect();
-        sorted.sort_unstable();
-        let table_sectors = u64::from(self.extent.header.gt_entries).saturating_mul(4).div_ceil(SECTOR);
-        for (number, home) in (0u64..).zip(homes.iter().copied()).filter(|(_, s)| *s != 0) {
-            let copy = copies.get(index(number)?).copied().unwrap_or(0);
-            let entries = match self.extent.read_table(number, home.into()) {
-                Ok(_) => {
-                    // The first of several that overlap keeps its place; this one is not the first if another
-                    // begins in the sectors before it, or here and with a lower number.
-                    let at = sorted.partition_point(|s| *s < home);
-                    let before = at.checked_sub(1).and_then(|i| sorted.get(i));
-                    let across = before.is_some_and(|s| u64::from(home.saturating_sub(*s)) < table_sectors);
-                    let twice = sorted.get(at.saturating_add(1)) == Some(&home)
-                        && homes.iter().position(|s| *s == home) != Some(index(number)?);
-                    if !across && !twice {
-                        continue;
-                    }
-                    let sector = home;
-                    let fault = if twice {
-                        VmdkFault::SharedTable { sector }
-                    } else {
-                        VmdkFault::TablesOverlap { sector: sector.into() }
-                    };
-                    self.note(Severity::Corruption, &fault.to_string());
-                    self.second_copy(number, copy).or(self.extent.read_table(number, home.into()).ok())
-                }
-                Err(e) => {
-                    let what = in_words(e)?;
-                    self.note(Severity::Corruption, &what);
-                    self.second_copy(number, copy)
-                }
-            };
-            if self.mend {
-                self.renew(number, entries)?;
+        let mut bad: BTreeMap<u64, (bool, bool)> = BTreeMap::new();
+        for displaced in self.extent.displaced()? {
+            self.note(Severity::Corruption, &displaced.fault.to_string());
+            let (home, copy) = bad.entry(displaced.number).or_default();
+            *(if displaced.is_copy { copy } else { home }) = true;
+        }
+        for (number, (home_is_bad, copy_is_bad)) in bad {
+            self.grow(2);
+            if !self.mend {
+                continue;
             }
+            let (home, copy) = {
+                let (state, i) = (self.extent.shared()?, index(number)?);
+                let at = |list: &[u32]| list.get(i).copied().unwrap_or(0);
+                (at(&state.directory), at(&state.redundant))
+            };
+            let read = |sector| if sector == 0 { None } else { self.readable(number, sector) };
+            // One that lies by itself is trusted more than one that lies across another.
+            let entries = match (home_is_bad, copy_is_bad) {
+                (true, false) => read(copy).or_else(|| read(home)),
+                _ => read(home).or_else(|| read(copy)),
+            };
+            self.renew(number, entries)?;
         }
         Ok(())
     }
 
+    /// A table, where it can be read.
+    fn readable(&self, number: u64, sector: u32) -> Option<Vec<u32>> {
+        self.extent.read_table(number, sector.into()).ok()
+    }
+
     /// The second copy of a table, where it can be read.
     fn second_copy(&self, number: u64, copy: u32) -> Option<Vec<u32>> {
-        if copy == 0 { None } else { self.extent.read_table(number, copy.into()).ok() }
+        if copy == 0 { None } else { self.readable(number, copy) }
     }
 
     /// Gives a table a new place for both copies.
@@ -166,14 +176,8 @@ impl Check<'_> {
                 Ok(_) => {
                     self.note(Severity::Corruption, &format!("the two copies of grain table {table} differ"))
                 }
-                Err(e) => {
-                    let what = in_words(e)?;
-                    self.note(Severity::Corruption, &format!("second copy: {what}"));
-                    if self.mend {
-                        self.renew(table, Some(entries))?;
-                        continue;
-                    }
-                }
+                // That it is outside the file was told already.
+                Err(e) => drop(in_words(e)?),
             }
             if self.mend {
                 self.extent.exclusive()?.dirty.insert(table);
@@ -251,6 +255,7 @@ impl Check<'_> {
             })?;
             for (grain, sector) in shared {
                 self.note(Severity::Corruption, &VmdkFault::Overlap { grain, sector }.to_string());
+                self.grow(1);
                 if self.mend {
                     self.copy_grain(table, grain, sector)?;
                 }

@@ -112,6 +112,10 @@ impl Format for Vmdk {
         matches!(Subformat::of(&plan.options), Subformat::StreamOptimized)
     }
 
+    fn streams(&self, plan: &Plan) -> bool {
+        Subformat::of(&plan.options) == Subformat::StreamOptimized
+    }
+
     fn options(&self) -> &'static [Opt] {
         OPTIONS
     }

@@ -5,9 +5,10 @@ use racker_formats::convert::{NewFile, Options, convert};
 use racker_formats::drivers::VmdkFault;
 use racker_formats::options::Values;
 use racker_formats::registry::{Plan, by_name};
-use racker_tests::image::scratch;
+use racker_tests::image::{read_by_7zip, read_by_qemu, scratch};
 use racker_tests::qemu;
 use racker_tests::rng::Rng;
+use racker_tests::tool::racker;
 
 use super::{disk, file, make, open, same, sound, source, text};
 
@@ -123,4 +124,39 @@ fn a_child_names_its_parent() {
     drop(image);
     let e = open(&top, false).unwrap_err();
     assert!(matches!(e.fault(), Some(VmdkFault::ParentCid { .. })), "{e}");
+}
+
+/// A stream goes down a pipe, and what comes up one is a source.
+#[test]
+fn standard_input_and_output_are_source_and_target() {
+    let dir = scratch();
+    let (raw, path) = (dir.path().join("source.raw"), dir.path().join("a.vmdk"));
+    source(&raw, (9 << 20) + 512, &[5 << 20], &mut Rng::new(6));
+    let bytes = std::fs::read(&raw).unwrap();
+    let stream = ["disk", "convert", "-q", "-O", "vmdk", "-o", "subformat=streamOptimized"];
+    let ran = racker().args(stream).args(["-f", "raw", &text(&raw), "-"]).run();
+    assert_eq!(ran.status, 0, "{ran}");
+    // As the specification has it: "the directory is at the end", and the last three sectors are the footer's
+    // marker, the footer and the end of the stream.
+    let number = |at: usize| u64::from_le_bytes(ran.out[at..at + 8].try_into().unwrap());
+    let end = ran.out.len();
+    assert_eq!((&ran.out[..4], number(56), end % 512), (&b"KDMV"[..], u64::MAX, 0));
+    assert_eq!((number(end - 1536), ran.out[end - 1536 + 12]), (1, 3), "a footer of one sector follows");
+    assert_eq!(&ran.out[end - 1024..end - 1020], b"KDMV");
+    assert!(ran.out[end - 512..].iter().all(|b| *b == 0));
+    std::fs::write(&path, &ran.out).unwrap();
+    let said = qemu::img(&["compare", "-f", "vmdk", "-F", "raw", &text(&path), &text(&raw)]);
+    assert!(said.contains("identical"), "{said}");
+    assert!(read_by_7zip(&path) == bytes);
+    // Any format comes up a pipe.
+    let back = racker().args(["disk", "convert", "-q", "-", "-"]).input(ran.out.clone()).run();
+    assert!(back.status == 0 && back.out == bytes, "{back}");
+    let made = dir.path().join("b.qcow2");
+    let to = text(&made);
+    racker().args(["disk", "convert", "-q", "-f", "raw", "-O", "qcow2", "-", &to]).input(bytes.clone()).ok();
+    assert!(read_by_qemu("qcow2", &made) == bytes);
+    // What needs to go back is refused before anything is written, and a failed source is a failure.
+    let ran = racker().args(["disk", "convert", "-q", "-O", "qcow2", &text(&path), "-"]).run();
+    assert!(ran.status == 1 && ran.out.is_empty() && ran.err.contains("beginning to end"), "{ran}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
 }
