@@ -9,6 +9,7 @@ packages=(
   attr acl libcap2-bin                     # getfattr, getfacl, getcap
   tar libarchive-tools xz-utils zstd bzip2 # who else reads what tar-out writes
   7zip                                     # reads VHD, VHDX and VDI, differences of the first two included
+  libvhdi-utils                            # vhdiinfo: reads what VHDX images say of themselves
   ostree python3
 )
 # A qemu-img that is there is left alone, whatever release it is of.

@@ -99,6 +99,13 @@ impl Values {
         self
     }
 
+    /// Sets a flag, as a program rather than a person does.
+    #[must_use]
+    pub fn with_flag(mut self, name: &'static str, on: bool) -> Self {
+        self.0.insert(name, Value::Flag(on));
+        self
+    }
+
     /// Sets a text or choice, as a program rather than a person does.
     #[must_use]
     pub fn with_text(mut self, name: &'static str, text: &str) -> Self {

@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use crate::block::{BlockDevice, Change, Disk, FileDevice, LockMode, Span, lock};
 use crate::check::Report;
-use crate::convert::{DiskSink, Sink};
+use crate::convert::{Beside, DiskSink, Sink};
 use crate::drivers::FORMATS;
 use crate::error::{Common, Error, Fault, Kind, Result, Within};
 use crate::limits::{CHAIN_DEPTH_MAX, HEAD_BYTES, REFERENCES_MAX, TAIL_BYTES};
@@ -78,6 +78,11 @@ pub trait Format: Sync {
         let _ = plan;
         Ok(None)
     }
+    /// Whether a sink writes what `plan` asks for from beginning to end, so that it can go down a pipe.
+    fn streams(&self, plan: &Plan) -> bool {
+        let _ = plan;
+        false
+    }
     /// The options of `create`.
     fn options(&self) -> &'static [Opt] {
         &[]
@@ -97,6 +102,8 @@ pub struct Plan {
     pub compress: bool,
     /// What shows through where nothing was written.
     pub backing: Option<Backing>,
+    /// Where further files are made, for formats that need several.
+    pub beside: Option<Beside>,
     /// The file that shall hold the data, writable, for formats with an option that names one.
     pub data_file: Option<Disk>,
 }
@@ -384,6 +391,12 @@ impl Opening {
     /// Whether the image shall be writable.
     pub fn write(&self) -> bool {
         self.write
+    }
+
+    /// Where the image's further files are made and removed, if it may be written.
+    pub(crate) fn place_beside(&self) -> Option<Beside> {
+        let may = self.write && self.policy != Policy::Deny;
+        self.folder.clone().filter(|_| may).map(Beside::new)
     }
 
     /// Opens a file that holds part of this image's own bytes (an extent, a data file).

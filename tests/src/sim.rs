@@ -1,5 +1,7 @@
 //! Devices that lie: one loses power, one fails.
 
+use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -11,16 +13,130 @@ use crate::rng::Rng;
 /// What is written as a whole whatever happens.
 const SECTOR: usize = 512;
 
+/// Bytes in memory.
+pub trait Medium: Clone + Debug + Send + Sync + 'static {
+    /// How many there are.
+    fn len(&self) -> usize;
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Cuts them off, or adds zeroes.
+    fn resize(&mut self, len: usize);
+    /// Reads inside them.
+    fn read(&self, at: usize, buf: &mut [u8]);
+    /// Writes, and makes longer what is too short: a file does the same when its new size was lost.
+    fn put(&mut self, at: usize, data: &[u8]);
+}
+
+impl Medium for Vec<u8> {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn resize(&mut self, len: usize) {
+        self.resize(len, 0);
+    }
+
+    fn read(&self, at: usize, buf: &mut [u8]) {
+        buf.copy_from_slice(&self[at..at + buf.len()]);
+    }
+
+    fn put(&mut self, at: usize, data: &[u8]) {
+        let end = at + data.len();
+        if self.len() < end {
+            self.resize(end, 0);
+        }
+        self[at..end].copy_from_slice(data);
+    }
+}
+
+/// Bytes that are mostly zeroes: a copy of it, and comparing a copy, cost nothing but for what was changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sparse {
+    len: usize,
+    /// Those that are not all zeroes.
+    pages: BTreeMap<usize, Arc<[u8; PAGE]>>,
+}
+
+const PAGE: usize = 4096;
+const ZEROES: [u8; PAGE] = [0; PAGE];
+
+impl Sparse {
+    /// The content of a disk.
+    pub fn of(disk: &Disk) -> Result<Self> {
+        let mut all = Self { len: disk.size() as usize, ..Self::default() };
+        for run in disk.runs(Span::first(disk.size())) {
+            let (mut span, kind) = run?;
+            while !kind.is_zero() && !span.is_empty() {
+                let mut piece = vec![0; span.len().min(1 << 20) as usize];
+                disk.read_at(span.start(), &mut piece)?;
+                all.put(span.start() as usize, &piece);
+                span = span.skip(piece.len() as u64);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Calls `each` with the place and content of all that is not zero.
+    pub fn each(&self, mut each: impl FnMut(usize, &[u8])) {
+        self.pages.iter().for_each(|(number, page)| each(number * PAGE, page.as_slice()));
+    }
+}
+
+impl Medium for Sparse {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn resize(&mut self, len: usize) {
+        self.len = len;
+        self.pages.retain(|number, _| number * PAGE < len);
+        if let Some(mut last) = self.pages.last_entry().filter(|last| (last.key() + 1) * PAGE > len) {
+            let keep = len - last.key() * PAGE;
+            Arc::make_mut(last.get_mut())[keep..].fill(0);
+        }
+    }
+
+    fn read(&self, mut at: usize, mut buf: &mut [u8]) {
+        while !buf.is_empty() {
+            let skip = at % PAGE;
+            let (now, later) = buf.split_at_mut(buf.len().min(PAGE - skip));
+            match self.pages.get(&(at / PAGE)) {
+                Some(page) => now.copy_from_slice(&page[skip..skip + now.len()]),
+                None => now.fill(0),
+            }
+            at += now.len();
+            buf = later;
+        }
+    }
+
+    fn put(&mut self, mut at: usize, mut data: &[u8]) {
+        self.len = self.len.max(at + data.len());
+        while !data.is_empty() {
+            let skip = at % PAGE;
+            let (now, later) = data.split_at(data.len().min(PAGE - skip));
+            let page = self.pages.entry(at / PAGE).or_insert_with(|| Arc::new(ZEROES));
+            Arc::make_mut(page)[skip..skip + now.len()].copy_from_slice(now);
+            if **page == ZEROES {
+                self.pages.remove(&(at / PAGE));
+            }
+            at += now.len();
+            data = later;
+        }
+    }
+}
+
 /// A disk in memory that remembers every change, so that a power cut can be imagined behind each of them.
 #[derive(Debug)]
-pub struct CrashDisk {
-    start: Vec<u8>,
-    state: Mutex<State>,
+pub struct CrashDisk<M = Vec<u8>> {
+    start: M,
+    state: Mutex<State<M>>,
 }
 
 #[derive(Debug)]
-struct State {
-    bytes: Vec<u8>,
+struct State<M> {
+    bytes: M,
     log: Vec<Arc<Op>>,
 }
 
@@ -31,9 +147,9 @@ enum Op {
     Flush,
 }
 
-impl CrashDisk {
+impl<M: Medium> CrashDisk<M> {
     /// A disk that holds `bytes`, all of it on stable storage.
-    pub fn new(bytes: Vec<u8>) -> Self {
+    pub fn new(bytes: M) -> Self {
         Self { start: bytes.clone(), state: Mutex::new(State { bytes, log: Vec::new() }) }
     }
 
@@ -48,14 +164,14 @@ impl CrashDisk {
     }
 
     /// What it holds if nothing goes wrong.
-    pub fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> M {
         self.lock().bytes.clone()
     }
 
     /// Calls `each` with the number of operations before the cut and what a power cut there may leave: everything
     /// flushed before, and of what came since all, nothing, or (`random` times) any sectors of any writes.
-    pub fn cuts(&self, rng: &mut Rng, random: u32, mut each: impl FnMut(usize, &[u8])) {
-        // Not under the lock: what is called may ask the disk.
+    pub fn cuts(&self, rng: &mut Rng, random: u32, mut each: impl FnMut(usize, &M)) {
+        // Not under the lock: `each` may ask.
         let log = self.lock().log.clone();
         let mut stable = self.start.clone();
         let mut since = 0;
@@ -72,14 +188,14 @@ impl CrashDisk {
                     each(cut, &some);
                 }
             }
-            if let Some(Op::Flush) = log.get(cut).map(Arc::as_ref) {
+            if log.get(cut).is_some_and(|op| matches!(**op, Op::Flush)) {
                 pending.iter().for_each(|op| op.land(&mut stable));
                 since = cut + 1;
             }
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State<M>> {
         self.state.lock().expect("no test thread failed before")
     }
 
@@ -91,16 +207,16 @@ impl CrashDisk {
 }
 
 impl Op {
-    fn land(&self, bytes: &mut Vec<u8>) {
+    fn land<M: Medium>(&self, bytes: &mut M) {
         match self {
-            Self::Write { at, data } => put(bytes, *at, data),
-            Self::Resize(size) => bytes.resize(*size, 0),
+            Self::Write { at, data } => bytes.put(*at, data),
+            Self::Resize(size) => bytes.resize(*size),
             Self::Flush => {}
         }
     }
 
     /// Lands as a whole, in part or not at all.
-    fn land_torn(&self, bytes: &mut Vec<u8>, rng: &mut Rng) {
+    fn land_torn<M: Medium>(&self, bytes: &mut M, rng: &mut Rng) {
         match (self, rng.below(3)) {
             (_, 0) | (Self::Flush, _) => {}
             (_, 1) | (Self::Resize(_), _) => self.land(bytes),
@@ -109,7 +225,7 @@ impl Op {
                 while from < data.len() {
                     let to = ((at + from) / SECTOR * SECTOR + SECTOR - at).min(data.len());
                     if rng.below(2) == 0 {
-                        put(bytes, at + from, &data[from..to]);
+                        bytes.put(at + from, &data[from..to]);
                     }
                     from = to;
                 }
@@ -118,16 +234,7 @@ impl Op {
     }
 }
 
-/// Writes, and makes longer what is too short: a file does the same when its new size was lost.
-fn put(bytes: &mut Vec<u8>, at: usize, data: &[u8]) {
-    let end = at + data.len();
-    if bytes.len() < end {
-        bytes.resize(end, 0);
-    }
-    bytes[at..end].copy_from_slice(data);
-}
-
-impl BlockDevice for CrashDisk {
+impl<M: Medium> BlockDevice for CrashDisk<M> {
     fn size(&self) -> u64 {
         self.lock().bytes.len() as u64
     }
@@ -144,8 +251,7 @@ impl BlockDevice for CrashDisk {
     }
 
     fn read_at(&self, at: u64, buf: &mut [u8]) -> Result<()> {
-        let at = at as usize;
-        buf.copy_from_slice(&self.lock().bytes[at..at + buf.len()]);
+        self.lock().bytes.read(at as usize, buf);
         Ok(())
     }
 

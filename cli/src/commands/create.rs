@@ -21,7 +21,7 @@ use crate::typed;
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  racker disk create -f qcow2 new.qcow2 20G\n  \
     racker disk create -f qcow2 -b boot.qcow2 -F qcow2 overlay.qcow2\n  \
-    racker disk create -f vmdk -o subformat=streamOptimized empty.vmdk 1G")]
+    racker disk create -f vhdx empty.vhdx 1G")]
 pub(crate) struct Create {
     /// New image
     #[arg(value_name = "IMAGE")]
@@ -78,8 +78,8 @@ impl Create {
             Some(name) => Some(self.make_data_file(name)?),
             None => None,
         };
-        let plan = Plan { size, name, options, compress: false, backing, data_file };
         let file = NewFile::prepare(&self.image).about(&self.image)?;
+        let plan = Plan { size, name, options, compress: false, backing, data_file, beside: file.beside() };
         let image = format.create(file.disk().clone(), &plan).inspect_err(|_| {
             if let (Some(name), true) = (plan.options.text("data_file"), plan.data_file.is_some()) {
                 // Nothing names it.

@@ -17,6 +17,7 @@
 
 mod crew;
 mod new_file;
+mod pipe;
 mod plan;
 mod sink;
 mod work;
@@ -30,7 +31,8 @@ use crate::block::{BlockSize, Disk};
 use crate::error::Result;
 use crate::limits::MIB;
 
-pub use new_file::NewFile;
+pub use new_file::{Beside, NewFile};
+pub use pipe::{Pipe, PipeFault, from_input};
 pub use sink::{DiskSink, Pack, Piece, Sink};
 
 /// Zeroes shorter than this are copied as data, as `qemu-img convert` does by default (`-S 4k`).

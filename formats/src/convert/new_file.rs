@@ -1,14 +1,15 @@
-//! A new file that appears only when it is complete.
+//! A new file that appears only when it is complete, and the further files of an image that has several.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
 
 use crate::block::{Disk, FileDevice, LockMode, lock};
-use crate::error::Result;
+use crate::error::{Common, Result};
 
 /// A file without a name, or with a temporary one, until [`publish`](Self::publish).
 ///
@@ -17,6 +18,68 @@ use crate::error::Result;
 pub struct NewFile {
     disk: Disk,
     state: State,
+    beside: Option<Beside>,
+}
+
+/// Makes the further files of an image in the folder of its first one. They appear with it, and before it: where the
+/// first is, all are.
+#[derive(Clone, Debug)]
+pub struct Beside {
+    folder: PathBuf,
+    made: Arc<Mutex<Vec<NewFile>>>,
+}
+
+impl Beside {
+    /// For the files of an image in `folder`.
+    pub(crate) fn new(folder: PathBuf) -> Self {
+        Self { folder, made: Arc::default() }
+    }
+
+    /// An empty, writable file that will be called `name`.
+    pub fn create(&self, name: &str) -> Result<Disk> {
+        let new = NewFile::prepare(&self.path(name)?)?;
+        let disk = new.disk.clone();
+        self.made.lock().map_err(|_| Common::Poisoned)?.push(new);
+        Ok(disk)
+    }
+
+    /// A file that was made with [`create`](Self::create) and has no name yet.
+    pub(crate) fn made(&self, name: &str) -> Result<Disk> {
+        let path = self.path(name)?;
+        let made = self.made.lock().map_err(|_| Common::Poisoned)?;
+        let is_it = |new: &&NewFile| match &new.state {
+            State::Nameless { target, .. } | State::Named(_, target) => {
+                target.file_name() == path.file_name()
+            }
+            State::InPlace => false,
+        };
+        let found = made.iter().rev().find(is_it).map(|new| new.disk.clone());
+        found.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound).into())
+    }
+
+    /// Makes a file whose image is there already, and whole, appear. `name` must be free.
+    pub(crate) fn publish(&self) -> Result<()> {
+        for new in std::mem::take(&mut *self.made.lock().map_err(|_| Common::Poisoned)?) {
+            if new.exists() {
+                return Err(std::io::Error::from(std::io::ErrorKind::AlreadyExists).into());
+            }
+            new.publish()?;
+        }
+        Ok(())
+    }
+
+    /// Removes a file that the image no longer names.
+    pub(crate) fn remove(&self, name: &str) -> Result<()> {
+        Ok(std::fs::remove_file(self.path(name)?)?)
+    }
+
+    /// The path of a file with this plain name.
+    fn path(&self, name: &str) -> Result<PathBuf> {
+        if Path::new(name).file_name().is_none_or(|n| n != name) {
+            return Err(std::io::Error::other(format!("{name:?} is no plain name of a file")).into());
+        }
+        Ok(self.folder.join(name))
+    }
 }
 
 #[derive(Debug)]
@@ -40,7 +103,8 @@ impl NewFile {
             if meta.file_type().is_block_device() {
                 let file = File::options().read(true).write(true).open(&target)?;
                 lock(&file, LockMode::Write)?;
-                return Ok(Self { disk: Disk::new(FileDevice::new(file, true)?), state: State::InPlace });
+                let disk = Disk::new(FileDevice::new(file, true)?);
+                return Ok(Self { disk, state: State::InPlace, beside: None });
             }
             if !meta.is_file() {
                 return Err(std::io::Error::other("is neither a regular file nor a block device").into());
@@ -65,7 +129,8 @@ impl NewFile {
             }
         };
         lock(&file, LockMode::Write)?;
-        Ok(Self { disk: Disk::new(FileDevice::new(file, true)?), state })
+        let beside = Some(Beside::new(folder));
+        Ok(Self { disk: Disk::new(FileDevice::new(file, true)?), state, beside })
     }
 
     /// The file, empty and writable.
@@ -73,11 +138,59 @@ impl NewFile {
         &self.disk
     }
 
-    /// Puts the file on stable storage and under its name, in place of what was there.
+    /// Where further files of the same image are made; none beside a block device.
+    pub fn beside(&self) -> Option<Beside> {
+        self.beside.clone()
+    }
+
+    /// Puts the file, and those made beside it, on stable storage and under their names, in place of what was there.
     pub fn publish(self) -> Result<()> {
-        self.disk.flush()?;
+        let others = match &self.beside {
+            Some(beside) => std::mem::take(&mut *beside.made.lock().map_err(|_| Common::Poisoned)?),
+            None => Vec::new(),
+        };
+        // All are complete before any of them has its name.
+        for file in others.iter().chain([&self]) {
+            file.disk.flush()?;
+        }
+        if others.iter().any(Self::exists)
+            && let State::Nameless { target, .. } | State::Named(_, target) = &self.state
+            && target.exists()
+        {
+            // The old image must not be seen with pieces of the new one.
+            std::fs::remove_file(target)?;
+        }
+        let mut named = Vec::new();
+        for file in others {
+            let is_new = !file.exists();
+            match file.link() {
+                Ok(Some(path)) if is_new => named.push(path),
+                Ok(_) => {}
+                Err(e) => {
+                    named.iter().for_each(|path| drop(std::fs::remove_file(path)));
+                    return Err(e);
+                }
+            }
+        }
+        let linked = self.link();
+        if linked.is_err() {
+            named.iter().for_each(|path| drop(std::fs::remove_file(path)));
+        }
+        linked.map(|_| ())
+    }
+
+    /// Whether something has the name already.
+    fn exists(&self) -> bool {
+        match &self.state {
+            State::Nameless { target, .. } | State::Named(_, target) => target.exists(),
+            State::InPlace => false,
+        }
+    }
+
+    /// Puts the file under its name; says what that is.
+    fn link(self) -> Result<Option<PathBuf>> {
         let target = match self.state {
-            State::InPlace => return Ok(()),
+            State::InPlace => return Ok(None),
             State::Nameless { file, target } => {
                 file.sync_all()?;
                 let own = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -95,7 +208,7 @@ impl NewFile {
         };
         let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder)?.sync_all()?;
-        Ok(())
+        Ok(Some(target))
     }
 }
 
@@ -124,6 +237,33 @@ fn replace(own: &str, target: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn several_files_appear_together_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new");
+        let make = || {
+            let new = NewFile::prepare(&path).unwrap();
+            let beside = new.beside().unwrap();
+            beside.create("new-1").unwrap().resize(5).unwrap();
+            beside.create("new-2").unwrap().resize(6).unwrap();
+            assert!(beside.create("../x").is_err() && beside.create("").is_err());
+            new
+        };
+        let count = || std::fs::read_dir(dir.path()).unwrap().count();
+        drop(make());
+        assert_eq!(count(), 0);
+        // The last one cannot have its name: none of them has.
+        let new = make();
+        std::fs::create_dir(&path).unwrap();
+        assert!(new.publish().is_err());
+        assert_eq!(count(), 1);
+        std::fs::remove_dir(&path).unwrap();
+        make().publish().unwrap();
+        make().publish().unwrap();
+        assert_eq!(count(), 3);
+        assert_eq!(std::fs::metadata(dir.path().join("new-2")).unwrap().len(), 6);
+    }
 
     #[test]
     fn the_target_changes_only_when_published() {

@@ -29,6 +29,10 @@ impl Format for Raw {
         Ok(Arc::new(RawImage { file }))
     }
 
+    fn streams(&self, _: &Plan) -> bool {
+        true
+    }
+
     fn create(&self, file: Disk, plan: &Plan) -> Result<Arc<dyn Image>> {
         file.resize(plan.size)?;
         Ok(Arc::new(RawImage { file }))

@@ -78,6 +78,16 @@ fn vmdk_to_raw() {
 }
 
 #[test]
+fn vhd_vdi_and_vhdx_to_raw() {
+    ["vhd", "vdi", "vhdx"].into_iter().for_each(to_raw);
+}
+
+#[test]
+fn vhdx_to_all() {
+    to_all(&case("vhdx/fixed"));
+}
+
+#[test]
 fn an_encrypted_image_is_not_read_as_data() {
     let (dir, image) = unpacked(&case("qcow2/encrypted"));
     let raw = dir.path().join("out.raw");
@@ -87,7 +97,7 @@ fn an_encrypted_image_is_not_read_as_data() {
 }
 
 /// Everything that racker writes.
-const TARGETS: [(&str, &str, &[&str]); 8] = [
+const TARGETS: [(&str, &str, &[&str]); 12] = [
     ("raw", "raw", &["-O", "raw"]),
     ("qcow2", "qcow2", &["-O", "qcow2"]),
     ("qcow2", "old.qcow2", &["-O", "qcow2", "-o", "compat=0.10"]),
@@ -96,6 +106,10 @@ const TARGETS: [(&str, &str, &[&str]); 8] = [
     ("qcow2", "zstd.qcow2", &["-c", "-O", "qcow2", "-o", "compression_type=zstd"]),
     ("vmdk", "vmdk", &["-O", "vmdk"]),
     ("vmdk", "stream.vmdk", &["-O", "vmdk", "-o", "subformat=streamOptimized"]),
+    ("vpc", "vhd", &["-O", "vhd", "-o", "force_size=on"]),
+    ("vpc", "fixed.vhd", &["-O", "vpc", "-o", "force_size=on,subformat=fixed"]),
+    ("vdi", "vdi", &["-O", "vdi"]),
+    ("vhdx", "vhdx", &["-O", "vhdx"]),
 ];
 
 fn to_all(case: &Case) {

@@ -76,13 +76,16 @@ impl Live {
         }
     }
 
-    /// Flushes, and lets `judge` look at the file.
-    pub(crate) fn check(&self, format: &str, path: &Path, judge: impl FnOnce(&[u8])) {
+    /// Flushes, closes the image and lets `judge` look at the file.
+    pub(crate) fn check(self, format: &str, path: &Path, judge: impl FnOnce(&[u8])) -> Vec<u8> {
         self.disk.flush().unwrap();
         assert!(image::content(&self.disk) == self.mirror);
         image::runs_agree(&self.disk, &self.mirror);
+        // Its further files are locked while it is in use.
+        drop(self.disk);
         assert!(image::read(format, path) == self.mirror, "racker reads something else from the file");
         judge(&self.mirror);
+        self.mirror
     }
 }
 
@@ -101,8 +104,7 @@ pub(crate) fn workload(
         for _ in 0..steps / points {
             live.step();
         }
-        live.check(format, path, &judge);
-        mirror = live.mirror;
+        mirror = live.check(format, path, &judge);
     }
     mirror
 }

@@ -1,15 +1,16 @@
-//! A new monolithicSparse image, and the descriptor of every new image.
+//! New images that can be written in any order, and the descriptor of every new image.
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
 
+use super::descriptor::{ExtentLine, cylinders};
 use super::fault::VmdkFault;
 use super::layout::{MAGIC, RawSparseHeader, SECTOR, flags};
-use crate::block::Disk;
+use crate::block::{Disk, Span};
 use crate::error::Result;
-use crate::limits::{GIB, MIB};
+use crate::limits::{GIB, MIB, REFERENCES_MAX};
 use crate::options::{Opt, OptKind, Values};
-use crate::registry::Plan;
+use crate::registry::{Backing, Plan};
 use crate::wire::len64;
 
 /// Sectors in a grain: what VMware makes.
@@ -21,14 +22,20 @@ pub(super) const GT_SECTORS: u64 = 4;
 /// Sectors for the embedded descriptor.
 const DESCRIPTOR_SECTORS: u64 = 20;
 /// Entries of 32 bits count sectors: no more can be named.
-const SIZE_MAX: u64 = (2048 * GIB).saturating_sub(64 * MIB);
+pub(super) const SIZE_MAX: u64 = (2048 * GIB).saturating_sub(64 * MIB);
 
 /// The options of new images, under the names that `qemu-img` gives them.
 pub(super) const OPTIONS: &[Opt] = &[
     Opt {
         name: "subformat",
-        help: "monolithicSparse: one growing file; streamOptimized: compressed, for OVA and upload",
-        kind: OptKind::Choice(&["monolithicSparse", "streamOptimized"]),
+        help: "monolithicSparse: one growing file; …Flat: plain bytes; twoGb…: files of 2 GiB; streamOptimized: compressed, for OVA and upload",
+        kind: OptKind::Choice(&[
+            "monolithicSparse",
+            "monolithicFlat",
+            "twoGbMaxExtentSparse",
+            "twoGbMaxExtentFlat",
+            "streamOptimized",
+        ]),
     },
     Opt {
         name: "adapter_type",
@@ -36,30 +43,52 @@ pub(super) const OPTIONS: &[Opt] = &[
         kind: OptKind::Choice(&["ide", "buslogic", "lsilogic", "legacyESX"]),
     },
     Opt { name: "hwversion", help: "VMware's virtual hardware version (4)", kind: OptKind::Text },
+    Opt { name: "compat6", help: "VMware's virtual hardware version 6", kind: OptKind::Flag },
+    Opt {
+        name: "zeroed_grain",
+        help: "zeroes are an entry in a table, and take no space",
+        kind: OptKind::Flag,
+    },
     Opt { name: "toolsversion", help: "version of the guest's VMware tools", kind: OptKind::Text },
     Opt { name: "cid", help: "content ID, up to 8 hexadecimal digits (random)", kind: OptKind::Text },
 ];
 
-/// Which of the two kinds is made.
+/// Bytes of the disk in each file of a split one, as QEMU cuts it.
+pub(super) const SPLIT: u64 = 2 * GIB;
+
+/// Which kind is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Subformat {
     MonolithicSparse,
+    MonolithicFlat,
+    SplitSparse,
+    SplitFlat,
     StreamOptimized,
 }
 
 impl Subformat {
     pub(super) fn of(options: &Values) -> Self {
         match options.text("subformat") {
+            Some("monolithicFlat") => Self::MonolithicFlat,
+            Some("twoGbMaxExtentSparse") => Self::SplitSparse,
+            Some("twoGbMaxExtentFlat") => Self::SplitFlat,
             Some("streamOptimized") => Self::StreamOptimized,
             _ => Self::MonolithicSparse,
         }
     }
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::MonolithicSparse => "monolithicSparse",
+            Self::MonolithicFlat => "monolithicFlat",
+            Self::SplitSparse => "twoGbMaxExtentSparse",
+            Self::SplitFlat => "twoGbMaxExtentFlat",
             Self::StreamOptimized => "streamOptimized",
         }
+    }
+
+    pub(super) fn is_flat(self) -> bool {
+        matches!(self, Self::MonolithicFlat | Self::SplitFlat)
     }
 }
 
@@ -74,15 +103,25 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Lays out the image that `plan` asks for.
+    /// Lays out the image of one file that `plan` asks for.
     pub(super) fn new(plan: &Plan) -> Result<Self> {
         let capacity = plan.size.div_ceil(SECTOR);
-        if plan.size > SIZE_MAX {
+        let name = extent_name(plan.name.as_deref().unwrap_or("disk.vmdk"));
+        let line = ExtentLine::sparse(capacity, &name);
+        let text = descriptor(plan, capacity, &[line])?;
+        if len64(text.len()) > DESCRIPTOR_SECTORS.saturating_mul(SECTOR) {
+            return Err(VmdkFault::Descriptor { line: 9, why: "the names do not fit" }.into());
+        }
+        Self::of_extent(capacity, text)
+    }
+
+    /// Lays out a sparse extent.
+    fn of_extent(capacity: u64, descriptor: String) -> Result<Self> {
+        if capacity.saturating_mul(SECTOR) > SIZE_MAX {
             return Err(VmdkFault::Full(capacity).into());
         }
         let tables = capacity.div_ceil(GRAIN_SECTORS.saturating_mul(GT_ENTRIES.into()));
         let gd_sectors = tables.saturating_mul(4).div_ceil(SECTOR);
-        let descriptor = descriptor(plan, capacity)?;
         Ok(Self { capacity, tables, gd_sectors, descriptor })
     }
 
@@ -100,9 +139,78 @@ impl Layout {
     }
 }
 
-/// Makes an empty image in `file` and flushes it.
-pub(super) fn monolithic_sparse(file: &Disk, plan: &Plan) -> Result<()> {
-    let layout = Layout::new(plan)?;
+/// Makes an empty image in `file`, and in those beside it, and flushes it.
+pub(super) fn image(file: &Disk, plan: &Plan) -> Result<()> {
+    let subformat = Subformat::of(&plan.options);
+    match subformat {
+        Subformat::MonolithicSparse => sparse_file(file, &Layout::new(plan)?, plan),
+        Subformat::StreamOptimized => Err(VmdkFault::StreamOnly.into()),
+        Subformat::MonolithicFlat | Subformat::SplitSparse | Subformat::SplitFlat => {
+            described(file, plan, subformat)
+        }
+    }
+}
+
+/// Makes a descriptor and the extents that it names.
+fn described(file: &Disk, plan: &Plan, subformat: Subformat) -> Result<()> {
+    if subformat.is_flat() && plan.backing.is_some() {
+        return Err(VmdkFault::FlatChild.into());
+    }
+    if subformat.is_flat() && plan.options.flag("zeroed_grain") == Some(true) {
+        return Err(VmdkFault::FlatZeroed.into());
+    }
+    let beside = plan.beside.as_ref().ok_or(VmdkFault::NowhereBeside(subformat.name()))?;
+    let each = if subformat == Subformat::MonolithicFlat { u64::MAX } else { SPLIT };
+    let capacity = plan.size.div_ceil(SECTOR);
+    let mut rest = Span::first(capacity.checked_mul(SECTOR).ok_or(VmdkFault::Full(capacity))?);
+    if rest.len().div_ceil(each) > len64(REFERENCES_MAX / 2) {
+        return Err(VmdkFault::Full(capacity).into());
+    }
+    let mut lines = Vec::new();
+    while !rest.is_empty() || lines.is_empty() {
+        let here = rest.truncate(each);
+        rest = rest.skip(here.len());
+        let sectors = here.len().div_euclid(SECTOR);
+        let name = extent_file(plan.name.as_deref(), subformat, lines.len().saturating_add(1));
+        let extent = beside.create(&name)?;
+        if subformat.is_flat() {
+            extent.resize(here.len())?;
+            lines.push(ExtentLine::flat(sectors, &name));
+        } else {
+            sparse_file(&extent, &Layout::of_extent(sectors, String::new())?, plan)?;
+            lines.push(ExtentLine::sparse(sectors, &name));
+        }
+    }
+    let text = descriptor(plan, capacity, &lines)?;
+    file.resize(0)?;
+    file.resize(len64(text.len()))?;
+    file.write_at(0, text.as_bytes())?;
+    file.flush()
+}
+
+/// What the file of extent `number`, from 1, is called.
+pub(super) fn extent_file(image: Option<&str>, subformat: Subformat, number: usize) -> String {
+    let image = extent_name(image.unwrap_or("disk.vmdk"));
+    let (stem, end) = match image.rsplit_once('.') {
+        Some((stem, end)) if !stem.is_empty() => (stem, format!(".{end}")),
+        _ => (image.as_str(), String::new()),
+    };
+    match subformat {
+        Subformat::SplitSparse => format!("{stem}-s{number:03}{end}"),
+        Subformat::SplitFlat => format!("{stem}-f{number:03}{end}"),
+        _ => format!("{stem}-flat{end}"),
+    }
+}
+
+/// Makes an empty sparse extent of `sectors` for a split disk.
+pub(super) fn split_extent(file: &Disk, sectors: u64, zeroed_grains: bool) -> Result<()> {
+    let options =
+        if zeroed_grains { Values::default().with_flag("zeroed_grain", true) } else { Values::default() };
+    sparse_file(file, &Layout::of_extent(sectors, String::new())?, &Plan { options, ..Plan::default() })
+}
+
+/// Makes an empty sparse extent and flushes it.
+fn sparse_file(file: &Disk, layout: &Layout, plan: &Plan) -> Result<()> {
     let tables_sectors = layout.tables.saturating_mul(GT_SECTORS);
     let rgd = DESCRIPTOR_SECTORS.saturating_add(1);
     let first_rgt = rgd.saturating_add(layout.gd_sectors);
@@ -111,8 +219,10 @@ pub(super) fn monolithic_sparse(file: &Disk, plan: &Plan) -> Result<()> {
     let end = first_gt.saturating_add(tables_sectors);
     let overhead = end.next_multiple_of(GRAIN_SECTORS);
     let mut header = layout.header();
-    header.version = U32::new(1);
-    header.flags = U32::new(flags::NEWLINES | flags::REDUNDANT);
+    let zeroed = plan.options.flag("zeroed_grain").unwrap_or(false);
+    header.version = U32::new(if zeroed { 2 } else { 1 });
+    let zeroed = if zeroed { flags::ZEROED_GRAINS } else { 0 };
+    header.flags = U32::new(flags::NEWLINES | flags::REDUNDANT | zeroed);
     header.rgd_offset = U64::new(rgd);
     header.gd_offset = U64::new(gd);
     header.over_head = U64::new(overhead);
@@ -137,8 +247,8 @@ pub(super) fn random_cid() -> u32 {
     if cid == u32::MAX { 1 } else { cid }
 }
 
-/// The descriptor of a new image with one extent.
-fn descriptor(plan: &Plan, capacity: u64) -> Result<String> {
+/// The descriptor of a new image with these extent lines.
+fn descriptor(plan: &Plan, capacity: u64, extents: &[String]) -> Result<String> {
     let options = &plan.options;
     let subformat = Subformat::of(options).name();
     let adapter = options.text("adapter_type").unwrap_or("ide");
@@ -147,19 +257,28 @@ fn descriptor(plan: &Plan, capacity: u64) -> Result<String> {
         None => Some(random_cid()),
     };
     let cid = cid.ok_or(VmdkFault::Descriptor { line: 3, why: "the content ID is no number" })?;
-    // What ATA can address at most; other controllers are told 255 heads.
-    let (heads, heads_times_sectors, cylinders_max) =
-        if adapter == "ide" { (16, 16 * 63, 16383) } else { (255, 255 * 63, 65535) };
-    let cylinders = capacity.div_euclid(heads_times_sectors).min(cylinders_max);
-    let name = extent_name(plan.name.as_deref().unwrap_or("disk.vmdk"));
-    let encoding = if name.is_ascii() { "" } else { "encoding=\"UTF-8\"\n" };
+    let heads = if adapter == "ide" { 16 } else { 255 };
+    let cylinders = cylinders(capacity, heads, 63);
+    let (parent_cid, hint) = match &plan.backing {
+        None => (u32::MAX, String::new()),
+        Some(backing) => {
+            let name = extent_name(&backing.reference.path);
+            (parent_cid(backing)?, format!("parentFileNameHint=\"{name}\"\n"))
+        }
+    };
     let plain = |text: Option<&str>, default: &str| extent_name(text.unwrap_or(default));
-    let hardware = plain(options.text("hwversion"), "4");
+    let hardware = match (options.flag("compat6"), options.text("hwversion")) {
+        (Some(true), Some(_)) => return Err(VmdkFault::TwoVersions.into()),
+        (Some(true), None) => "6".into(),
+        (_, version) => plain(version, "4"),
+    };
     let tools = plain(options.text("toolsversion"), "2147483647");
-    let text = format!(
-        "# Disk DescriptorFile\nversion=1\n{encoding}CID={cid:08x}\nparentCID=ffffffff\n\
-         createType=\"{subformat}\"\n\n\
-         # Extent description\nRW {capacity} SPARSE \"{name}\"\n\n\
+    let lines = extents.join("\n");
+    let encoding = if lines.is_ascii() && hint.is_ascii() { "" } else { "encoding=\"UTF-8\"\n" };
+    Ok(format!(
+        "# Disk DescriptorFile\nversion=1\n{encoding}CID={cid:08x}\nparentCID={parent_cid:08x}\n\
+         createType=\"{subformat}\"\n{hint}\n\
+         # Extent description\n{lines}\n\n\
          # The Disk Data Base\n#DDB\n\n\
          ddb.virtualHWVersion = \"{hardware}\"\n\
          ddb.geometry.cylinders = \"{cylinders}\"\n\
@@ -167,12 +286,15 @@ fn descriptor(plan: &Plan, capacity: u64) -> Result<String> {
          ddb.geometry.sectors = \"63\"\n\
          ddb.adapterType = \"{adapter}\"\n\
          ddb.toolsVersion = \"{tools}\"\n"
-    );
-    let room = DESCRIPTOR_SECTORS.saturating_mul(SECTOR);
-    if len64(text.len()) > room {
-        return Err(VmdkFault::Descriptor { line: 9, why: "the names do not fit" }.into());
-    }
-    Ok(text)
+    ))
+}
+
+/// The content ID of a parent, which only a VMDK has.
+fn parent_cid(backing: &Backing) -> Result<u32> {
+    let facts = backing.image.facts();
+    let cid = facts.specific.get("cid").and_then(serde_json::Value::as_u64);
+    let cid = cid.and_then(|c| u32::try_from(c).ok()).filter(|_| facts.format == "vmdk");
+    Ok(cid.ok_or(VmdkFault::ParentFormat(facts.format))?)
 }
 
 /// A name that keeps the line it stands in whole.

@@ -30,10 +30,12 @@ const NO_PARENT: u32 = 0xffff_ffff;
 pub(super) struct Descriptor {
     /// Changes whenever the disk's content does, so that a child can tell.
     pub(super) cid: u32,
-    /// Where its eight digits stand in the text, if it has eight.
-    pub(super) cid_at: Option<u64>,
+    /// Where its digits stand in the text, and how many they are: QEMU leaves zeroes before them out.
+    pub(super) cid_at: Option<(u64, usize)>,
     pub(super) parent: Option<Parent>,
     pub(super) create_type: CreateType,
+    /// As it stands in the file.
+    pub(super) text: String,
     /// Not empty.
     pub(super) extents: Vec<ExtentLine>,
     /// The disk data base: geometry, adapter, identifiers.
@@ -137,6 +139,18 @@ pub(super) enum Source {
     },
 }
 
+impl ExtentLine {
+    /// The line of a sparse extent.
+    pub(super) fn sparse(sectors: u64, name: &str) -> String {
+        format!("RW {sectors} SPARSE \"{name}\"")
+    }
+
+    /// The line of a file that holds nothing but an extent's bytes.
+    pub(super) fn flat(sectors: u64, name: &str) -> String {
+        format!("RW {sectors} FLAT \"{name}\" 0")
+    }
+}
+
 impl Descriptor {
     /// Parses the text up to its first zero byte, which is how an embedded one is filled up.
     ///
@@ -150,7 +164,7 @@ impl Descriptor {
             parser.line(line, i.saturating_add(1))?;
             parser.at = parser.at.saturating_add(line.len()).saturating_add(1);
         }
-        parser.finish()
+        parser.finish(text)
     }
 
     /// Bytes of the guest's disk.
@@ -158,6 +172,46 @@ impl Descriptor {
         let sum = self.extents.iter().try_fold(0u64, |sum, e| sum.checked_add(e.len));
         sum.ok_or_else(|| VmdkFault::Sectors { what: "disk", sectors: u64::MAX }.into())
     }
+}
+
+/// The descriptor's text for a disk of another size: its `extents` (lines without an end) stand where those of `text`
+/// were, the number of cylinders fits, and everything else stays.
+pub(super) fn resized(
+    text: &str,
+    extents: &[String],
+    capacity: u64,
+    ddb: &BTreeMap<String, String>,
+) -> String {
+    let number = |key: &str, default: u64| {
+        ddb.get(key).and_then(|v| v.parse().ok()).filter(|n| *n > 0).unwrap_or(default)
+    };
+    let heads: u64 = number("ddb.geometry.heads", 16);
+    let sectors = number("ddb.geometry.sectors", 63);
+    let cylinders = cylinders(capacity, heads, sectors);
+    let mut out = String::with_capacity(text.len());
+    let mut waiting = Some(extents);
+    for line in text.split_inclusive('\n') {
+        let word = line.split_whitespace().next().unwrap_or_default();
+        if access(word).is_some() {
+            for extent in waiting.take().unwrap_or_default() {
+                out.push_str(extent);
+                out.push('\n');
+            }
+        } else if line.trim_start().to_ascii_lowercase().starts_with("ddb.geometry.cylinders") {
+            out.push_str("ddb.geometry.cylinders = \"");
+            out.push_str(&cylinders.to_string());
+            out.push_str("\"\n");
+        } else {
+            out.push_str(line);
+        }
+    }
+    out
+}
+
+/// Cylinders of a disk, as far as its controller can count: ATA ends at 16383, others at 65535.
+pub(super) fn cylinders(capacity: u64, heads: u64, sectors: u64) -> u64 {
+    let max = if heads <= 16 { 16383 } else { 65535 };
+    capacity.checked_div(heads.saturating_mul(sectors)).unwrap_or(0).min(max)
 }
 
 /// Whether bytes begin as a descriptor does.
@@ -173,7 +227,7 @@ struct Parser {
     at: usize,
     version: Option<u32>,
     cid: Option<u32>,
-    cid_at: Option<u64>,
+    cid_at: Option<(u64, usize)>,
     parent_cid: Option<u32>,
     parent_name: Option<String>,
     create_type: Option<CreateType>,
@@ -204,8 +258,9 @@ impl Parser {
             "version" => self.version = Some(value.parse().map_err(|_| wrong("version is no number"))?),
             "cid" => {
                 self.cid = Some(hex(value).ok_or_else(|| wrong("CID is no number"))?);
-                let digits = raw.find(value).filter(|_| value.len() == 8);
-                self.cid_at = digits.and_then(|n| u64::try_from(self.at.checked_add(n)?).ok());
+                let digits = raw.rfind(value).filter(|_| (1..=8).contains(&value.len()));
+                let at = digits.and_then(|n| u64::try_from(self.at.checked_add(n)?).ok());
+                self.cid_at = at.map(|at| (at, value.len()));
             }
             "parentcid" => {
                 self.parent_cid = Some(hex(value).ok_or_else(|| wrong("parentCID is no number"))?);
@@ -226,7 +281,7 @@ impl Parser {
         Ok(())
     }
 
-    fn finish(self) -> Result<Descriptor> {
+    fn finish(self, text: &str) -> Result<Descriptor> {
         match self.version {
             Some(1..=3) => {}
             Some(other) => return Err(VmdkFault::Version(other).into()),
@@ -240,6 +295,7 @@ impl Parser {
         Ok(Descriptor {
             cid: self.cid.ok_or(VmdkFault::Missing("CID"))?,
             cid_at: self.cid_at,
+            text: text.into(),
             parent,
             create_type: self.create_type.ok_or(VmdkFault::Missing("createType"))?,
             extents: self.extents,
@@ -306,14 +362,27 @@ mod tests {
         );
         let d = Descriptor::parse(text.as_bytes()).unwrap();
         assert_eq!((d.cid, d.parent.is_none(), d.create_type), (0x6ec0_692f, true, CreateType::Custom));
-        let at = d.cid_at.unwrap() as usize;
-        assert_eq!(&text[at..at + 8], "6ec0692f");
+        let (at, len) = d.cid_at.unwrap();
+        assert_eq!(&text[at as usize..at as usize + len], "6ec0692f");
         assert_eq!(d.size().unwrap(), 115 * 512);
         assert_eq!(d.extents[0].source, Source::Sparse { name: "a b-s001.vmdk".into() });
         assert_eq!(d.extents[1].source, Source::Flat { name: "x\"y".into(), at: 63 * 512 });
         assert_eq!(d.extents[1].access, Access::ReadOnly);
         assert_eq!(d.extents[2].source, Source::Zero);
         assert_eq!(d.ddb["ddb.adaptertype"], "lsilogic");
+    }
+
+    #[test]
+    fn another_size_changes_extents_and_geometry_only() {
+        let text = format!(
+            "{HEAD}createType=\"custom\"\nRW 100 SPARSE \"a\"\n\nRW 8 ZERO\n# end\n\
+             ddb.geometry.cylinders = \"1\"\nddb.geometry.heads = \"255\"\nddb.geometry.sectors = \"63\"\n"
+        );
+        let d = Descriptor::parse(text.as_bytes()).unwrap();
+        let lines = ["RW 160650 SPARSE \"a\"".to_string()];
+        let new = resized(&text, &lines, 160_650, &d.ddb);
+        let want = text.replace("RW 100", "RW 160650").replace("RW 8 ZERO\n", "");
+        assert_eq!(new, want.replace("cylinders = \"1\"", "cylinders = \"10\""));
     }
 
     #[test]

@@ -78,16 +78,6 @@ pub enum VmdkFault {
         /// Size of the file in sectors.
         file_sectors: u64,
     },
-    /// A grain table entry that points at tables or the header.
-    #[error("grain {grain} is at sector {sector}, among the tables that end at sector {end}")]
-    GrainInTables {
-        /// Number of the grain.
-        grain: u64,
-        /// The sector that the table names.
-        sector: u64,
-        /// First sector behind the tables.
-        end: u64,
-    },
     /// Two entries of the grain directory that name the same table.
     #[error("two entries of the grain directory name the table at sector {sector}")]
     SharedTable {
@@ -178,8 +168,46 @@ pub enum VmdkFault {
     #[error("streamOptimized images are only written in one go")]
     StreamOnly,
     /// Compression asked of a kind without.
-    #[error("monolithicSparse images are not compressed")]
-    PackedSparse,
+    #[error("{0} images are not compressed")]
+    Plain(&'static str),
+    /// A child whose kind has no place for "see the parent".
+    #[error("a flat image holds all its bytes and cannot have a parent")]
+    FlatChild,
+    /// Zeroed grains asked of a kind without grains.
+    #[error("a flat image has no grains that could be marked as zeroes")]
+    FlatZeroed,
+    /// A parent of another format.
+    #[error("the parent of a VMDK must be a VMDK with a content ID, not {0}")]
+    ParentFormat(&'static str),
+    /// Several files asked for where only one can be made.
+    #[error("{0} needs further files beside the image, and there is no folder for them here")]
+    NowhereBeside(&'static str),
+    /// Two options that contradict each other.
+    #[error("compat6 says which hardware version it is, and so does hwversion")]
+    TwoVersions,
+    /// Two users of one place in the file.
+    #[error("grain {grain} is at sector {sector}, which something else uses as well")]
+    Overlap {
+        /// Number of the grain.
+        grain: u64,
+        /// The sector that the table names.
+        sector: u64,
+    },
+    /// Tables that lie across each other.
+    #[error("the grain table at sector {sector} overlaps another one")]
+    TablesOverlap {
+        /// Where it begins.
+        sector: u64,
+    },
+    /// So large and so oddly laid out that what is in use cannot be kept in memory.
+    #[error("grains lie at odd sectors all over a file of {file} bytes")]
+    OddPlaces {
+        /// Size of the file in bytes.
+        file: u64,
+    },
+    /// A size that the kind of image cannot have.
+    #[error("the size of {0} cannot be changed")]
+    FixedSize(&'static str),
     /// Data came in another order than that of the disk.
     #[error("data for byte {at} after byte {written}")]
     Order {
@@ -204,14 +232,23 @@ impl Fault for VmdkFault {
             Self::GrainSize { sectors, .. } if sectors.is_power_of_two() => Kind::Unsupported,
             Self::ReadOnly(_) => Kind::ReadOnly,
             Self::Full(_) => Kind::NoSpace,
-            Self::Order { .. } | Self::PackedSparse => Kind::Invalid,
+            Self::FixedSize(_) | Self::NowhereBeside(_) | Self::OddPlaces { .. } => Kind::Unsupported,
+            Self::FlatZeroed
+            | Self::Order { .. }
+            | Self::Plain(_)
+            | Self::FlatChild
+            | Self::ParentFormat(_)
+            | Self::TwoVersions => Kind::Invalid,
             _ => Kind::Corrupt,
         }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::PackedSparse => Some("try -o subformat=streamOptimized".into()),
+            Self::Overlap { .. } | Self::SharedTable { .. } | Self::TablesOverlap { .. } => {
+                Some("mend the image with: racker disk check --repair".into())
+            }
+            Self::Plain(_) => Some("try -o subformat=streamOptimized".into()),
             Self::StreamOnly => {
                 Some("make one with: racker disk convert -o subformat=streamOptimized".into())
             }

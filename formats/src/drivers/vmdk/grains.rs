@@ -20,7 +20,7 @@ use crate::mapped::{HostOffset, Packed, Recent};
 use crate::wire::{self, index, len64};
 
 /// The grain directory of 4 TiB in grains of 4 KiB takes 8 MiB.
-const GD_BYTES_MAX: u64 = 16 * MIB;
+pub(super) const GD_BYTES_MAX: u64 = 16 * MIB;
 /// Grain tables in memory: 2 KiB each, for 128 GiB of disk in grains of 64 KiB.
 const TABLES_MAX: usize = 4096;
 /// Bytes read at once in the hope that a compressed grain is not longer.
@@ -75,7 +75,7 @@ impl SparseExtent {
             Some(at) if file.writable() => sectors(&file, at, count, GD_BYTES_MAX, "redundant directory")?,
             _ => Vec::new(),
         };
-        let writing = Writing::new(&file, &header, &directory)?;
+        let writing = Writing::default();
         let state = RwLock::new(Tables {
             directory,
             redundant,
@@ -84,6 +84,18 @@ impl SparseExtent {
             in_flight: BTreeSet::new(),
         });
         Ok(Self { file, header, state, recent: Recent::default(), writing })
+    }
+
+    /// Reads the redundant directory, which readers do without.
+    pub(super) fn learn_redundant(&self) -> Result<()> {
+        if let Some(at) = self.header.rgd_at
+            && self.shared()?.redundant.is_empty()
+        {
+            let count = self.header.gd_entries();
+            let found = sectors(&self.file, at, count, GD_BYTES_MAX, "redundant directory")?;
+            self.exclusive()?.redundant = found;
+        }
+        Ok(())
     }
 
     /// Bytes of the disk in this extent.

@@ -97,7 +97,8 @@ impl TryFrom<&RawSparseHeader> for SparseHeader {
             return Err(VmdkFault::NoGrainDirectory.into());
         }
         let rgd_at = match raw.rgd_offset.get() {
-            sector if bits & flags::REDUNDANT != 0 && sector != 0 => {
+            // Who names the same one twice has one.
+            sector if bits & flags::REDUNDANT != 0 && sector != 0 && sector != raw.gd_offset.get() => {
                 Some(in_bytes("redundant grain directory", sector)?)
             }
             _ => None,

@@ -1,19 +1,22 @@
 //! The opened image: extents in a row, a parent below.
 
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, RwLock, RwLockReadGuard};
 
 use serde_json::{Value, json};
 
-use super::check;
 use super::descriptor::{Access, Descriptor};
 use super::fault::VmdkFault;
 use super::grains::{Mapping, SparseExtent};
+use super::write::Below;
+use super::{check, resize};
 use crate::block::{BlockDevice, Caps, Disk, Run, RunKind, Span, Support};
 use crate::check::Report;
+use crate::convert::Beside;
 use crate::error::{Common, Result, Within};
 use crate::mapped::{parent_run, read_parent};
 use crate::registry::{Facts, Image, Reference, Role};
-use crate::wire::{index, len64, part_mut};
+use crate::wire::{index, len64, part, part_mut};
 
 /// Stretches that one answer about runs may join: who asks about a whole disk and uses the beginning shall not
 /// pay for all its tables.
@@ -22,17 +25,34 @@ const JOINED_RUNS_MAX: usize = 32;
 /// An opened VMDK.
 #[derive(Debug)]
 pub(super) struct VmdkImage {
-    size: u64,
-    /// In order, without gaps, from 0 to `size`.
-    extents: Vec<Extent>,
+    /// Held by all who read or write, and alone by who changes the size or needs to know that nobody reads.
+    state: RwLock<State>,
     parent: Option<Disk>,
-    /// None for a lone extent of a split disk.
-    descriptor: Option<Descriptor>,
-    /// The file that holds the descriptor, and where in it.
-    home: Disk,
-    descriptor_at: u64,
     /// Whether the content ID still has to change before the first write.
     fresh: Mutex<bool>,
+    /// The content ID now, if there is one.
+    cid: AtomicU32,
+}
+
+/// What changes with the size.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) size: u64,
+    /// In order, without gaps, from 0 to `size`.
+    pub(super) extents: Vec<Extent>,
+    /// None for a lone extent of a split disk.
+    pub(super) descriptor: Option<Descriptor>,
+    pub(super) home: Home,
+}
+
+/// Where the descriptor is.
+#[derive(Clone, Debug)]
+pub(super) struct Home {
+    pub(super) file: Disk,
+    /// Its place in a sparse extent; none if it is the file.
+    pub(super) embedded: Option<Span>,
+    /// Where further extents are made.
+    pub(super) beside: Option<Beside>,
 }
 
 /// One extent.
@@ -68,14 +88,91 @@ impl VmdkImage {
         extents: Vec<Extent>,
         parent: Option<Disk>,
         descriptor: Option<Descriptor>,
-        home: Disk,
-        descriptor_at: u64,
+        home: Home,
         fresh: bool,
     ) -> Self {
         let size = extents.last().map_or(0, |e| e.span.end());
-        Self { size, extents, parent, descriptor, home, descriptor_at, fresh: Mutex::new(fresh) }
+        let cid = AtomicU32::new(descriptor.as_ref().map_or(0, |d| d.cid));
+        let state = RwLock::new(State { size, extents, descriptor, home });
+        Self { state, parent, fresh: Mutex::new(fresh), cid }
     }
 
+    fn shared(&self) -> Result<RwLockReadGuard<'_, State>> {
+        self.state.read().map_err(|_| Common::Poisoned.into())
+    }
+
+    /// What a new grain of an extent has around the bytes written to it.
+    fn below(&self, extent: &Extent) -> Option<Below<'_>> {
+        self.parent.as_ref().map(|parent| Below { parent, start: extent.span.start() })
+    }
+
+    /// One run, not joined with the next.
+    fn one_run(&self, state: &State, span: Span) -> Result<Run> {
+        let (place, len) = state.place(span)?;
+        match place {
+            Place::Bytes { file, host, in_grains: false } => file.first_run(Span::new(host, len)?),
+            Place::Bytes { .. } | Place::Packed { .. } => Ok(Run { len, kind: RunKind::Data }),
+            Place::Zero => Ok(Run { len, kind: RunKind::Zero }),
+            Place::Absent => parent_run(self.parent.as_ref(), span.truncate(len)),
+        }
+    }
+
+    /// Calls `each(extent, span within the extent, bytes done)` for the extents of a request to change something.
+    fn for_change(&self, span: Span, mut each: impl FnMut(&Extent, Span, usize) -> Result<()>) -> Result<()> {
+        let state = self.shared()?;
+        self.renew_cid(&state)?;
+        let mut rest = span;
+        while !rest.is_empty() {
+            let extent = state.extent(rest.start())?;
+            let here = rest.truncate(extent.span.end().saturating_sub(rest.start()));
+            if extent.access != Access::ReadWrite {
+                return Err(VmdkFault::ReadOnly("an extent that the descriptor marks RDONLY").into());
+            }
+            let within = Span::new(here.start().saturating_sub(extent.span.start()), here.len())?;
+            let done = index(rest.start().saturating_sub(span.start()))?;
+            each(extent, within, done).within(|| state.place_name(extent))?;
+            rest = rest.skip(here.len());
+        }
+        Ok(())
+    }
+
+    /// Gives the disk a new content ID before its content changes, so that children of it can tell.
+    fn renew_cid(&self, state: &State) -> Result<()> {
+        let mut fresh = self.fresh.lock().map_err(|_| Common::Poisoned)?;
+        if !*fresh
+            && let Some(d) = &state.descriptor
+            && let Some((at, len)) = d.cid_at
+        {
+            // As many digits as there are: nothing behind them moves.
+            let bits = u32::try_from(len.saturating_mul(4)).unwrap_or(32);
+            let mask = u32::MAX.checked_shr(32u32.saturating_sub(bits)).unwrap_or(0);
+            let mut cid = super::create::random_cid() & mask;
+            if cid == d.cid {
+                cid ^= 1;
+            }
+            let at = state.home.embedded.map_or(0, |e| e.start()).saturating_add(at);
+            state.home.file.write_at(at, format!("{cid:0len$x}").as_bytes())?;
+            self.cid.store(cid, Ordering::Release);
+        }
+        *fresh = true;
+        Ok(())
+    }
+
+    /// Clears something: `zero` covers what the parent has, otherwise it may show.
+    fn clear(&self, span: Span, zero: bool) -> Result<()> {
+        self.for_change(span, |extent, span, _| match &extent.body {
+            Body::Zero => Ok(()),
+            Body::Flat { file, at } => {
+                let there = Span::new(at.saturating_add(span.start()), span.len())?;
+                if zero { file.write_zeroes(there) } else { file.discard(there) }
+            }
+            Body::Sparse(sparse) if zero => sparse.zero(span, self.below(extent)),
+            Body::Sparse(sparse) => sparse.discard(span, self.below(extent)),
+        })
+    }
+}
+
+impl State {
     /// The extent that holds the byte at `at`.
     fn extent(&self, at: u64) -> Result<&Extent> {
         let i = self.extents.partition_point(|e| e.span.end() <= at);
@@ -105,57 +202,12 @@ impl VmdkImage {
         })
     }
 
-    fn place_name(&self, extent: &Extent) -> String {
+    pub(super) fn place_name(&self, extent: &Extent) -> String {
         match self.extents.iter().position(|e| std::ptr::eq(e, extent)) {
             _ if extent.name.is_empty() => "sparse extent".into(),
             Some(i) => format!("extent {} ({})", i.saturating_add(1), extent.name),
             None => extent.name.clone(),
         }
-    }
-
-    /// What a new grain of the extent that starts at `start` of the disk has around the bytes written to it.
-    fn below(&self, start: u64) -> impl Fn(u64, &mut [u8]) -> Result<()> {
-        move |at, buf| read_parent(self.parent.as_ref(), start.saturating_add(at), buf)
-    }
-
-    /// One run, not joined with the next.
-    fn one_run(&self, span: Span) -> Result<Run> {
-        let (place, len) = self.place(span)?;
-        match place {
-            Place::Bytes { file, host, in_grains: false } => file.first_run(Span::new(host, len)?),
-            Place::Bytes { .. } | Place::Packed { .. } => Ok(Run { len, kind: RunKind::Data }),
-            Place::Zero => Ok(Run { len, kind: RunKind::Zero }),
-            Place::Absent => parent_run(self.parent.as_ref(), span.truncate(len)),
-        }
-    }
-
-    /// Calls `each(extent, span within the extent, bytes done)` for the extents of a request to change something.
-    fn for_change(&self, span: Span, mut each: impl FnMut(&Extent, Span, usize) -> Result<()>) -> Result<()> {
-        self.renew_cid()?;
-        let mut rest = span;
-        while !rest.is_empty() {
-            let extent = self.extent(rest.start())?;
-            let here = rest.truncate(extent.span.end().saturating_sub(rest.start()));
-            if extent.access != Access::ReadWrite {
-                return Err(VmdkFault::ReadOnly("an extent that the descriptor marks RDONLY").into());
-            }
-            let within = Span::new(here.start().saturating_sub(extent.span.start()), here.len())?;
-            let done = index(rest.start().saturating_sub(span.start()))?;
-            each(extent, within, done).within(|| self.place_name(extent))?;
-            rest = rest.skip(here.len());
-        }
-        Ok(())
-    }
-
-    /// Gives the disk a new content ID before its content changes, so that children of it can tell.
-    fn renew_cid(&self) -> Result<()> {
-        let mut fresh = self.fresh.lock().map_err(|_| Common::Poisoned)?;
-        if !*fresh && let Some(at) = self.descriptor.as_ref().and_then(|d| d.cid_at) {
-            let digits = format!("{:08x}", super::create::random_cid());
-            self.home.write_at(self.descriptor_at.saturating_add(at), digits.as_bytes())?;
-        }
-        *fresh = true;
-        Ok(())
     }
 
     /// What `info` says of each extent, as `qemu-img` does.
@@ -181,7 +233,7 @@ impl VmdkImage {
         self.extents.iter().map(facts).collect()
     }
 
-    fn sparse_extents(&self) -> impl Iterator<Item = (&Extent, &SparseExtent)> {
+    pub(super) fn sparse_extents(&self) -> impl Iterator<Item = (&Extent, &SparseExtent)> {
         self.extents.iter().filter_map(|e| match &e.body {
             Body::Sparse(sparse) => Some((e, sparse.as_ref())),
             _ => None,
@@ -189,7 +241,20 @@ impl VmdkImage {
     }
 }
 
-impl Image for VmdkImage {
+impl State {
+    /// Everything that was written is on stable storage.
+    pub(super) fn sync(&self) -> Result<()> {
+        for extent in &self.extents {
+            match &extent.body {
+                Body::Zero => {}
+                Body::Flat { file, .. } => file.flush()?,
+                Body::Sparse(sparse) if sparse.file.writable() => sparse.sync()?,
+                Body::Sparse(_) => {}
+            }
+        }
+        self.home.file.flush()
+    }
+
     fn facts(&self) -> Facts {
         let mut facts = Facts { format: "vmdk", virtual_size: self.size, ..Facts::default() };
         facts.cluster_size = self.sparse_extents().next().map(|(_, s)| s.header.grain.bytes());
@@ -216,10 +281,25 @@ impl Image for VmdkImage {
         }
         facts
     }
+}
+
+impl Image for VmdkImage {
+    fn facts(&self) -> Facts {
+        let mut facts = self.shared().map(|state| state.facts()).unwrap_or_default();
+        if let Some(cid) = facts.specific.get_mut("cid") {
+            *cid = self.cid.load(Ordering::Acquire).into();
+        }
+        facts
+    }
 
     fn check(&self, report: &mut Report) -> Result<()> {
-        for (extent, sparse) in self.sparse_extents() {
-            check::extent(sparse, &self.place_name(extent), report)?;
+        let state = self.state.write().map_err(|_| Common::Poisoned)?;
+        for (extent, sparse) in state.sparse_extents() {
+            if sparse.file.writable() {
+                sparse.sync()?;
+                sparse.collect()?;
+            }
+            check::extent(sparse, &state.place_name(extent), report)?;
         }
         Ok(())
     }
@@ -227,32 +307,34 @@ impl Image for VmdkImage {
 
 impl BlockDevice for VmdkImage {
     fn size(&self) -> u64 {
-        self.size
+        self.shared().map_or(0, |state| state.size)
     }
 
     fn caps(&self) -> Caps {
-        let write = self.extents.iter().all(|e| match &e.body {
+        let Ok(state) = self.shared() else { return Caps::READ_ONLY };
+        let write = state.extents.iter().all(|e| match &e.body {
             Body::Zero => true,
             Body::Flat { file, .. } => file.writable(),
             Body::Sparse(sparse) => sparse.file.writable() && sparse.refuse_writes().is_ok(),
         });
-        let grain = self.sparse_extents().next().map_or(64 << 10, |(_, s)| s.header.grain.bytes());
+        let grain = state.sparse_extents().next().map_or(64 << 10, |(_, s)| s.header.grain.bytes());
         Caps {
             write,
             zero: Support::Native,
-            discard: Support::No,
+            discard: Support::Native,
             runs: Support::Native,
-            resize: false,
+            resize: write && self.parent.is_none() && state.home.file.caps().resize,
             preferred: u32::try_from(grain).unwrap_or(64 << 10),
         }
     }
 
     fn read_at(&self, at: u64, buf: &mut [u8]) -> Result<()> {
+        let state = self.shared()?;
         let mut done = 0usize;
         while done < buf.len() {
             let here = at.saturating_add(len64(done));
             let left = buf.len().saturating_sub(done);
-            let (place, len) = self.place(Span::new(here, len64(left))?)?;
+            let (place, len) = state.place(Span::new(here, len64(left))?)?;
             let piece = part_mut(buf, done, index(len)?, "read")?;
             match place {
                 Place::Bytes { file, host, .. } => file.read_at(host, piece)?,
@@ -266,56 +348,63 @@ impl BlockDevice for VmdkImage {
     }
 
     fn flush(&self) -> Result<()> {
-        for extent in &self.extents {
-            match &extent.body {
-                Body::Zero => {}
-                Body::Flat { file, .. } => file.flush()?,
-                Body::Sparse(sparse) if sparse.file.writable() => sparse.sync()?,
-                Body::Sparse(_) => {}
+        let left = {
+            let state = self.shared()?;
+            state.sync()?;
+            let mut left = false;
+            for (_, sparse) in state.sparse_extents() {
+                left |= sparse.has_landed()?;
+            }
+            left
+        };
+        if left {
+            // Places that no table names any more are free when nobody reads there: that is now.
+            let state = self.state.write().map_err(|_| Common::Poisoned)?;
+            for (_, sparse) in state.sparse_extents() {
+                sparse.collect()?;
             }
         }
-        self.home.flush()
+        Ok(())
     }
 
     fn write_at(&self, at: u64, data: &[u8]) -> Result<()> {
         self.for_change(Span::new(at, len64(data.len()))?, |extent, span, done| {
-            let piece = crate::wire::part(data, done, index(span.len())?, "write")?;
-            let below = self.below(extent.span.start());
+            let piece = part(data, done, index(span.len())?, "write")?;
             match &extent.body {
                 Body::Zero => Err(VmdkFault::ReadOnly("an extent of kind ZERO").into()),
                 Body::Flat { file, at } => file.write_at(at.saturating_add(span.start()), piece),
-                Body::Sparse(sparse) => {
-                    sparse.write(span.start(), piece, self.parent.is_some().then_some(&below))
-                }
+                Body::Sparse(sparse) => sparse.write(span.start(), piece, self.below(extent)),
             }
         })
     }
 
     fn write_zeroes(&self, span: Span) -> Result<()> {
-        self.for_change(span, |extent, span, _| {
-            let below = self.below(extent.span.start());
-            match &extent.body {
-                Body::Zero => Ok(()),
-                Body::Flat { file, at } => {
-                    file.write_zeroes(Span::new(at.saturating_add(span.start()), span.len())?)
-                }
-                Body::Sparse(sparse) => sparse.zero(span, self.parent.is_some().then_some(&below)),
-            }
-        })
+        self.clear(span, true)
+    }
+
+    fn discard(&self, span: Span) -> Result<()> {
+        self.clear(span, false)
     }
 
     fn first_run(&self, span: Span) -> Result<Run> {
-        let mut run = self.one_run(span)?;
+        let state = self.shared()?;
+        let mut run = self.one_run(&state, span)?;
         for _ in 1..JOINED_RUNS_MAX {
             if run.len >= span.len() {
                 break;
             }
-            let next = self.one_run(span.skip(run.len))?;
+            let next = self.one_run(&state, span.skip(run.len))?;
             if next.kind != run.kind {
                 break;
             }
             run.len = run.len.saturating_add(next.len);
         }
         Ok(run)
+    }
+
+    fn resize(&self, size: u64) -> Result<()> {
+        let mut state = self.state.write().map_err(|_| Common::Poisoned)?;
+        self.renew_cid(&state)?;
+        resize::resize(&mut state, size)
     }
 }

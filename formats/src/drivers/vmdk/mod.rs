@@ -3,8 +3,9 @@
 //! Read: monolithicSparse (header versions 1 to 3, zeroed grains), streamOptimized (with the grain directory at
 //! the end, as VMware and VirtualBox write it, or at the front, as QEMU does), monolithicFlat, split disks of both
 //! kinds, vmfs and vmfsThin (flat), vmfsSparse (COWD), and parents of all these.
-//! Written: monolithicSparse and split sparse disks grain by grain, flat ones in place; streamOptimized in one go,
-//! by conversion. Created: monolithicSparse and streamOptimized.
+//! Written, created, resized and mended: monolithicSparse and split sparse disks (children of another VMDK
+//! included, but those keep their size), flat and split flat ones; streamOptimized is written in one go, by
+//! conversion.
 //!
 //! Refused by name: devices of other machines (fullDevice, partitionedDevice, raw device maps), seSparse, extents
 //! marked NOACCESS, compressed grains without markers, writing to compressed or ESX Server extents.
@@ -16,9 +17,11 @@
 //!
 //! * [`layout`]: structures as they lie on disk; [`header`]: their checked form; [`descriptor`]: the text
 //! * [`grains`]: where a grain is; [`pack`]: compressed grains; [`write`](mod@write): changes while in use
-//! * [`image`]: extents in a row; [`check`]: inconsistencies
+//! * [`census`]: what is in use, and where there is room; [`check`]: inconsistencies, and mending them
+//! * [`image`]: extents in a row; [`resize`]: more of them, or larger ones
 //! * [`create`]: new images; [`stream`]: those that are written in one go
 
+mod census;
 mod check;
 mod create;
 mod descriptor;
@@ -28,19 +31,20 @@ mod header;
 mod image;
 mod layout;
 mod pack;
+mod resize;
 mod stream;
 mod write;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use self::create::{OPTIONS, Subformat, monolithic_sparse};
+use self::create::{OPTIONS, Subformat};
 use self::descriptor::{
     Access, CreateType, DESCRIPTOR_BYTES_MAX, Descriptor, ExtentLine, Parent, Source, looks_like_descriptor,
 };
 use self::grains::SparseExtent;
 use self::header::SparseHeader;
-use self::image::{Body, Extent, VmdkImage};
+use self::image::{Body, Extent, Home, VmdkImage};
 use self::layout::{COWD_MAGIC, MAGIC, SECTOR};
 use self::stream::StreamSink;
 use crate::block::{Disk, Span};
@@ -88,27 +92,28 @@ impl Format for Vmdk {
     }
 
     fn create(&self, file: Disk, plan: &Plan) -> Result<Arc<dyn Image>> {
-        if Subformat::of(&plan.options) == Subformat::StreamOptimized {
-            return Err(VmdkFault::StreamOnly.into());
-        }
-        monolithic_sparse(&file, plan)?;
-        let header = SparseHeader::read(&file)?;
-        let (descriptor, at) = embedded(&file, &header)?;
-        let extent = lone_extent(&file, header)?;
-        Ok(Arc::new(VmdkImage::new(vec![extent], None, descriptor, file, at, true)))
+        create::image(&file, plan)?;
+        reopen(file, plan)
     }
 
     fn sink(&self, file: Disk, plan: &Plan) -> Result<Box<dyn Sink>> {
         match Subformat::of(&plan.options) {
             // Compressed by nature, asked for or not.
-            Subformat::StreamOptimized => Ok(Box::new(StreamSink::new(file, plan)?)),
-            Subformat::MonolithicSparse if plan.compress => Err(VmdkFault::PackedSparse.into()),
-            Subformat::MonolithicSparse => Ok(Box::new(DiskSink::new(self.create(file, plan)?))),
+            Subformat::StreamOptimized if plan.backing.is_none() => {
+                Ok(Box::new(StreamSink::new(file, plan)?))
+            }
+            Subformat::StreamOptimized => Err(VmdkFault::FlatChild.into()),
+            other if plan.compress => Err(VmdkFault::Plain(other.name()).into()),
+            _ => Ok(Box::new(DiskSink::new(self.create(file, plan)?))),
         }
     }
 
     fn packs(&self, plan: &Plan) -> bool {
         matches!(Subformat::of(&plan.options), Subformat::StreamOptimized)
+    }
+
+    fn streams(&self, plan: &Plan) -> bool {
+        Subformat::of(&plan.options) == Subformat::StreamOptimized
     }
 
     fn options(&self) -> &'static [Opt] {
@@ -119,7 +124,7 @@ impl Format for Vmdk {
 /// A file that is itself a sparse extent: with its descriptor inside, or one piece of a split disk by itself.
 fn open_sparse(file: Disk, opening: &mut Opening) -> Result<Arc<dyn Image>> {
     let header = SparseHeader::read(&file)?;
-    let (descriptor, at) = embedded(&file, &header)?;
+    let (descriptor, home) = embedded(&file, &header)?;
     if let Some(d) = &descriptor
         && d.extents.len() > 1
     {
@@ -135,18 +140,37 @@ fn open_sparse(file: Disk, opening: &mut Opening) -> Result<Arc<dyn Image>> {
         Some(parent) => Some(open_parent(parent, opening)?),
         None => None,
     };
-    Ok(Arc::new(VmdkImage::new(vec![extent], parent, descriptor, file, at, false)))
+    Ok(Arc::new(VmdkImage::new(vec![extent], parent, descriptor, home, false)))
 }
 
-/// The descriptor inside a sparse extent, and its byte offset.
-fn embedded(file: &Disk, header: &SparseHeader) -> Result<(Option<Descriptor>, u64)> {
-    let Some(span) = header.descriptor else { return Ok((None, 0)) };
+/// Opens the image that was just made as `plan` says: its files have no names yet.
+fn reopen(file: Disk, plan: &Plan) -> Result<Arc<dyn Image>> {
+    let parent = plan.backing.as_ref().map(|b| Disk::from_arc(b.image.clone()).read_only());
+    let subformat = Subformat::of(&plan.options);
+    if subformat == Subformat::MonolithicSparse {
+        let header = SparseHeader::read(&file)?;
+        let (descriptor, home) = embedded(&file, &header)?;
+        let extent = lone_extent(&file, header)?;
+        return Ok(Arc::new(VmdkImage::new(vec![extent], parent, descriptor, home, true)));
+    }
+    let text = bytes(&file, 0, file.size(), DESCRIPTOR_BYTES_MAX, "descriptor")?;
+    let descriptor = Descriptor::parse(&text)?;
+    let beside = plan.beside.as_ref().ok_or(VmdkFault::NowhereBeside(subformat.name()))?;
+    let extents = extents(&descriptor, true, &mut |name| beside.made(name))?;
+    let home = Home { file, embedded: None, beside: None };
+    Ok(Arc::new(VmdkImage::new(extents, parent, Some(descriptor), home, true)))
+}
+
+/// The descriptor inside a sparse extent, and its place.
+fn embedded(file: &Disk, header: &SparseHeader) -> Result<(Option<Descriptor>, Home)> {
+    let home = Home { file: file.clone(), embedded: header.descriptor, beside: None };
+    let Some(span) = header.descriptor else { return Ok((None, home)) };
     let text = bytes(file, span.start(), span.len(), DESCRIPTOR_BYTES_MAX, "descriptor")?;
     // A piece of a split disk may have room for a descriptor and none in it.
     if text.first().is_none_or(|b| *b == 0) {
-        return Ok((None, 0));
+        return Ok((None, home));
     }
-    Ok((Some(Descriptor::parse(&text)?), span.start()))
+    Ok((Some(Descriptor::parse(&text)?), home))
 }
 
 fn lone_extent(file: &Disk, header: SparseHeader) -> Result<Extent> {
@@ -160,6 +184,23 @@ fn open_described(file: Disk, opening: &mut Opening) -> Result<Arc<dyn Image>> {
     let text = bytes(&file, 0, file.size(), DESCRIPTOR_BYTES_MAX, "descriptor")?;
     let descriptor = Descriptor::parse(&text)?;
     refuse_devices(descriptor.create_type)?;
+    let mut follow =
+        |name: &str| opening.follow_file(&Reference { path: name.into(), format: None, role: Role::Extent });
+    let write = file.writable();
+    let extents = extents(&descriptor, write, &mut follow)?;
+    let parent = match &descriptor.parent {
+        Some(parent) => Some(open_parent(parent, opening)?),
+        None => None,
+    };
+    let home = Home { file, embedded: None, beside: opening.place_beside() };
+    Ok(Arc::new(VmdkImage::new(extents, parent, Some(descriptor), home, false)))
+}
+
+/// Opens the file of an extent by its name.
+type Follow<'a> = &'a mut dyn FnMut(&str) -> Result<Disk>;
+
+/// The extents that a descriptor names.
+fn extents(descriptor: &Descriptor, write: bool, follow: Follow<'_>) -> Result<Vec<Extent>> {
     descriptor.size()?;
     let mut extents = Vec::new();
     // Flat extents may lie in one file. Sparse ones may not: each would take the same space for itself.
@@ -168,32 +209,25 @@ fn open_described(file: Disk, opening: &mut Opening) -> Result<Arc<dyn Image>> {
     for (i, line) in descriptor.extents.iter().enumerate() {
         let place = || format!("extent {}", i.saturating_add(1));
         let span = Span::new(at, line.len).within(place)?;
-        extents.push(open_extent(span, line, &mut flat, opening).within(place)?);
+        extents.push(open_extent(span, line, &mut flat, write, follow).within(place)?);
         at = span.end();
     }
     // A lookup finds an extent by its end: one without bytes would hide the next.
     extents.retain(|e| !e.span.is_empty());
-    let parent = match &descriptor.parent {
-        Some(parent) => Some(open_parent(parent, opening)?),
-        None => None,
-    };
-    Ok(Arc::new(VmdkImage::new(extents, parent, Some(descriptor), file, 0, false)))
+    Ok(extents)
 }
 
 fn open_extent(
     span: Span,
     line: &ExtentLine,
     flat: &mut BTreeMap<String, Disk>,
-    opening: &mut Opening,
+    write: bool,
+    follow: Follow<'_>,
 ) -> Result<Extent> {
     if line.access == Access::None {
         return Err(VmdkFault::ExtentKind("NOACCESS".into()).into());
     }
-    let mut follow = |name: &str| {
-        opening
-            .follow_file(&Reference { path: name.into(), format: None, role: Role::Extent })
-            .within(|| name)
-    };
+    let mut follow = |name: &str| follow(name).within(|| name);
     let (name, body) = match &line.source {
         Source::Zero => (String::new(), Body::Zero),
         Source::Other { kind } => return Err(VmdkFault::ExtentKind(kind.clone()).into()),
@@ -213,7 +247,7 @@ fn open_extent(
             if found < expected {
                 return Err(VmdkFault::ExtentSize { name: name.clone(), found, expected }.into());
             }
-            if opening.write() {
+            if write {
                 sparse.refuse_writes().within(|| name)?;
             }
             (name.clone(), Body::Sparse(Box::new(sparse)))

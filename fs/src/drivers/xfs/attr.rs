@@ -21,7 +21,7 @@ use super::volume::{BlockKind, Volume};
 bitflags::bitflags! {
     /// Flags of an entry.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    struct AttrFlags: u8 {
+    pub(super) struct AttrFlags: u8 {
         /// The value is beside the name.
         const LOCAL = 1 << 0;
         /// `trusted.`
@@ -35,6 +35,19 @@ bitflags::bitflags! {
     }
 }
 
+/// An attribute as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Attr {
+    /// Which space of names it is in.
+    pub(super) flags: AttrFlags,
+    /// Without a prefix.
+    pub(super) name: Vec<u8>,
+    pub(super) value: Vec<u8>,
+}
+
+/// Called for each attribute with its flags, name and value.
+type VisitStored<'a> = dyn FnMut(AttrFlags, &[u8], &[u8]) -> Result<ControlFlow<()>> + 'a;
+
 /// The kinds of leaves.
 pub(super) const LEAF: [BlockKind; 1] = [da_kind("attribute leaf", ATTR_LEAF_MAGIC)];
 /// A block of a value outside the tree.
@@ -43,6 +56,8 @@ pub(super) const REMOTE: BlockKind =
 const SHORT: &str = "attributes in the inode";
 /// Bytes of the largest value.
 const VALUE_BYTES_MAX: u64 = 64 << 10;
+/// Bytes of all attributes of one inode that are held at a time: millions of hard links have less.
+const HELD_BYTES_MAX: u64 = 256 << 20;
 /// Names under which access control lists are stored among those of `trusted.`, and the kernel's names for them.
 const ACLS: [(&[u8], &[u8]); 2] =
     [(b"SGI_ACL_FILE", b"system.posix_acl_access"), (b"SGI_ACL_DEFAULT", b"system.posix_acl_default")];
@@ -51,6 +66,35 @@ impl Volume {
     /// Calls `visit` for all extended attributes under the kernel's names. Access control lists come under those
     /// of POSIX only, not under `trusted.SGI_ACL_…` a second time.
     pub(super) fn read_xattrs(&self, inode: &Inode, visit: &mut VisitXattr<'_>) -> Result<()> {
+        self.visit_attrs(inode, &mut |flags, name, value| {
+            if flags.contains(AttrFlags::PARENT) {
+                return Ok(ControlFlow::Continue(()));
+            }
+            show(flags, name, value, visit)
+        })
+    }
+
+    /// All attributes as they are stored.
+    pub(super) fn stored_attrs(&self, inode: &Inode) -> Result<Vec<Attr>> {
+        let (mut all, mut held) = (Vec::new(), 0u64);
+        self.visit_attrs(inode, &mut |flags, name, value| {
+            held = held.saturating_add(len64(size_of::<Attr>()));
+            held = held.saturating_add(len64(name.len())).saturating_add(len64(value.len()));
+            if held > HELD_BYTES_MAX {
+                return Err(Fault::Unsupported { what: "copying so many attributes" }.into());
+            }
+            let flags = flags.difference(AttrFlags::LOCAL);
+            if flags != AttrFlags::from_bits_truncate(flags.bits()) || flags.bits().count_ones() > 1 {
+                let (found, why) = (flags.bits().into(), "not one space of names");
+                return Err(Fault::Field { what: "an attribute's flags", found, why }.into());
+            }
+            all.push(Attr { flags, name: name.to_vec(), value: value.to_vec() });
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(all)
+    }
+
+    fn visit_attrs(&self, inode: &Inode, visit: &mut VisitStored<'_>) -> Result<()> {
         let Some(fork) = inode.attr else { return Ok(()) };
         let result = match fork.format {
             ForkFormat::Local => short_attrs(inode, &fork, visit),
@@ -61,7 +105,7 @@ impl Volume {
         result.within(|| format!("attributes of inode {}", inode.ino.0))
     }
 
-    fn leaf_attrs(&self, inode: &Inode, visit: &mut VisitXattr<'_>) -> Result<()> {
+    fn leaf_attrs(&self, inode: &Inode, visit: &mut VisitStored<'_>) -> Result<()> {
         let block_bytes = self.sb.block_size.bytes();
         let fork = DaFork { inode, kind: ForkKind::Attr, block_bytes };
         let mut budget = self.da_budget(&fork)?;
@@ -82,7 +126,7 @@ impl Volume {
         &self,
         inode: &Inode,
         leaf: &DaBlock,
-        visit: &mut VisitXattr<'_>,
+        visit: &mut VisitStored<'_>,
     ) -> Result<ControlFlow<()>> {
         let bytes = leaf.bytes.as_slice();
         let head = if self.sb.v5 { size_of::<RawDaInfo>() } else { size_of::<RawDaInfo4>() };
@@ -93,7 +137,7 @@ impl Volume {
             let at = first.saturating_add(i.saturating_mul(size_of::<RawAttrLeafEntry>()));
             let entry: RawAttrLeafEntry = take(bytes, at, "attribute leaf")?;
             let flags = AttrFlags::from_bits_retain(entry.flags);
-            if flags.intersects(AttrFlags::INCOMPLETE.union(AttrFlags::PARENT)) {
+            if flags.contains(AttrFlags::INCOMPLETE) {
                 continue;
             }
             let at = usize::from(entry.nameidx.get());
@@ -103,7 +147,7 @@ impl Volume {
                 let name = part(bytes, at, raw.namelen.into(), "attribute name")?;
                 let at = at.saturating_add(name.len());
                 let value = part(bytes, at, raw.valuelen.get().into(), "attribute value")?;
-                show(flags, name, value, visit)?
+                visit(flags, name, value)?
             } else {
                 let raw: RawAttrRemoteName = take(bytes, at, "attribute")?;
                 let at = at.saturating_add(size_of::<RawAttrRemoteName>());
@@ -111,7 +155,7 @@ impl Volume {
                 let value = self
                     .remote_value(inode, raw.valueblk.get(), raw.valuelen.get().into())
                     .within(|| format!("attribute {:?}", String::from_utf8_lossy(name)))?;
-                show(flags, name, &value, visit)?
+                visit(flags, name, &value)?
             };
             if flow.is_break() {
                 return Ok(flow);
@@ -166,7 +210,7 @@ impl Volume {
     }
 }
 
-fn short_attrs(inode: &Inode, fork: &Fork, visit: &mut VisitXattr<'_>) -> Result<()> {
+fn short_attrs(inode: &Inode, fork: &Fork, visit: &mut VisitStored<'_>) -> Result<()> {
     let bytes = inode.fork_bytes(fork)?;
     let head: RawAttrShort = take(bytes, 0, SHORT)?;
     let bytes = part(bytes, 0, head.totsize.get().into(), SHORT)?;
@@ -179,10 +223,10 @@ fn short_attrs(inode: &Inode, fork: &Fork, visit: &mut VisitXattr<'_>) -> Result
         let value = part(bytes, at, raw.valuelen.into(), SHORT)?;
         at = at.saturating_add(value.len());
         let flags = AttrFlags::from_bits_retain(raw.flags);
-        if flags.intersects(AttrFlags::INCOMPLETE.union(AttrFlags::PARENT)) {
+        if flags.contains(AttrFlags::INCOMPLETE) {
             continue;
         }
-        if show(flags, name, value, visit)?.is_break() {
+        if visit(flags, name, value)?.is_break() {
             return Ok(());
         }
     }

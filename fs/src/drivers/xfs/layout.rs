@@ -607,6 +607,13 @@ layouts! {
         namelen: u8,
     }
 
+    /// Value of an attribute that says which directory has an entry for the inode; the entry's name is the
+    /// attribute's.
+    RawParent = 12 {
+        p_ino: U64,
+        p_gen: U32,
+    }
+
     /// A dquot as it lies in its block.
     RawDquot = 136 {
         d_magic: U16,

@@ -138,7 +138,9 @@ fn only_separated(before: &Manifest, after: &Manifest, path: &str, content: &[u8
             before.paths().filter(|p| before.get(p).get("first") == Some(&shared)).cloned().collect();
         let m = m.clone().drop_fields_of(folder, &["mtime", "ctime"]);
         // The others lose one link; which of them comes first in the listing may differ.
-        let m = links.iter().fold(m, |m, link| m.drop_fields_of(link, &["nlink", "ctime", "first"]));
+        // Where inodes name their parents, one of those goes, and the attributes are written anew.
+        let changed = ["nlink", "ctime", "first", "attribute_blocks"];
+        let m = links.iter().fold(m, |m, link| m.drop_fields_of(link, &changed));
         // A new node was born, and read, now.
         m.drop_fields_of(path, &CONTENT).drop_fields_of(path, &["atime"])
     };

@@ -1,9 +1,11 @@
 //! Every form of XFS: files of every form replaced by content of every size.
 
 use racker_tests::manifest::Manifest;
+use racker_tests::mount::{Mounted, WHOLE};
 use racker_tests::rng::Rng;
+use racker_tests::tool::tool;
 
-use super::{CONTENT, Patient, only_content_changed, only_separated};
+use super::{Patient, only_content_changed, only_separated};
 
 /// Bytes that do not compress, the same for one length every time.
 fn bytes(len: usize) -> Vec<u8> {
@@ -115,17 +117,59 @@ fn meta_uuid() {
 
 #[test]
 fn features_of_today() {
-    let patient = Patient::new("xfs/today");
-    let before = contents(&patient);
-    // Parent pointers would have to move with the name: refused, and nothing is written.
-    let image = std::fs::read(&patient.image).unwrap();
-    let ran = patient.edit("links/a", &["--replace", "linked", "x"]);
-    assert!(ran.status == 1 && ran.err.contains("parent pointers"), "{ran}");
-    assert!(std::fs::read(&patient.image).unwrap() == image);
-    patient.put("links/a", b"all four", &["--keep-links"]);
-    let after = patient.trees_after(0).remove(&0).unwrap();
-    let links = ["links/a", "links/hard0", "links/hard1", "links/hard2"];
-    let rest = |m: &Manifest| links.iter().fold(m.clone(), |m, link| m.drop_fields_of(link, &CONTENT));
-    rest(&before).assert_same(&rest(&after), "before / after");
-    assert_eq!(after.field("links/hard2", "size"), 8);
+    edits("xfs/today");
+}
+
+/// Hard links to files with attributes in every form that a fork has: each is written anew for the link that is
+/// separated, and on filesystems with parent pointers for the others.
+fn attributes(name: &str) {
+    let patient = Patient::new(name);
+    let forms =
+        [("none", 0, 0), ("inode", 1, 10), ("leaf", 12, 40), ("value", 2, 60_000), ("tree", 150, 800)];
+    let root = Mounted::writable(&patient.image, WHOLE);
+    std::fs::create_dir(root.join("forms")).unwrap();
+    for (form, count, size) in forms {
+        let file = root.join(&format!("forms/{form}"));
+        std::fs::write(&file, form).unwrap();
+        for i in 0..count {
+            let value = "v".repeat(size + i);
+            // The length of an argument is limited, that of a list of attributes is not.
+            let list = format!("# file: {}\nuser.{i}={value:?}\n", file.display());
+            tool("setfattr").arg("--restore=-").input(list).ok();
+        }
+        for i in 0..3 {
+            std::fs::hard_link(&file, root.join(&format!("forms/{form}-{i}"))).unwrap();
+        }
+    }
+    drop(root);
+    let mut before = patient.trees().remove(&0).unwrap();
+    let count = |form: &str| before.field(&format!("forms/{form}"), "xattrs").as_object().unwrap().len();
+    assert_eq!((count("value"), count("tree")), (2, 150));
+    for (form, ..) in forms {
+        let (path, content) = (format!("forms/{form}-1"), bytes(10_000));
+        patient.put(&path, &content, &[]);
+        let after = patient.trees_after(0).remove(&0).unwrap();
+        only_separated(&before, &after, &path, &content);
+        before = after;
+    }
+    // The kernel finds every parent pointer that it has to take away.
+    let root = Mounted::writable(&patient.image, WHOLE);
+    tool("rm").arg("-r").arg(root.join("forms")).ok();
+    drop(root);
+    patient.trees_after(0);
+}
+
+#[test]
+fn attributes_written_anew() {
+    attributes("xfs/rmapbt");
+}
+
+#[test]
+fn attributes_in_small_blocks() {
+    attributes("xfs/small-blocks");
+}
+
+#[test]
+fn attributes_with_parent_pointers() {
+    attributes("xfs/today");
 }

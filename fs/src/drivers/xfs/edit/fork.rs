@@ -59,7 +59,7 @@ impl Site {
 type Row = Vec<(u64, FsBlock)>;
 
 /// How `count` entries spread evenly over as few blocks of `max` as there can be: entries of each block.
-fn spread(count: usize, max: usize) -> impl Iterator<Item = usize> {
+pub(super) fn spread(count: usize, max: usize) -> impl Iterator<Item = usize> {
     let blocks = count.div_ceil(max.max(1)).max(1);
     let (each, more) = (count.checked_div(blocks).unwrap_or(0), count.checked_rem(blocks).unwrap_or(0));
     (0..blocks).map(move |i| each.saturating_add(usize::from(i < more)))

@@ -17,7 +17,8 @@
 //! - `alloc.rs`: space over all groups
 //! - `fork.rs`: a fork built from its extents; `release.rs`: a fork given back; `pour.rs`: content to blocks
 //! - `node.rs`: an inode changed; `ialloc.rs`: inodes allocated and freed
-//! - `attrs.rs`, `entry.rs`, `shortdir.rs`, `dirblock.rs`: attributes copied, a directory entry changed
+//! - `attrs.rs`: an attribute fork built from its attributes
+//! - `entry.rs`, `shortdir.rs`, `dirblock.rs`: a directory entry changed
 //! - `replace.rs`, `separate.rs`: the operations; `intents.rs`, `unlinked.rs`: what a crash left to do
 //! - `writer.rs`: all of it as [`FilesystemMut`](crate::filesystem::FilesystemMut)
 

@@ -1,18 +1,20 @@
 //! A directory entry that gets an inode of its own, in the place of one that it shares with other entries.
 
 use racker_formats::error::{Result, Within};
-use racker_formats::wire::{index, part, part_mut};
+use racker_formats::wire::{index, part_mut};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::filesystem::{Name, NodeKind, Time};
 
+use super::super::attr::{Attr, AttrFlags};
 use super::super::fault::Fault;
 use super::super::inode::{DiFlags, DiFlags2, ForkFormat, ForkKind, Inode};
-use super::super::layout::{DINODE_MAGIC, RawDinode};
+use super::super::layout::{DINODE_MAGIC, RawDinode, RawParent};
 use super::super::superblock::Incompat;
 use super::super::units::InodeNo;
 use super::Edit;
-use super::attrs::outside;
+use super::attrs::big_counts;
+use super::fork::Site;
 use super::ialloc::NULL_AG_INODE;
 use super::node::encode_time;
 
@@ -42,17 +44,18 @@ impl Edit {
         if old.flags.contains(DiFlags::REALTIME) {
             return Err(Fault::Realtime { ino: old.ino.0 }.into());
         }
-        if self.volume.sb.incompat.contains(Incompat::PARENT) {
-            return Err(Fault::Unsupported {
-                what: "separating hard links on a filesystem with parent pointers",
-            }
-            .into());
-        }
+        let parent = self.parent_of(&dir, name);
         self.run(|edit| {
-            edit.budget_for(old.raw.di_nblocks.get().saturating_add(MORE_BLOCKS))?;
-            let new = edit.twin(&old, dir.ino, now)?;
+            // The attributes are written twice at most: for the new inode, and for the old one without a parent.
+            let blocks = old.raw.di_nblocks.get().saturating_mul(2);
+            edit.budget_for(blocks.saturating_add(MORE_BLOCKS))?;
+            let attrs = edit.volume.stored_attrs(&old)?;
+            let new = edit.twin(&old, &attrs, parent.as_ref(), dir.ino, now)?;
             edit.point_entry(dir, &entry, new, now)?;
             let mut old = old;
+            if let Some(parent) = &parent {
+                edit.drop_parent(&mut old, attrs, parent)?;
+            }
             let links = old.links().saturating_sub(1);
             old.touch(&edit.volume, false, now)?;
             old.core()?.di_nlink = links.into();
@@ -62,23 +65,67 @@ impl Edit {
         .within(|| format!("separating {name:?} of directory {number}"))
     }
 
-    /// Makes an empty inode like `old`, near the directory it will be in.
-    fn twin(&mut self, old: &Inode, dir: InodeNo, now: Time) -> Result<InodeNo> {
+    /// What an inode says about an entry `name` of `dir` that names it, on filesystems where inodes say so.
+    fn parent_of(&self, dir: &Inode, name: &Name) -> Option<Attr> {
+        let value = RawParent { p_ino: dir.ino.0.into(), p_gen: dir.raw.di_gen };
+        self.volume.sb.incompat.contains(Incompat::PARENT).then(|| Attr {
+            flags: AttrFlags::PARENT,
+            name: name.as_bytes().to_vec(),
+            value: value.as_bytes().to_vec(),
+        })
+    }
+
+    /// Takes `parent` out of `attrs`, which are all that `inode` has, and writes the others.
+    fn drop_parent(&mut self, inode: &mut Inode, mut attrs: Vec<Attr>, parent: &Attr) -> Result<()> {
+        let Some(at) = attrs.iter().position(|attr| attr == parent) else {
+            let why = "no parent pointer for an entry that names the inode";
+            return Err(Fault::Fork { ino: inode.ino.0, fork: "attribute", why }.into());
+        };
+        attrs.remove(at);
+        let freed = match inode.attr {
+            Some(fork) if fork.format != ForkFormat::Local => self.release_fork(inode, ForkKind::Attr)?,
+            _ => 0,
+        };
+        let Some(blocks) = inode.raw.di_nblocks.get().checked_sub(freed) else {
+            let why = "the fork has more blocks than the inode says";
+            return Err(Fault::Fork { ino: inode.ino.0, fork: "attribute", why }.into());
+        };
+        self.put_attrs(inode, &attrs, blocks)
+    }
+
+    /// Gives `inode`, which has `blocks` blocks elsewhere, an attribute fork with these attributes.
+    fn put_attrs(&mut self, inode: &mut Inode, attrs: &[Attr], blocks: u64) -> Result<()> {
+        let Some(fork) = inode.attr else {
+            return match attrs {
+                [] => Ok(()),
+                _ => Err(Fault::Structure { what: "attributes", why: "no fork for them" }.into()),
+            };
+        };
+        let site = Site { ino: inode.ino, kind: ForkKind::Attr, room: fork.room, big: big_counts(inode) };
+        let (built, more) = self.build_attrs(site, attrs)?;
+        inode.set_fork(ForkKind::Attr, &built)?;
+        inode.core()?.di_nblocks = blocks.saturating_add(more).into();
+        Ok(())
+    }
+
+    /// Makes an empty inode like `old`, which has these attributes, near the directory it will be in.
+    fn twin(
+        &mut self,
+        old: &Inode,
+        attrs: &[Attr],
+        parent: Option<&Attr>,
+        dir: InodeNo,
+        now: Time,
+    ) -> Result<InodeNo> {
         let (ino, generation) = self.take_inode(dir)?;
         let sb = &self.volume.sb;
         let mut bytes = vec![0; index(sb.inode_size.bytes())?];
         let raw = core_like(old, sb, ino, generation, now);
         part_mut(&mut bytes, 0, size_of::<RawDinode>(), "inode")?.copy_from_slice(raw.as_bytes());
-        if let Some(fork) = old.attr.filter(|f| f.format == ForkFormat::Local) {
-            let attrs = part(&old.bytes, fork.at, fork.room, "attribute fork")?;
-            part_mut(&mut bytes, fork.at, fork.room, "attribute fork")?.copy_from_slice(attrs);
-        }
         let mut new = self.volume.parse_inode(ino, stamped(bytes)?)?;
-        if let Some(fork) = old.attr.filter(|_| outside(old)) {
-            let (built, blocks) = self.copy_attrs(old, ino, fork.room)?;
-            new.set_fork(ForkKind::Attr, &built)?;
-            new.core()?.di_nblocks = blocks.into();
-        }
+        let others = attrs.iter().filter(|attr| !attr.flags.contains(AttrFlags::PARENT));
+        let attrs: Vec<Attr> = others.chain(parent).cloned().collect();
+        self.put_attrs(&mut new, &attrs, 0)?;
         new.store(&self.volume)?;
         Ok(ino)
     }
@@ -115,9 +162,7 @@ fn core_like(
     (raw.di_atime, raw.di_mtime, raw.di_ctime, raw.di_crtime) = (now, now, now, now);
     raw.di_extsize = was.di_extsize;
     raw.di_forkoff = was.di_forkoff;
-    // A fork outside the inode is put in later.
-    raw.di_aformat =
-        if old.attr.is_some_and(|f| f.format == ForkFormat::Local) { was.di_aformat } else { FORMAT_EXTENTS };
+    raw.di_aformat = FORMAT_EXTENTS;
     raw.di_dmevmask = was.di_dmevmask;
     raw.di_dmstate = was.di_dmstate;
     raw.di_flags = old.flags.difference(DiFlags::PREALLOC).bits().into();
