@@ -208,6 +208,8 @@ pub struct Snapshot {
     pub vm_clock_nsec: u64,
     /// Bytes of the virtual machine's state that were saved with the disk.
     pub vm_state_size: u64,
+    /// Instructions that the virtual machine had run, where it counted them.
+    pub icount: Option<u64>,
     /// Virtual size in bytes at that time.
     pub virtual_size: u64,
 }
@@ -232,8 +234,8 @@ impl Moment {
     }
 }
 
-/// Snapshots inside an image, which [`Facts::snapshots`] lists. `which` is a snapshot's number or its name; a number
-/// goes first, as with `qemu-img`.
+/// Snapshots inside an image, which [`Facts::snapshots`] lists. `which` is a snapshot's number or its name. Where one
+/// has the other's name for a number, `qemu-img` takes the number, but for a snapshot to delete the name; so does this.
 ///
 /// Each change lands whole or not at all, and is on stable storage on return.
 pub trait Snapshots {

@@ -74,14 +74,7 @@ fn view(target: &Target) -> Value {
         put("data-files", facts.data_files.clone().into());
     }
     if !facts.snapshots.is_empty() {
-        let all = facts.snapshots.iter().map(|s| {
-            json!({ "id": s.id, "name": s.name, "vm-state-size": s.vm_state_size,
-                    "date-sec": s.date_sec, "date-nsec": s.date_nsec,
-                    "vm-clock-sec": s.vm_clock_nsec / 1_000_000_000,
-                    "vm-clock-nsec": s.vm_clock_nsec % 1_000_000_000,
-                    "virtual-size": s.virtual_size })
-        });
-        put("snapshots", all.collect());
+        put("snapshots", facts.snapshots.iter().map(super::snapshot::object).collect());
     }
     if !facts.specific.is_empty() {
         put("format-specific", json!({ "type": facts.format, "data": facts.specific }));

@@ -80,7 +80,8 @@ impl Snapshots for Qcow2 {
     fn delete(&self, which: &str) -> Result<()> {
         let _gate = self.alone()?;
         self.change_history(|next| {
-            next.list.remove(find(&next.list, which)?);
+            let by_name = next.list.iter().position(|s| s.name == which);
+            next.list.remove(by_name.map_or_else(|| find(&next.list, which), Ok)?);
             Ok(())
         })
     }

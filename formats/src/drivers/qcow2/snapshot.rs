@@ -1,6 +1,7 @@
 //! The snapshot table: a list of L1 tables with names.
 
 use zerocopy::IntoBytes;
+use zerocopy::big_endian::U64;
 
 use super::fault::Fault;
 use super::header::{Header, L1_BYTES_MAX, TablePlace};
@@ -18,6 +19,8 @@ const TABLE_BYTES_MAX: u64 = 64 * MIB;
 
 /// Bytes of extra data in a new entry: sizes of state and disk, and a count of instructions.
 const NEW_EXTRA: u32 = 24;
+/// No machine ran that counts its instructions.
+const NO_ICOUNT: u64 = u64::MAX;
 
 /// One internal snapshot.
 #[derive(Clone, Debug)]
@@ -32,6 +35,7 @@ pub(super) struct Snapshot {
     moment: Moment,
     /// Bytes that a virtual machine keeps behind the end of the disk.
     vm_state_size: u64,
+    icount: Option<u64>,
     /// The entry as it lies on disk, without padding.
     raw: Vec<u8>,
 }
@@ -59,12 +63,11 @@ impl Snapshot {
             extra_data_size: NEW_EXTRA.into(),
         };
         let extra = RawSnapshotExtra { vm_state_size: 0.into(), disk_size: size.into() };
-        // No machine ran that counts its instructions.
-        let icount = u64::MAX.to_be_bytes();
+        let icount = NO_ICOUNT.to_be_bytes();
         let raw = [fixed.as_bytes(), extra.as_bytes(), &icount, id.as_bytes(), name.as_bytes()].concat();
         let l1 = TablePlace { at: 0, entries: 0 };
         let name = name.to_string();
-        Ok(Self { l1, id, name, size, has_size: true, moment, vm_state_size: 0, raw })
+        Ok(Self { l1, id, name, size, has_size: true, moment, vm_state_size: 0, icount: None, raw })
     }
 
     /// Says where its L1 table lies.
@@ -86,6 +89,7 @@ impl Snapshot {
             date_nsec: self.moment.date_nsec,
             vm_clock_nsec: self.moment.vm_clock_nsec,
             vm_state_size: self.vm_state_size,
+            icount: self.icount,
             virtual_size: self.size,
         }
     }
@@ -145,6 +149,7 @@ fn read_entry(file: &Disk, at: u64, header: &Header) -> Result<(Snapshot, u64)> 
     let rest = bytes(file, at.saturating_add(40), rest_len, rest_len, "snapshot")?;
     let extra: Option<RawSnapshotExtra> =
         if extra_len >= 16 { Some(take(&rest, 0, "snapshot")?) } else { None };
+    let icount: Option<U64> = if extra_len >= 24 { Some(take(&rest, 16, "snapshot")?) } else { None };
     let (extra_len, id_len, name_len) = (index(extra_len)?, index(id_len)?, index(name_len)?);
     let text = |at, len| -> Result<String> {
         Ok(String::from_utf8_lossy(part(&rest, at, len, "snapshot")?).into_owned())
@@ -164,6 +169,7 @@ fn read_entry(file: &Disk, at: u64, header: &Header) -> Result<(Snapshot, u64)> 
         },
         // The larger number came later.
         vm_state_size: extra.map_or(raw.vm_state_size.get().into(), |e| e.vm_state_size.get()),
+        icount: icount.map(U64::get).filter(|n| *n != NO_ICOUNT),
         raw: [raw.as_bytes(), &rest].concat(),
     };
     Ok((snapshot, rest_len.saturating_add(40).next_multiple_of(8)))
