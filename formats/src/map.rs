@@ -11,10 +11,20 @@ use crate::registry::Image;
 pub struct Location {
     /// The run.
     pub run: Run,
-    /// Offset in the image's file in bytes, where the bytes lie there as they are read.
+    /// Offset in bytes in the image's file, or in the file that it keeps its data in: of the bytes as they are read,
+    /// or of space that is set aside for them.
     pub at: Option<u64>,
     /// The bytes lie there compressed.
     pub compressed: bool,
+    /// The bytes lie in a hole of the file, and so are zeroes.
+    pub hole: bool,
+}
+
+impl Location {
+    /// A run of which nothing is known but its kind.
+    pub fn of(run: Run) -> Self {
+        Self { run, at: None, compressed: false, hole: false }
+    }
 }
 
 /// A stretch of disk that lies in one place.
@@ -30,6 +40,8 @@ pub struct Extent {
     pub at: Option<u64>,
     /// The bytes lie there compressed.
     pub compressed: bool,
+    /// The bytes lie in a hole of the file, and so are zeroes.
+    pub hole: bool,
 }
 
 impl Extent {
@@ -42,7 +54,8 @@ impl Extent {
         };
         joined
             && self.span.end() == next.span.start()
-            && (self.depth, self.kind, self.compressed) == (next.depth, next.kind, next.compressed)
+            && (self.depth, self.kind, self.compressed, self.hole)
+                == (next.depth, next.kind, next.compressed, next.hole)
     }
 }
 
@@ -89,21 +102,21 @@ pub fn map(image: &Arc<dyn Image>, span: Span) -> impl Iterator<Item = Result<Ex
 /// The extent that `span` begins with.
 fn first(chain: &[Arc<dyn Image>], span: Span) -> Result<Extent> {
     let mut span = span;
-    let mut depth = 0usize;
-    for image in chain {
+    let mut found = Extent { span, depth: 0, kind: RunKind::Hole, at: None, compressed: false, hole: false };
+    for (depth, image) in chain.iter().enumerate() {
         let known = image.size().saturating_sub(span.start());
         if known == 0 {
-            // A parent shorter than its child goes on with zeroes; they are nobody's.
+            // A parent shorter than its child goes on with zeroes: it is the child that says so.
             break;
         }
         span = span.truncate(known);
-        let Location { run, at, compressed } = image.locate(span)?;
+        let Location { run, at, compressed, hole } = image.locate(span)?;
         span = span.truncate(run.len.max(1));
+        let kind = if run.kind == RunKind::Parent { RunKind::Hole } else { run.kind };
+        found = Extent { span, depth, kind, at, compressed, hole };
         if run.kind != RunKind::Parent {
-            return Ok(Extent { span, depth, kind: run.kind, at, compressed });
+            break;
         }
-        depth = depth.saturating_add(1);
     }
-    let depth = depth.min(chain.len().saturating_sub(1));
-    Ok(Extent { span, depth, kind: RunKind::Hole, at: None, compressed: false })
+    Ok(found)
 }

@@ -139,7 +139,7 @@ pub trait Image: BlockDevice {
     /// [`RunKind::Parent`](crate::block::RunKind::Parent) for what shows through from the parent. The default is
     /// for formats that have no parent and do not say where.
     fn locate(&self, span: Span) -> Result<Location> {
-        Ok(Location { run: self.first_run(span)?, at: None, compressed: false })
+        Ok(Location::of(self.first_run(span)?))
     }
 
     /// Snapshots inside the image, where the format has them.

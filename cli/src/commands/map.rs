@@ -67,7 +67,7 @@ fn object(extent: &Extent) -> Object<String, Value> {
     all.insert("length".into(), extent.span.len().into());
     all.insert("depth".into(), extent.depth.into());
     all.insert("present".into(), extent.kind.is_allocated().into());
-    all.insert("zero".into(), extent.kind.is_zero().into());
+    all.insert("zero".into(), (extent.kind.is_zero() || extent.hole).into());
     all.insert("data".into(), (extent.kind == RunKind::Data).into());
     all.insert("compressed".into(), extent.compressed.into());
     if let Some(at) = extent.at {
@@ -82,7 +82,7 @@ fn table(path: &Path, opened: &Opened, span: Span) -> Outcome<()> {
     line(&format!("{:<16}{:<16}{:<16}{}", "Offset", "Length", "Mapped to", "File"))?;
     for extent in map(&opened.image, span) {
         let extent = extent.about(path)?;
-        if extent.kind != RunKind::Data {
+        if extent.kind != RunKind::Data || extent.hole {
             continue;
         }
         let at = match extent.at {
@@ -99,14 +99,19 @@ fn table(path: &Path, opened: &Opened, span: Span) -> Outcome<()> {
 
 /// The names of the chain's files, as they were typed and as the images name them.
 fn files(path: &Path, opened: &Opened) -> Vec<String> {
-    let mut names = vec![path.display().to_string()];
-    let mut folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
+    let mut names = Vec::new();
+    let mut path = path.to_path_buf();
     let mut image = Some(opened.image.clone());
     while let Some(above) = image {
-        let Some(reference) = above.facts().backing else { break };
-        let name = folder.join(reference.path.strip_prefix("file:").unwrap_or(&reference.path));
-        folder = name.parent().map(Path::to_path_buf).unwrap_or_default();
+        let facts = above.facts();
+        let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        let name = match facts.data_files.as_slice() {
+            [data] if facts.format == "qcow2" => folder.join(data),
+            _ => path,
+        };
         names.push(crate::clean::clean(&name.display().to_string()));
+        let Some(reference) = facts.backing else { break };
+        path = folder.join(reference.path.strip_prefix("file:").unwrap_or(&reference.path));
         image = above.parent();
     }
     names

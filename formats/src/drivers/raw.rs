@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::block::{BlockDevice, Caps, Disk, Run, Span};
+use crate::block::{BlockDevice, Caps, Disk, Run, RunKind, Span};
 use crate::error::Result;
+use crate::map::Location;
 use crate::registry::{Facts, Format, Guess, Head, Image, Opening, Plan};
 
 /// The format's entry in the list.
@@ -29,6 +30,10 @@ impl Format for Raw {
         Ok(Arc::new(RawImage { file }))
     }
 
+    fn full_size(&self, plan: &Plan) -> Result<Option<u64>> {
+        Ok(Some(plan.size))
+    }
+
     fn streams(&self, _: &Plan) -> bool {
         true
     }
@@ -47,6 +52,13 @@ struct RawImage {
 impl Image for RawImage {
     fn facts(&self) -> Facts {
         Facts { format: "raw", virtual_size: self.file.size(), ..Facts::default() }
+    }
+
+    fn locate(&self, span: Span) -> Result<Location> {
+        let Run { len, kind } = self.file.first_run(span)?;
+        // What is a hole to the file is the image's own: nothing could show through.
+        let kind = if kind == RunKind::Hole { RunKind::Zero } else { kind };
+        Ok(Location { at: Some(span.start()), ..Location::of(Run { len, kind }) })
     }
 }
 

@@ -117,6 +117,11 @@ impl Geometry {
         self.subcluster.shift() != self.cluster.shift()
     }
 
+    /// Reference counts in one block of them.
+    pub(super) const fn counts_per_block(&self) -> u64 {
+        self.cluster.bytes().wrapping_shl(3).wrapping_shr(self.refcount_order)
+    }
+
     /// Entries that the L1 table of a disk of `size` bytes needs.
     pub(super) const fn l1_entries(&self, size: u64) -> u64 {
         self.l2_reach.count(size)

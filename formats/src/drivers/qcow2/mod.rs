@@ -106,6 +106,11 @@ impl Format for Qcow2Format {
         Ok(Box::new(Stream::new(&file, plan.data_file.as_ref(), design, plan.compress)?))
     }
 
+    fn full_size(&self, plan: &Plan) -> Result<Option<u64>> {
+        let design = Design::new(plan)?;
+        Ok(design.data_file.is_none().then(|| design.full_size()))
+    }
+
     fn options(&self) -> &'static [Opt] {
         create::OPTIONS
     }

@@ -6,6 +6,7 @@ mod edit;
 mod history;
 mod live;
 mod make;
+mod map;
 mod new;
 mod read;
 mod resize;
