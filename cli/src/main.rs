@@ -1,5 +1,6 @@
 //! The `racker` command: parses what was typed, runs one command, prints the error, exits.
 
+mod backing;
 mod clean;
 mod commands;
 mod exit;

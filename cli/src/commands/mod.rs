@@ -2,6 +2,7 @@
 
 mod cat;
 mod check;
+mod commit;
 mod compare;
 mod convert;
 mod copy_out;
@@ -13,6 +14,7 @@ mod info;
 mod ls;
 mod map;
 mod measure;
+mod rebase;
 mod resize;
 mod snapshot;
 mod stat;
@@ -57,6 +59,8 @@ enum Disk {
     Create(Box<create::Create>),
     Resize(resize::Resize),
     Snapshot(snapshot::SnapshotCommand),
+    Rebase(rebase::Rebase),
+    Commit(commit::Commit),
     Check(check::Check),
     Map(map::Map),
     Compare(compare::Compare),
@@ -82,6 +86,8 @@ impl Racker {
                 Disk::Create(c) => c.run(progress),
                 Disk::Resize(c) => c.run(progress),
                 Disk::Snapshot(c) => c.run(),
+                Disk::Rebase(c) => c.run(progress),
+                Disk::Commit(c) => c.run(progress),
                 Disk::Check(c) => c.run(),
                 Disk::Map(c) => c.run(),
                 Disk::Compare(c) => c.run(progress),
