@@ -34,6 +34,7 @@ pub mod options;
 pub mod rebase;
 pub mod recognised;
 pub mod registry;
+pub mod sparsify;
 pub mod transaction;
 pub mod wire;
 
