@@ -123,7 +123,7 @@ fn extract_as_a_plain_user_says_what_it_could_not_keep() {
     let folder = dir.path().join("tree");
     let nobody = tool("setpriv").args(["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]);
     nobody.arg(&copy).args(["disk", "extract"]).args([&image, &folder]).ok();
-    let told = std::fs::read_to_string(dir.path().join("tree.racker-manifest.json")).unwrap();
+    let told = std::fs::read_to_string(dir.path().join("tree.racker-manifest.jsonl")).unwrap();
     assert!(told.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{told}");
     for path in ["special/null", "xattr/capable", "files/owner1"] {
         assert!(told.contains(path), "{path} is not in the manifest");
