@@ -396,7 +396,7 @@ impl<'a> Extractor<'a> {
                     let locking = self.keep.locking;
                     set_flags(at, if locking { stat.flags } else { unlocked }, &mut left);
                     if !locking {
-                        left.add(What::Flags, "not asked for with --flags");
+                        left.add(What::Flags, "--flags sets them");
                     }
                 }
             }
