@@ -28,7 +28,7 @@ use crate::target::HowArgs;
 #[command(after_help = "Examples:\n  racker disk convert -O vmdk boot.qcow2 boot.vmdk\n  \
     racker disk convert -O qcow2 -c debian.box debian.qcow2\n  \
     racker disk convert -O vmdk -o subformat=streamOptimized boot.qcow2 boot.vmdk\n  \
-    racker disk convert -O vmdk -o subformat=streamOptimized boot.qcow2 - | ssh host 'cat > boot.vmdk'")]
+    racker disk convert -O vmdk -o subformat=streamOptimized boot.qcow2 - | sha256sum")]
 pub(crate) struct Convert {
     /// Disk image, compressed image, archive with a disk inside, or block device; `-` is standard input
     #[arg(value_name = "SRC")]
