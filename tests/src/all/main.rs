@@ -19,6 +19,7 @@ mod extract;
 mod fixtures;
 mod live;
 mod noise;
+mod pairs;
 mod partition;
 mod power;
 mod qcow2;
