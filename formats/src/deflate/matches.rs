@@ -14,7 +14,7 @@ pub(super) const SEGMENT: usize = 1 << 16;
 const PAD: usize = 512;
 
 /// Candidates of a bucket that are compared.
-const WAYS: usize = 3;
+const WAYS: usize = 4;
 const BUCKETS: usize = 1 << 11;
 const THREES: usize = 1 << 10;
 /// A match this long is taken without a look at the next byte.
