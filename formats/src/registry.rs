@@ -52,6 +52,8 @@ pub trait Format: Sync {
     }
     /// Endings of output names; never used to recognise a file.
     fn suffixes(&self) -> &'static [&'static str];
+    /// Its kinds, and what is done with each.
+    fn kinds(&self) -> &'static [SubKind];
     /// Looks at bytes, opens nothing, cannot fail.
     fn probe(&self, head: &Head<'_>) -> Guess;
     /// Opens an image. `file` is writable when the image shall be.
@@ -85,6 +87,39 @@ pub trait Format: Sync {
     /// The options of `create`.
     fn options(&self) -> &'static [Opt] {
         &[]
+    }
+}
+
+/// Some kinds of a format's images, and what the driver does with them: a line of `racker formats`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubKind {
+    /// As the field calls them: `fixed`.
+    pub name: &'static str,
+    /// Whether they are written in place.
+    pub write: bool,
+    /// Whether they are made.
+    pub create: bool,
+}
+
+impl SubKind {
+    /// Read, written in place, and made.
+    pub(crate) const fn all(name: &'static str) -> Self {
+        Self { name, write: true, create: true }
+    }
+
+    /// Read only.
+    pub(crate) const fn read(name: &'static str) -> Self {
+        Self { name, write: false, create: false }
+    }
+
+    /// Read and written in place.
+    pub(crate) const fn write(name: &'static str) -> Self {
+        Self { name, write: true, create: false }
+    }
+
+    /// Read, and made in one go.
+    pub(crate) const fn create(name: &'static str) -> Self {
+        Self { name, write: false, create: true }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::block::{BlockDevice, Caps, Disk, Run, Span};
 use crate::error::Result;
-use crate::registry::{Facts, Format, Guess, Head, Image, Opening, Plan};
+use crate::registry::{Facts, Format, Guess, Head, Image, Opening, Plan, SubKind};
 
 /// The format's entry in the list.
 pub(super) const FORMAT: Raw = Raw;
@@ -19,6 +19,11 @@ impl Format for Raw {
 
     fn suffixes(&self) -> &'static [&'static str] {
         &["raw", "img"]
+    }
+
+    fn kinds(&self) -> &'static [SubKind] {
+        const KINDS: &[SubKind] = &[SubKind::all("plain bytes")];
+        KINDS
     }
 
     fn probe(&self, _: &Head<'_>) -> Guess {
