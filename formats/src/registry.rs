@@ -362,6 +362,8 @@ pub struct Opening {
     chain: Vec<(u64, u64)>,
     /// Files opened so far.
     count: usize,
+    /// Files of a new image that have no names yet.
+    made: Option<Beside>,
 }
 
 impl Opening {
@@ -373,7 +375,12 @@ impl Opening {
             None => PathBuf::from("/"),
         });
         let chain = path.and_then(|p| p.metadata().ok()).map(|m| (m.dev(), m.ino())).into_iter().collect();
-        Self { folder, policy, write, chain, count: 0 }
+        Self { folder, policy, write, chain, count: 0, made: None }
+    }
+
+    /// For an image whose further files were made just now, and have no names yet.
+    pub(crate) fn with_made(self, made: Beside) -> Self {
+        Self { made: Some(made), ..self }
     }
 
     /// Whether the image shall be writable.
@@ -389,6 +396,9 @@ impl Opening {
 
     /// Opens a file that holds part of this image's own bytes (an extent, a data file).
     pub fn follow_file(&mut self, reference: &Reference) -> Result<Disk> {
+        if let Some(disk) = self.made.as_ref().and_then(|made| made.made(&reference.path).ok()) {
+            return Ok(disk.read_only());
+        }
         let (file, _) = self.open_reference(reference, self.write)?;
         lock(&file, if self.write { LockMode::Write } else { LockMode::Read })?;
         Ok(Disk::new(FileDevice::new(file, self.write)?))
@@ -424,6 +434,7 @@ impl Opening {
             write: false,
             chain: self.chain.clone(),
             count: self.count,
+            made: None,
         };
         inner.chain.push((meta.dev(), meta.ino()));
         let image = format.open(disk, &mut inner).within(place)?;

@@ -13,6 +13,7 @@ mod cli;
 mod commands;
 mod container;
 mod convert;
+mod copy;
 mod crash;
 mod edit;
 mod extract;
