@@ -135,10 +135,17 @@ pub trait Image: BlockDevice {
     }
 
     /// Where the image itself keeps the beginning of `span`, which is not empty: the first run, with
-    /// [`RunKind::Parent`](crate::block::RunKind::Parent) for what shows through from the parent. The default is
-    /// for formats that have no parent and do not say where.
+    /// [`RunKind::Parent`](crate::block::RunKind::Parent) for what shows through from the parent. Formats that know
+    /// no parents hold all of their disk: what they did not allocate is zeroes of theirs, not a hole, as `qemu-img`
+    /// has it. The default is for formats that have no parent and do not say where.
     fn locate(&self, span: Span) -> Result<Location> {
-        Ok(Location { run: self.first_run(span)?, at: None, compressed: false })
+        Ok(Location { run: self.first_run(span)?, at: None, compressed: false, hollow: false })
+    }
+
+    /// The file that holds the byte at `at` of the disk, as the image names it, if that is not the image's own.
+    fn file_at(&self, at: u64) -> Option<String> {
+        let _ = at;
+        None
     }
 
     /// Whether [`apply`](Self::apply) is there.
@@ -158,6 +165,12 @@ pub trait Image: BlockDevice {
         let _ = (staged, changes);
         Err(Common::Unsupported { what: "an atomic edit", by: self.facts().format.into() }.into())
     }
+}
+
+/// An image as a disk that cannot be written, for those above it.
+pub(crate) fn below(image: &Arc<dyn Image>) -> Disk {
+    let device: Arc<dyn BlockDevice> = image.clone();
+    Disk::from_arc(device).read_only()
 }
 
 /// What an image says about itself.

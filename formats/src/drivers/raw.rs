@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use crate::block::{BlockDevice, Caps, Disk, Run, Span};
 use crate::error::Result;
+use crate::map::Location;
+use crate::mapped::locate_plain;
 use crate::registry::{Facts, Format, Guess, Head, Image, Opening, Plan};
 
 /// The format's entry in the list.
@@ -47,6 +49,12 @@ struct RawImage {
 impl Image for RawImage {
     fn facts(&self) -> Facts {
         Facts { format: "raw", virtual_size: self.file.size(), ..Facts::default() }
+    }
+
+    /// Holes are the disk's own.
+    fn locate(&self, span: Span) -> Result<Location> {
+        let location = locate_plain(&self.file, span.start(), span.len())?;
+        Ok(Location { hollow: false, ..location })
     }
 }
 

@@ -18,6 +18,7 @@ mod edit;
 mod extract;
 mod fixtures;
 mod live;
+mod map;
 mod noise;
 mod partition;
 mod power;

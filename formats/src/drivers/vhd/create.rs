@@ -87,9 +87,8 @@ fn differencing(file: Disk, size: u64, backing: &Backing, seconds: u64) -> Resul
     write(&file, &footer, &header)?;
     file.write_at(span.start(), &text)?;
 
-    let device: Arc<dyn crate::block::BlockDevice> = image.clone();
-    let parent = Disk::from_arc(device).read_only();
-    Ok(Arc::new(SparseVhd::new(file, footer, header, Some(parent), Some(backing.reference.clone()))))
+    let parent = Some(image.clone());
+    Ok(Arc::new(SparseVhd::new(file, footer, header, parent, Some(backing.reference.clone()))))
 }
 
 /// Where the first sector behind footer and header begins.

@@ -81,10 +81,7 @@ pub(super) fn create(file: Disk, plan: &Plan) -> Result<Arc<dyn Image>> {
 
     // What was written is what counts: places in the metadata are found there.
     let state = State::new(Metadata::read(&file, region)?, state.regions)?;
-    let parent = plan.backing.as_ref().map(|backing| {
-        let device: Arc<dyn crate::block::BlockDevice> = backing.image.clone();
-        (Disk::from_arc(device).read_only(), backing.reference.clone())
-    });
+    let parent = plan.backing.as_ref().map(|b| (b.image.clone(), b.reference.clone()));
     let image = Vhdx::new(file, headers, state, parent);
     image.marks.unborn.store(true, Ordering::Release);
     Ok(Arc::new(image))
