@@ -16,6 +16,7 @@ use crate::drivers::FORMATS;
 use crate::error::{Common, Error, Fault, Kind, Result, Within};
 use crate::limits::{CHAIN_DEPTH_MAX, HEAD_BYTES, REFERENCES_MAX, TAIL_BYTES};
 use crate::map::Location;
+use crate::measure::Growth;
 use crate::options::{Opt, Values};
 use crate::recognised::recognise;
 use crate::wire::{bytes, len64};
@@ -72,10 +73,14 @@ pub trait Format: Sync {
     fn packs(&self, plan: &Plan) -> bool {
         plan.compress
     }
-    /// Bytes of the file of a new image by `plan` once all of its disk was written, where there is a formula.
-    fn full_size(&self, plan: &Plan) -> Result<Option<u64>> {
+    /// How large new images by `plan` become, where nothing counts but how many stretches of the disk hold data.
+    fn growth(&self, plan: &Plan) -> Result<Option<Growth>> {
         let _ = plan;
         Ok(None)
+    }
+    /// Bytes of the file of a new image by `plan` once all of its disk was written, where there is a formula.
+    fn full_size(&self, plan: &Plan) -> Result<Option<u64>> {
+        Ok(self.growth(plan)?.map(|growth| growth.full()))
     }
     /// Whether a sink writes what `plan` asks for from beginning to end, so that it can go down a pipe.
     fn streams(&self, plan: &Plan) -> bool {

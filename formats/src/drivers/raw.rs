@@ -6,6 +6,7 @@ use crate::block::{BlockDevice, Caps, Disk, Run, Span};
 use crate::error::Result;
 use crate::map::Location;
 use crate::mapped::locate_plain;
+use crate::measure::Growth;
 use crate::registry::{Facts, Format, Guess, Head, Image, Opening, Plan};
 
 /// The format's entry in the list.
@@ -29,6 +30,10 @@ impl Format for Raw {
 
     fn open(&self, file: Disk, _: &mut Opening) -> Result<Arc<dyn Image>> {
         Ok(Arc::new(RawImage { file }))
+    }
+
+    fn growth(&self, plan: &Plan) -> Result<Option<Growth>> {
+        Ok(Some(Growth::none(plan.size)))
     }
 
     fn streams(&self, _: &Plan) -> bool {

@@ -95,33 +95,91 @@ fn check_mends_either_half_of_a_gpt() {
     }
 }
 
+/// What `measure --json` says: required and fully allocated bytes.
+fn measured(at: &Path, args: &[&str]) -> (u64, u64) {
+    let said = disk(at, &[&["measure", "--json"], args].concat()).ok();
+    let json: Value = serde_json::from_str(&said).unwrap();
+    (json["required"].as_u64().unwrap(), json["fully-allocated"].as_u64().unwrap())
+}
+
 #[test]
 fn measure_says_what_convert_writes() {
     let dir = boot();
     let at = dir.path();
+    // Every byte of it is data that no program can compress; its end fills no block.
+    let mut noise = vec![0; (3 << 20) + 4096 + 512];
+    racker_tests::rng::Rng::new(7).fill(&mut noise);
+    std::fs::write(at.join("noise.raw"), &noise).unwrap();
     for (format, options) in [
         ("raw", ""),
         ("qcow2", ""),
         ("qcow2", "cluster_size=4k"),
         ("qcow2", "-c"),
         ("vmdk", ""),
+        ("vmdk", "subformat=monolithicFlat"),
+        ("vmdk", "subformat=twoGbMaxExtentSparse"),
+        ("vmdk", "subformat=twoGbMaxExtentFlat"),
         ("vmdk", "subformat=streamOptimized"),
         ("vhd", ""),
+        ("vhd", "subformat=fixed"),
+        ("vhd", "force_size=on"),
         ("vdi", ""),
+        ("vdi", "static=on"),
         ("vhdx", ""),
+        ("vhdx", "block_size=1M"),
+        ("vhdx", "subformat=fixed,log_size=3M"),
     ] {
         let extra: Vec<&str> = match options {
             "" => vec![],
             "-c" => vec!["-c"],
             o => vec!["-o", o],
         };
-        let json =
-            disk(at, &[&["measure", "--json", "-O", format], &extra[..], &["boot.qcow2"]].concat()).ok();
-        let json: Value = serde_json::from_str(&json).unwrap();
-        disk(at, &[&["convert", "-O", format], &extra[..], &["boot.qcow2", "new"]].concat()).ok();
-        let size = at.join("new").metadata().unwrap().len();
-        assert_eq!(json["required"], Value::from(size), "{format} {options}");
-        assert!(json["fully-allocated"].as_u64().unwrap() >= size);
+        // An image of several files is as large as all of them.
+        let made = |source: &str| {
+            let out = at.join("out");
+            std::fs::create_dir(&out).unwrap();
+            disk(at, &[&["convert", "-O", format], &extra[..], &[source, "out/disk.vmdk"]].concat()).ok();
+            let sizes = std::fs::read_dir(&out).unwrap().map(|e| e.unwrap().metadata().unwrap().len());
+            let size: u64 = sizes.sum();
+            std::fs::remove_dir_all(&out).unwrap();
+            size
+        };
+        let (required, full) = measured(at, &[&["-O", format], &extra[..], &["boot.qcow2"]].concat());
+        assert_eq!(required, made("boot.qcow2"), "{format} {options}");
+        assert!(full >= required);
+        let (required, full) = measured(at, &[&["-O", format], &extra[..], &["noise.raw"]].concat());
+        let size = made("noise.raw");
+        assert_eq!(required, size, "{format} {options}");
+        // What fills up the last grain of a stream can be compressed.
+        let less = if options.contains("stream") { 64 << 10 } else { 0 };
+        assert!(options == "-c" || (size..=size + less).contains(&full), "{format} {options}: {size} {full}");
+        let size = noise.len().to_string();
+        let (empty, same) = measured(at, &[&["-O", format, "--size", &size], &extra[..]].concat());
+        assert!(empty <= required && same == full, "{format} {options}");
+    }
+}
+
+#[test]
+fn a_large_disk_is_measured_in_no_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    let file = std::fs::File::create(at.join("large.raw")).unwrap();
+    file.set_len(2 << 40).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[1; 4096], 1 << 40).unwrap();
+    for format in ["raw", "vhd", "vdi", "vhdx"] {
+        // What the tables of such a disk need would not fit.
+        let limited = |args: &[&str]| {
+            let racker = racker_tests::tool::binary().display().to_string();
+            let line = format!("ulimit -v 400000; exec {racker} disk measure --json {}", args.join(" "));
+            let said = tool("bash").args(["-c", &line]).dir(at).ok();
+            serde_json::from_str::<Value>(&said).unwrap()["fully-allocated"].as_u64().unwrap()
+        };
+        let size = if format == "vhd" { "2040G" } else { "2T" };
+        let full = limited(&["-O", format, "--size", size]);
+        assert!(full >= 2040 << 30, "{format}");
+        if format != "vhd" {
+            assert_eq!(limited(&["-O", format, "large.raw"]), full, "{format}");
+        }
     }
 }
 

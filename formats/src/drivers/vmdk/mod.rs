@@ -50,6 +50,7 @@ use self::stream::StreamSink;
 use crate::block::{Disk, Span};
 use crate::convert::{DiskSink, Sink};
 use crate::error::{Result, Within};
+use crate::measure::Growth;
 use crate::options::Opt;
 use crate::registry::{Format, Guess, Head, Image, Opening, Plan, Reference, Role};
 use crate::wire::bytes;
@@ -114,6 +115,17 @@ impl Format for Vmdk {
 
     fn streams(&self, plan: &Plan) -> bool {
         Subformat::of(&plan.options) == Subformat::StreamOptimized
+    }
+
+    fn growth(&self, plan: &Plan) -> Result<Option<Growth>> {
+        create::growth(plan)
+    }
+
+    fn full_size(&self, plan: &Plan) -> Result<Option<u64>> {
+        match create::growth(plan)? {
+            Some(growth) => Ok(Some(growth.full())),
+            None => stream::full_size(plan).map(Some),
+        }
     }
 
     fn options(&self) -> &'static [Opt] {
