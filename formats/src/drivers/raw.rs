@@ -7,10 +7,17 @@ use crate::error::Result;
 use crate::map::Location;
 use crate::mapped::locate_plain;
 use crate::measure::Growth;
+use crate::options::{Opt, OptKind};
 use crate::registry::{Facts, Format, Guess, Head, Image, Opening, Plan};
 
 /// The format's entry in the list.
 pub(super) const FORMAT: Raw = Raw;
+
+const OPTIONS: &[Opt] = &[Opt {
+    name: "preallocation",
+    help: "off: space is taken as it is written (default); falloc: set aside; full: written",
+    kind: OptKind::Choice(&["off", "falloc", "full"]),
+}];
 
 /// Raw disks.
 pub(super) struct Raw;
@@ -40,8 +47,17 @@ impl Format for Raw {
         true
     }
 
+    fn options(&self) -> &'static [Opt] {
+        OPTIONS
+    }
+
     fn create(&self, file: Disk, plan: &Plan) -> Result<Arc<dyn Image>> {
         file.resize(plan.size)?;
+        match plan.options.text("preallocation") {
+            Some("falloc") if file.occupy(Span::first(plan.size))? => {}
+            Some("falloc" | "full") => file.store_zeroes(Span::first(plan.size))?,
+            _ => {}
+        }
         Ok(Arc::new(RawImage { file }))
     }
 }
@@ -90,6 +106,10 @@ impl BlockDevice for RawImage {
 
     fn discard(&self, span: Span) -> Result<()> {
         self.file.discard(span)
+    }
+
+    fn occupy(&self, span: Span) -> Result<bool> {
+        self.file.occupy(span)
     }
 
     fn first_run(&self, span: Span) -> Result<Run> {

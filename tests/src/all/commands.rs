@@ -199,3 +199,63 @@ fn new_images_are_what_qemu_img_takes_them_for() {
     assert!(disk(at, &["create", "-f", "qcow2", "none"]).failed().contains("size"));
     assert!(!at.join("none").exists());
 }
+
+#[test]
+fn create_says_what_it_was_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    let said = disk(at, &["create", "-f", "vpc", "a.vhd", "5M"]).ok();
+    assert_eq!(said, "Formatting 'a.vhd', fmt=vpc size=5242880\n");
+    // A name by itself switches something on.
+    disk(at, &["create", "-q", "-f", "vdi", "-o", "static", "a.vdi", "5M"]).ok();
+    assert!(at.join("a.vdi").metadata().unwrap().len() > 5 * MIB);
+    disk(at, &["create", "-q", "-f", "qcow2", "base", "3M"]).ok();
+    let said = disk(at, &["create", "-f", "qcow2", "-b", "base", "-F", "qcow2", "top"]).ok();
+    assert_eq!(said, "Formatting 'top', fmt=qcow2 size=3145728 backing_file=base backing_fmt=qcow2\n");
+    // A backing file that is not there yet.
+    disk(at, &["create", "-f", "qcow2", "-b", "later", "-F", "raw", "above", "3M"]).failed();
+    disk(at, &["create", "-f", "qcow2", "-u", "-b", "later", "-F", "raw", "above", "3M"]).ok();
+    assert!(
+        disk(at, &["create", "-f", "qcow2", "-u", "-b", "later", "-F", "raw", "none"])
+            .failed()
+            .contains("size")
+    );
+    std::fs::write(at.join("later"), [7; 512]).unwrap();
+    let said =
+        tool("qemu-io").args(["-c", "read -P 7 0 512", "-c", "read -P 0 512 1M", "above"]).dir(at).ok();
+    assert!(!said.contains("failed"), "{said}");
+}
+
+#[test]
+fn space_is_taken_when_that_is_asked_for() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    let taken = |name: &str| at.join(name).metadata().unwrap().blocks() * 512;
+    for how in ["falloc", "full"] {
+        let option = format!("preallocation={how}");
+        disk(at, &["create", "-o", &option, how, "4M"]).ok();
+        assert!(taken(how) >= 4 * MIB, "{how}");
+        for format in ["raw", "qcow2"] {
+            let name = format!("{how}.{format}");
+            disk(at, &["create", "-f", format, &name, "2M"]).ok();
+            let before = taken(&name);
+            disk(at, &["resize", "-f", format, "--preallocation", how, &name, "+3M"]).ok();
+            assert!(taken(&name) >= before + 3 * MIB, "{name}");
+            disk(at, &["resize", "-f", format, "--preallocation", how, "--shrink", &name, "1M"]).failed();
+            disk(at, &["compare", &name, how]).ok();
+        }
+    }
+}
+
+#[test]
+fn compare_is_quiet_if_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    std::fs::write(at.join("a"), [0; 4096]).unwrap();
+    std::fs::write(at.join("b"), [1; 4096]).unwrap();
+    for (other, status) in [("a", 0), ("b", 1)] {
+        let ran = disk(at, &["compare", "-q", "a", other]);
+        assert_eq!((ran.status, ran.text().as_str(), ran.err.as_str()), (status, "", ""));
+    }
+}

@@ -8,7 +8,7 @@ use super::fault::VmdkFault;
 use super::layout::{MAGIC, RawSparseHeader, SECTOR, flags};
 use crate::block::{BlockSize, Disk, Span};
 use crate::error::Result;
-use crate::limits::{GIB, MIB, REFERENCES_MAX};
+use crate::limits::{GIB, REFERENCES_MAX, TIB};
 use crate::measure::Growth;
 use crate::options::{Opt, OptKind, Values};
 use crate::registry::{Backing, Plan};
@@ -27,8 +27,9 @@ pub(super) const GT_ENTRIES: u32 = 512;
 pub(super) const GT_SECTORS: u64 = 4;
 /// Sectors for the embedded descriptor.
 const DESCRIPTOR_SECTORS: u64 = 20;
-/// Entries of 32 bits count sectors: no more can be named.
-pub(super) const SIZE_MAX: u64 = (2048 * GIB).saturating_sub(64 * MIB);
+/// The largest disk that VMware makes. An extent can hold less than 2 TiB of data, as entries of 32 bits count sectors;
+/// its disk may be larger, as long as no more of it is written.
+pub(super) const SIZE_MAX: u64 = 62 * TIB;
 
 /// The options of new images, under the names that `qemu-img` gives them.
 pub(super) const OPTIONS: &[Opt] = &[
