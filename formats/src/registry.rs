@@ -16,6 +16,7 @@ use crate::drivers::FORMATS;
 use crate::error::{Common, Error, Fault, Kind, Result, Within};
 use crate::limits::{CHAIN_DEPTH_MAX, HEAD_BYTES, REFERENCES_MAX, TAIL_BYTES};
 use crate::map::Location;
+use crate::measure::Growth;
 use crate::options::{Opt, Values};
 use crate::recognised::recognise;
 use crate::wire::{bytes, len64};
@@ -74,10 +75,14 @@ pub trait Format: Sync {
     fn packs(&self, plan: &Plan) -> bool {
         plan.compress
     }
-    /// Bytes of the file of a new image by `plan` once all of its disk was written, where there is a formula.
-    fn full_size(&self, plan: &Plan) -> Result<Option<u64>> {
+    /// How large new images by `plan` become, where nothing counts but how many stretches of the disk hold data.
+    fn growth(&self, plan: &Plan) -> Result<Option<Growth>> {
         let _ = plan;
         Ok(None)
+    }
+    /// Bytes of the file of a new image by `plan` once all of its disk was written, where there is a formula.
+    fn full_size(&self, plan: &Plan) -> Result<Option<u64>> {
+        Ok(self.growth(plan)?.map(|growth| growth.full()))
     }
     /// Whether a sink writes what `plan` asks for from beginning to end, so that it can go down a pipe.
     fn streams(&self, plan: &Plan) -> bool {
@@ -170,10 +175,17 @@ pub trait Image: BlockDevice {
     }
 
     /// Where the image itself keeps the beginning of `span`, which is not empty: the first run, with
-    /// [`RunKind::Parent`](crate::block::RunKind::Parent) for what shows through from the parent. The default is
-    /// for formats that have no parent and do not say where.
+    /// [`RunKind::Parent`](crate::block::RunKind::Parent) for what shows through from the parent. Formats that know
+    /// no parents hold all of their disk: what they did not allocate is zeroes of theirs, not a hole, as `qemu-img`
+    /// has it. The default is for formats that have no parent and do not say where.
     fn locate(&self, span: Span) -> Result<Location> {
-        Ok(Location { run: self.first_run(span)?, at: None, compressed: false })
+        Ok(Location { run: self.first_run(span)?, at: None, compressed: false, hollow: false })
+    }
+
+    /// The file that holds the byte at `at` of the disk, as the image names it, if that is not the image's own.
+    fn file_at(&self, at: u64) -> Option<String> {
+        let _ = at;
+        None
     }
 
     /// Whether [`apply`](Self::apply) is there.
@@ -193,6 +205,12 @@ pub trait Image: BlockDevice {
         let _ = (staged, changes);
         Err(Common::Unsupported { what: "an atomic edit", by: self.facts().format.into() }.into())
     }
+}
+
+/// An image as a disk that cannot be written, for those above it.
+pub(crate) fn below(image: &Arc<dyn Image>) -> Disk {
+    let device: Arc<dyn BlockDevice> = image.clone();
+    Disk::from_arc(device).read_only()
 }
 
 /// What an image says about itself.

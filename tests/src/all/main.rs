@@ -19,6 +19,7 @@ mod edit;
 mod extract;
 mod fixtures;
 mod live;
+mod map;
 mod noise;
 mod pairs;
 mod partition;
