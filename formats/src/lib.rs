@@ -20,6 +20,7 @@
 
 pub mod block;
 pub mod check;
+pub mod commit;
 pub mod compare;
 pub mod container;
 pub mod convert;
@@ -32,6 +33,7 @@ mod mapped;
 pub mod measure;
 pub mod open;
 pub mod options;
+pub mod rebase;
 pub mod recognised;
 pub mod registry;
 pub mod transaction;

@@ -10,7 +10,7 @@ use racker_formats::block::Disk;
 use racker_formats::convert::{self, Base, Concat};
 use racker_formats::error::Error;
 use racker_formats::open::{Opened, open, open_disk};
-use racker_formats::registry::{Backing, Image, Policy};
+use racker_formats::registry::{Backing, Image};
 
 use super::{Convert, is_dash};
 use crate::backing::open_backing;
@@ -85,8 +85,7 @@ impl Convert {
             let failure = Failure::new("several disks in a row cannot have a backing file (-B)");
             return Err(failure.hint("copy them into a new image, then make an overlay of that"));
         };
-        let policy = if self.how.allow_external { Policy::Any } else { Policy::SameFolder };
-        let backing = open_backing(&self.target, name, format, policy)?;
+        let backing = open_backing(&self.target, name, format, self.how.allow_external)?;
         let there = self.target.parent().unwrap_or(Path::new("")).join(name);
         let disk = Disk::from_arc(backing.image.clone()).read_only();
         let is_parent = is_parent(image.as_ref(), path, &there);
