@@ -5,6 +5,7 @@ mod clean;
 mod commands;
 mod exit;
 mod fault;
+mod interrupt;
 mod output;
 mod progress;
 mod target;

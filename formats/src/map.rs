@@ -16,19 +16,19 @@ pub struct Location {
     pub at: Option<u64>,
     /// The bytes lie there compressed.
     pub compressed: bool,
-    /// The bytes lie in a hole of the file, and so are zeroes.
-    pub hole: bool,
+    /// The bytes have their place in the file, and the file has a hole there.
+    pub hollow: bool,
 }
 
 impl Location {
     /// A run of which nothing is known but its kind.
     pub fn of(run: Run) -> Self {
-        Self { run, at: None, compressed: false, hole: false }
+        Self { run, at: None, compressed: false, hollow: false }
     }
 }
 
 /// A stretch of disk that lies in one place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extent {
     /// Bytes on the disk.
     pub span: Span,
@@ -40,11 +40,18 @@ pub struct Extent {
     pub at: Option<u64>,
     /// The bytes lie there compressed.
     pub compressed: bool,
-    /// The bytes lie in a hole of the file, and so are zeroes.
-    pub hole: bool,
+    /// The bytes have their place in the file, and the file has a hole there.
+    pub hollow: bool,
+    /// The file that holds the bytes, as the image names it; none if that is the image's own.
+    pub file: Option<String>,
 }
 
 impl Extent {
+    /// Zeroes that no image of the chain says anything about.
+    fn absent(span: Span) -> Self {
+        Self { span, depth: 0, kind: RunKind::Hole, at: None, compressed: false, hollow: false, file: None }
+    }
+
     /// Whether `next` goes on where this one ends, so that the two are one.
     fn is_continued_by(&self, next: &Self) -> bool {
         let joined = match (self.at, next.at) {
@@ -54,8 +61,9 @@ impl Extent {
         };
         joined
             && self.span.end() == next.span.start()
-            && (self.depth, self.kind, self.compressed, self.hole)
-                == (next.depth, next.kind, next.compressed, next.hole)
+            && (self.depth, self.kind, self.compressed, self.hollow)
+                == (next.depth, next.kind, next.compressed, next.hollow)
+            && self.file == next.file
     }
 }
 
@@ -81,13 +89,11 @@ pub fn map(image: &Arc<dyn Image>, span: Span) -> impl Iterator<Item = Result<Ex
                 }
             };
             rest = rest.skip(next.span.len());
-            match held {
-                Some(ref mut before) if before.is_continued_by(&next) => {
-                    if let Ok(joined) =
-                        Span::new(before.span.start(), before.span.len().saturating_add(next.span.len()))
-                    {
-                        before.span = joined;
-                    }
+            match held.take() {
+                Some(before) if before.is_continued_by(&next) => {
+                    let len = before.span.len().saturating_add(next.span.len());
+                    let span = Span::new(before.span.start(), len).unwrap_or(before.span);
+                    held = Some(Extent { span, ..before });
                 }
                 Some(before) => {
                     held = Some(next);
@@ -101,8 +107,8 @@ pub fn map(image: &Arc<dyn Image>, span: Span) -> impl Iterator<Item = Result<Ex
 
 /// The extent that `span` begins with.
 fn first(chain: &[Arc<dyn Image>], span: Span) -> Result<Extent> {
+    let mut found = Extent::absent(span);
     let mut span = span;
-    let mut found = Extent { span, depth: 0, kind: RunKind::Hole, at: None, compressed: false, hole: false };
     for (depth, image) in chain.iter().enumerate() {
         let known = image.size().saturating_sub(span.start());
         if known == 0 {
@@ -110,10 +116,11 @@ fn first(chain: &[Arc<dyn Image>], span: Span) -> Result<Extent> {
             break;
         }
         span = span.truncate(known);
-        let Location { run, at, compressed, hole } = image.locate(span)?;
+        let Location { run, at, compressed, hollow } = image.locate(span)?;
         span = span.truncate(run.len.max(1));
         let kind = if run.kind == RunKind::Parent { RunKind::Hole } else { run.kind };
-        found = Extent { span, depth, kind, at, compressed, hole };
+        let file = if at.is_some() { image.file_at(span.start()) } else { None };
+        found = Extent { span, depth, kind, at, compressed, hollow, file };
         if run.kind != RunKind::Parent {
             break;
         }

@@ -350,16 +350,21 @@ impl Image for Qcow2 {
             Place::Absent if self.parent.is_some() => RunKind::Parent,
             Place::Absent => RunKind::Hole,
         };
-        let mut hole = false;
+        let (mut kind, mut hollow) = (kind, false);
         if let (Place::Data(host), None, true) = (place, &self.data_file, self.has_holes()) {
             let there = Span::new(host.0, len)?.truncate(self.file.size().saturating_sub(host.0));
             if !there.is_empty() {
                 let run = self.file.first_run(there)?;
-                (hole, len) = (run.kind.is_zero(), run.len);
+                (hollow, len) = (run.kind.is_zero(), run.len);
+                kind = if hollow { RunKind::Zero } else { kind };
             }
         }
         let compressed = matches!(place, Place::Packed(_));
-        Ok(Location { run: Run { len, kind }, at: at.map(|at| at.0), compressed, hole })
+        Ok(Location { run: Run { len, kind }, at: at.map(|at| at.0), compressed, hollow })
+    }
+
+    fn file_at(&self, _: u64) -> Option<String> {
+        self.state().ok()?.header.data_file.as_ref().map(|reference| reference.path.clone())
     }
 
     fn leave_parent(&self) -> Result<()> {
