@@ -16,10 +16,19 @@ use crate::wire::{index, part_mut};
 const CHUNK: u64 = 2 * MIB;
 
 /// Copies what `layers` have of their own into `base`, which is opened for writing. The first layer is the image, each
-/// further one the parent of the one before, and `base` the parent of the last; none of them needs to be opened with
+/// further one the parent of the one before, and `base` the parent of the last, which is open for writing; none of them needs to be opened with
 /// its parent. A base that is too small grows. On return all is on stable storage.
-pub fn commit(layers: &[Arc<dyn Image>], base: &Disk, progress: &mut dyn FnMut(u64)) -> Result<()> {
+pub fn commit(layers: &[Arc<dyn Image>], base: &Arc<dyn Image>, progress: &mut dyn FnMut(u64)) -> Result<()> {
     let size = layers.first().map_or(0, |image| image.size());
+    if let Some(child) = layers.last()
+        && child.follows_parent()?
+    {
+        // Early, so that hardly any time passes in which the child does not know its parent.
+        base.renew_identity().within(|| "the backing file")?;
+        child.keep_parent(base.as_ref())?;
+    }
+    let device: Arc<dyn BlockDevice> = base.clone();
+    let base = &Disk::from_arc(device);
     if base.size() < size {
         base.resize(size).within(|| "the backing file")?;
     }

@@ -38,6 +38,7 @@ pub mod recognised;
 pub mod registry;
 pub mod sparsify;
 pub mod transaction;
+pub mod unopened;
 pub mod wire;
 
 pub use error::{Error, Kind, Result};

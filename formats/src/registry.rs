@@ -20,6 +20,7 @@ use crate::map::Location;
 use crate::measure::Growth;
 use crate::options::{Opt, Values};
 use crate::recognised::recognise;
+use crate::unopened::Unopened;
 use crate::wire::{bytes, len64};
 
 /// The bytes that a probe may look at.
@@ -187,6 +188,24 @@ pub trait Image: BlockDevice {
     fn file_at(&self, at: u64) -> Option<String> {
         let _ = at;
         None
+    }
+
+    /// Whether the image records something of its parent that changes with the parent's content, so that it has to
+    /// [keep up](Self::keep_parent) with a commit; an error if a commit would leave it without its parent.
+    fn follows_parent(&self) -> Result<bool> {
+        let by = self.facts().format.into();
+        Err(Common::Unsupported { what: "committing into the parent of an image", by }.into())
+    }
+
+    /// Gives the image a new identity now rather than before its content changes; on return it is on stable storage.
+    fn renew_identity(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Records what `parent`, which is the same parent as ever, says of itself now; on return it is on stable storage.
+    fn keep_parent(&self, parent: &dyn Image) -> Result<()> {
+        let _ = parent;
+        Ok(())
     }
 
     /// Makes ready for [another parent](Self::name_parent): from now on zeroes that are written are the image's own,
@@ -512,6 +531,12 @@ impl Opening {
 
     /// Opens a parent image, read-only, with everything that it names in turn.
     pub fn follow_image(&mut self, reference: &Reference) -> Result<(Disk, Arc<dyn Image>)> {
+        if self.alone {
+            // Parents of any size there is are served by one that has no bytes.
+            let image: Arc<dyn Image> = Arc::new(Unopened { size: u64::MAX >> 1 });
+            let device: Arc<dyn BlockDevice> = image.clone();
+            return Ok((Disk::from_arc(device), image));
+        }
         let place = || format!("{} {}", reference.role, reference.path);
         let (file, path) = self.open_reference(reference, false).within(place)?;
         if self.chain.len() >= CHAIN_DEPTH_MAX {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use racker_formats::commit::commit;
+use racker_formats::error::Kind;
 use racker_formats::limits::CHAIN_DEPTH_MAX;
 use racker_formats::open::{OpenOptions, Opened, open};
 use racker_formats::registry::{Image, Policy};
@@ -32,6 +33,9 @@ pub(crate) struct Commit {
     /// Do not empty the image
     #[arg(short = 'd', long)]
     drop: bool,
+    /// Accepted for qemu-img's sake
+    #[arg(short = 't', value_name = "CACHE", hide = true)]
+    cache: Option<String>,
     /// Show progress (it is shown on a terminal anyway)
     #[arg(short = 'p')]
     show_progress: bool,
@@ -54,18 +58,25 @@ impl Commit {
             if layers.len() > CHAIN_DEPTH_MAX {
                 return Err(Failure::new(format!("the chain is longer than {CHAIN_DEPTH_MAX}"))).about(path);
             }
-            let opened = self.open(&file, reference.format.as_deref(), false, true)?;
+            // Such as record what their parent is like have to be written to.
+            let write = reference.format.as_deref() != Some("qcow2");
+            let opened = self.open(&file, reference.format.as_deref(), write, true)?;
             layers.push((file, opened));
         };
         let (base_path, base) = base;
         let images: Vec<Arc<dyn Image>> = layers.iter().map(|(_, o)| Arc::clone(&o.image)).collect();
         let mut bar = progress.start("committing", images.first().map_or(0, |image| image.size()));
-        let done = commit(&images, &base.disk, &mut |n| bar.at(n));
+        let done = commit(&images, &base.image, &mut |n| bar.at(n));
         bar.finish();
         done.about(path)?;
         if !self.drop && self.base.is_none() {
             let top = images.first().ok_or_else(|| Failure::new("no image"))?;
-            top.empty().about(path)?;
+            match top.empty() {
+                Err(e) if e.kind() == Kind::Unsupported => {
+                    progress.note(&format!("{}: it keeps what was committed: {e}", path.display()));
+                }
+                done => done.about(path)?,
+            }
         }
         if !progress.quiet {
             line(&format!("Image committed to {}", crate::clean::clean(&base_path.display().to_string())))?;

@@ -32,6 +32,12 @@ pub(crate) struct Rebase {
     /// Change the name only, without a look at either file: for a backing file that was renamed, or holds the same
     #[arg(short = 'u', long = "unsafe")]
     name_only: bool,
+    /// Accepted for qemu-img's sake
+    #[arg(short = 't', value_name = "CACHE", hide = true)]
+    cache: Option<String>,
+    /// Accepted for qemu-img's sake
+    #[arg(short = 'T', value_name = "CACHE", hide = true)]
+    backing_cache: Option<String>,
     /// Show progress (it is shown on a terminal anyway)
     #[arg(short = 'p')]
     show_progress: bool,

@@ -11,6 +11,7 @@
 mod attacks;
 mod cli;
 mod commands;
+mod commit;
 mod container;
 mod convert;
 mod copy;

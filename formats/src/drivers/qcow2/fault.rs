@@ -117,8 +117,6 @@ pub(super) enum Fault {
     SnapshotName(usize),
     #[error("a piece for offset {at} came when the image was written up to {written}")]
     Order { at: u64, written: u64 },
-    #[error("the backing file of a new image is not open")]
-    ParentNotOpen,
     #[error("{0} is cut short")]
     Cut(&'static str),
 }
@@ -144,8 +142,7 @@ impl error::Fault for Fault {
             | Self::NewBackingName(_)
             | Self::TooLarge(_)
             | Self::HeaderFull { .. }
-            | Self::Order { .. }
-            | Self::ParentNotOpen => Kind::Invalid,
+            | Self::Order { .. } => Kind::Invalid,
             Self::NoSnapshot(_) => Kind::NotFound,
             Self::SnapshotExists(_) => Kind::Exists,
             Self::RefcountTableFull { .. } | Self::NoCluster => Kind::NoSpace,

@@ -27,6 +27,7 @@ use crate::error::{Common, Result, Within};
 use crate::map::Location;
 use crate::mapped::{self, BlockMap, Busy, HostOffset, Mapping, Packed, Place, Recent};
 use crate::registry::{Facts, Image, Opening, Reference, Snapshots};
+use crate::unopened::Unopened;
 use crate::wire::index;
 
 /// A qcow2 image.
@@ -102,7 +103,7 @@ impl Qcow2 {
         data_file: Option<Disk>,
         parent: Option<Arc<dyn Image>>,
     ) -> Result<Self> {
-        let not_open = header.backing.as_ref().map(|_| Disk::new(NotOpen { size: header.size }));
+        let not_open = header.backing.as_ref().map(|_| Disk::new(Unopened { size: header.size }));
         let mut new = Self::new(file, header, data_file, parent)?;
         new.parent = new.parent.or(not_open);
         Ok(new)
@@ -372,6 +373,10 @@ impl Image for Qcow2 {
         Ok(())
     }
 
+    fn follows_parent(&self) -> Result<bool> {
+        Ok(false)
+    }
+
     fn name_parent(&self, parent: Option<&Reference>, _: Option<&dyn Image>) -> Result<()> {
         let _gate = self.alone()?;
         self.turn_parent(parent)
@@ -403,33 +408,5 @@ impl Image for Qcow2 {
         self.may_edit()?;
         let _gate = self.alone()?;
         self.land(staged, |edit| edit.resize(staged.size()).and_then(|()| edit.stage(changes)))
-    }
-}
-
-/// Stands for a backing file that is named and not open.
-#[derive(Debug)]
-struct NotOpen {
-    size: u64,
-}
-
-impl BlockDevice for NotOpen {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn caps(&self) -> Caps {
-        Caps { runs: Support::Native, ..Caps::READ_ONLY }
-    }
-
-    fn read_at(&self, _: u64, _: &mut [u8]) -> Result<()> {
-        Err(Fault::ParentNotOpen.into())
-    }
-
-    fn flush(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn first_run(&self, _: Span) -> Result<Run> {
-        Err(Fault::ParentNotOpen.into())
     }
 }

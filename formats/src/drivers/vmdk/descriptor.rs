@@ -48,6 +48,8 @@ pub(super) struct Parent {
     pub(super) cid: u32,
     /// Its file, as the child names it.
     pub(super) name: Option<String>,
+    /// Where the digits of its content ID stand in the text, and how many they are.
+    pub(super) cid_at: Option<(u64, usize)>,
 }
 
 /// What kind of disk it is as a whole.
@@ -229,6 +231,7 @@ struct Parser {
     cid: Option<u32>,
     cid_at: Option<(u64, usize)>,
     parent_cid: Option<u32>,
+    parent_cid_at: Option<(u64, usize)>,
     parent_name: Option<String>,
     create_type: Option<CreateType>,
     extents: Vec<ExtentLine>,
@@ -258,12 +261,11 @@ impl Parser {
             "version" => self.version = Some(value.parse().map_err(|_| wrong("version is no number"))?),
             "cid" => {
                 self.cid = Some(hex(value).ok_or_else(|| wrong("CID is no number"))?);
-                let digits = raw.rfind(value).filter(|_| (1..=8).contains(&value.len()));
-                let at = digits.and_then(|n| u64::try_from(self.at.checked_add(n)?).ok());
-                self.cid_at = at.map(|at| (at, value.len()));
+                self.cid_at = self.digits(raw, value);
             }
             "parentcid" => {
                 self.parent_cid = Some(hex(value).ok_or_else(|| wrong("parentCID is no number"))?);
+                self.parent_cid_at = self.digits(raw, value);
             }
             "parentfilenamehint" => self.parent_name = Some(value.to_string()),
             "createtype" => {
@@ -281,6 +283,13 @@ impl Parser {
         Ok(())
     }
 
+    /// Where the digits of a content ID stand in the text, and how many they are.
+    fn digits(&self, line: &str, value: &str) -> Option<(u64, usize)> {
+        let within = line.rfind(value).filter(|_| (1..=8).contains(&value.len()))?;
+        let at = u64::try_from(self.at.checked_add(within)?).ok()?;
+        Some((at, value.len()))
+    }
+
     fn finish(self, text: &str) -> Result<Descriptor> {
         match self.version {
             Some(1..=3) => {}
@@ -291,7 +300,8 @@ impl Parser {
             return Err(VmdkFault::Missing("extent").into());
         }
         let name = self.parent_name;
-        let parent = self.parent_cid.filter(|cid| *cid != NO_PARENT).map(|cid| Parent { cid, name });
+        let cid_at = self.parent_cid_at;
+        let parent = self.parent_cid.filter(|cid| *cid != NO_PARENT).map(|cid| Parent { cid, name, cid_at });
         Ok(Descriptor {
             cid: self.cid.ok_or(VmdkFault::Missing("CID"))?,
             cid_at: self.cid_at,

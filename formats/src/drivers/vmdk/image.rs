@@ -161,6 +161,17 @@ impl VmdkImage {
         Ok(())
     }
 
+    /// Where the content ID of the parent stands in the file, and how many digits it has.
+    fn parent_cid_at(&self) -> Result<(u64, usize)> {
+        let state = self.shared()?;
+        let parent = state.descriptor.as_ref().and_then(|d| d.parent.as_ref());
+        let (at, len) = parent.and_then(|p| p.cid_at).ok_or(VmdkFault::Missing("parentCID"))?;
+        if len < 8 {
+            return Err(VmdkFault::ParentCidDigits(len).into());
+        }
+        Ok((state.home.embedded.map_or(0, |e| e.start()).saturating_add(at), len))
+    }
+
     /// Clears something: `zero` covers what the parent has, otherwise it may show.
     fn clear(&self, span: Span, zero: bool) -> Result<()> {
         self.for_change(span, |extent, span, _| match &extent.body {
@@ -305,6 +316,28 @@ impl Image for VmdkImage {
             check::extent(sparse, &state.place_name(extent), report)?;
         }
         Ok(())
+    }
+
+    fn follows_parent(&self) -> Result<bool> {
+        self.parent_cid_at().map(|_| true)
+    }
+
+    fn renew_identity(&self) -> Result<()> {
+        let state = self.shared()?;
+        self.renew_cid(&state)?;
+        state.home.file.flush()
+    }
+
+    fn keep_parent(&self, parent: &dyn Image) -> Result<()> {
+        let (at, len) = self.parent_cid_at()?;
+        let cid = parent.facts().specific.get("cid").and_then(serde_json::Value::as_u64);
+        let digits = format!("{:0len$x}", cid.ok_or(VmdkFault::Missing("CID"))?);
+        if digits.len() != len {
+            return Err(VmdkFault::ParentCidDigits(len).into());
+        }
+        let state = self.shared()?;
+        state.home.file.write_at(at, digits.as_bytes())?;
+        state.home.file.flush()
     }
 
     fn parent(&self) -> Option<Arc<dyn Image>> {

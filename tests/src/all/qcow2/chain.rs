@@ -250,7 +250,7 @@ fn a_power_cut_never_changes_what_a_committed_image_shows() {
         let want = read_by_qemu("qcow2", &top);
         let (crash, file) = crashable(&base);
         let layer = super::open(&top, false).unwrap();
-        commit(&[layer], &disk(&open_in(at, file, true)), &mut |_| ()).unwrap();
+        commit(&[layer], &open_in(at, file, true), &mut |_| ()).unwrap();
         crash.cuts(&mut Rng::new(3), 3, |_, bytes| {
             std::fs::write(&base, bytes).unwrap();
             assert!(read("qcow2", &top) == want);
