@@ -20,6 +20,7 @@ mod extract;
 mod fixtures;
 mod live;
 mod noise;
+mod package;
 mod partition;
 mod power;
 mod qcow2;

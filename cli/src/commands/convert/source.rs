@@ -12,6 +12,7 @@ use racker_formats::error::Error;
 use racker_formats::open::{Opened, open, open_disk};
 use racker_formats::registry::{Backing, Image, Policy};
 
+use super::pack::folder;
 use super::{Convert, is_dash};
 use crate::backing::open_backing;
 use crate::fault::{About, Failure, Outcome};
@@ -56,12 +57,7 @@ fn open_one(convert: &Convert, path: &Path) -> Outcome<Opened> {
         return open(path, &options).about(path);
     }
     // What comes down a pipe is kept where there must be room anyway.
-    let beside = convert.target.parent().filter(|p| !p.as_os_str().is_empty());
-    let folder = match beside {
-        Some(folder) => folder.to_path_buf(),
-        None if is_dash(&convert.target) => std::env::temp_dir(),
-        None => PathBuf::from("."),
-    };
+    let folder = folder(&convert.target);
     let input = std::io::stdin().as_fd().try_clone_to_owned().map_err(Error::from).about(path)?;
     let disk = convert::from_input(File::from(input), &folder).about(path)?;
     open_disk(disk, None, &options).about(path)
