@@ -55,15 +55,17 @@ macro_rules! machine_options {
     };
 }
 
+const PROFILES: &[&str] = &["vmware", "virtualbox", "ovirt"];
+const PROVIDERS: &[&str] = &["virtualbox", "libvirt", "vmware_desktop", "hyperv"];
 const OVA_OPTIONS: &[Opt] = machine_options!(Opt {
     name: "profile",
     help: "whose reader it is for",
-    kind: OptKind::Choice(&["vmware", "virtualbox", "ovirt"]),
+    kind: OptKind::Choice(PROFILES),
 });
 const BOX_OPTIONS: &[Opt] = machine_options!(Opt {
     name: "provider",
     help: "whose machines Vagrant makes of it",
-    kind: OptKind::Choice(&["virtualbox", "libvirt", "vmware_desktop", "hyperv"]),
+    kind: OptKind::Choice(PROVIDERS),
 });
 
 /// Bytes that are digested at a time.
@@ -132,6 +134,15 @@ struct Inner<'a> {
 
 /// The names of the packages, as `convert -O` takes them.
 pub const NAMES: [&str; 2] = ["ova", "box"];
+
+/// Whose readers a package can be for.
+pub fn kinds(name: &str) -> &'static [&'static str] {
+    match name {
+        "ova" => PROFILES,
+        "box" => PROVIDERS,
+        _ => &[],
+    }
+}
 
 /// The options of a package, if `name` is one.
 pub fn options(name: &str) -> Option<&'static [Opt]> {
