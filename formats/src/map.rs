@@ -11,14 +11,24 @@ use crate::registry::Image;
 pub struct Location {
     /// The run.
     pub run: Run,
-    /// Offset in the image's file in bytes, where the bytes lie there as they are read.
+    /// Offset in bytes in the image's file, or in the file that it keeps its data in: of the bytes as they are read,
+    /// or of space that is set aside for them.
     pub at: Option<u64>,
     /// The bytes lie there compressed.
     pub compressed: bool,
+    /// The bytes have their place in the file, and the file has a hole there.
+    pub hollow: bool,
+}
+
+impl Location {
+    /// A run of which nothing is known but its kind.
+    pub fn of(run: Run) -> Self {
+        Self { run, at: None, compressed: false, hollow: false }
+    }
 }
 
 /// A stretch of disk that lies in one place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extent {
     /// Bytes on the disk.
     pub span: Span,
@@ -30,9 +40,18 @@ pub struct Extent {
     pub at: Option<u64>,
     /// The bytes lie there compressed.
     pub compressed: bool,
+    /// The bytes have their place in the file, and the file has a hole there.
+    pub hollow: bool,
+    /// The file that holds the bytes, as the image names it; none if that is the image's own.
+    pub file: Option<String>,
 }
 
 impl Extent {
+    /// Zeroes that no image of the chain says anything about.
+    fn absent(span: Span) -> Self {
+        Self { span, depth: 0, kind: RunKind::Hole, at: None, compressed: false, hollow: false, file: None }
+    }
+
     /// Whether `next` goes on where this one ends, so that the two are one.
     fn is_continued_by(&self, next: &Self) -> bool {
         let joined = match (self.at, next.at) {
@@ -42,7 +61,9 @@ impl Extent {
         };
         joined
             && self.span.end() == next.span.start()
-            && (self.depth, self.kind, self.compressed) == (next.depth, next.kind, next.compressed)
+            && (self.depth, self.kind, self.compressed, self.hollow)
+                == (next.depth, next.kind, next.compressed, next.hollow)
+            && self.file == next.file
     }
 }
 
@@ -68,13 +89,11 @@ pub fn map(image: &Arc<dyn Image>, span: Span) -> impl Iterator<Item = Result<Ex
                 }
             };
             rest = rest.skip(next.span.len());
-            match held {
-                Some(ref mut before) if before.is_continued_by(&next) => {
-                    if let Ok(joined) =
-                        Span::new(before.span.start(), before.span.len().saturating_add(next.span.len()))
-                    {
-                        before.span = joined;
-                    }
+            match held.take() {
+                Some(before) if before.is_continued_by(&next) => {
+                    let len = before.span.len().saturating_add(next.span.len());
+                    let span = Span::new(before.span.start(), len).unwrap_or(before.span);
+                    held = Some(Extent { span, ..before });
                 }
                 Some(before) => {
                     held = Some(next);
@@ -88,22 +107,23 @@ pub fn map(image: &Arc<dyn Image>, span: Span) -> impl Iterator<Item = Result<Ex
 
 /// The extent that `span` begins with.
 fn first(chain: &[Arc<dyn Image>], span: Span) -> Result<Extent> {
+    let mut found = Extent::absent(span);
     let mut span = span;
-    let mut depth = 0usize;
-    for image in chain {
+    for (depth, image) in chain.iter().enumerate() {
         let known = image.size().saturating_sub(span.start());
         if known == 0 {
-            // A parent shorter than its child goes on with zeroes; they are nobody's.
+            // A parent shorter than its child goes on with zeroes: it is the child that says so.
             break;
         }
         span = span.truncate(known);
-        let Location { run, at, compressed } = image.locate(span)?;
+        let Location { run, at, compressed, hollow } = image.locate(span)?;
         span = span.truncate(run.len.max(1));
+        let kind = if run.kind == RunKind::Parent { RunKind::Hole } else { run.kind };
+        let file = if at.is_some() { image.file_at(span.start()) } else { None };
+        found = Extent { span, depth, kind, at, compressed, hollow, file };
         if run.kind != RunKind::Parent {
-            return Ok(Extent { span, depth, kind: run.kind, at, compressed });
+            break;
         }
-        depth = depth.saturating_add(1);
     }
-    let depth = depth.min(chain.len().saturating_sub(1));
-    Ok(Extent { span, depth, kind: RunKind::Hole, at: None, compressed: false })
+    Ok(found)
 }

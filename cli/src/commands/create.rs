@@ -7,7 +7,7 @@ use clap::Args;
 use racker_formats::block::{Disk, FileDevice};
 use racker_formats::convert::NewFile;
 use racker_formats::options::{Values, parse_size};
-use racker_formats::registry::{Plan, Policy, by_name};
+use racker_formats::registry::{Plan, by_name};
 
 use crate::backing::open_backing;
 use crate::exit::Exit;
@@ -40,6 +40,9 @@ pub(crate) struct Create {
     /// Format of the backing file
     #[arg(short = 'F', long, value_name = "FORMAT")]
     backing_format: Option<String>,
+    /// Do not look at the backing file, which need not be there yet; a size is needed then
+    #[arg(short = 'u')]
+    unseen: bool,
     /// Open files that the backing file names outside its folder
     #[arg(long)]
     allow_external: bool,
@@ -52,6 +55,11 @@ impl Create {
         let backing = self.backing.clone().or_else(|| typed::take(&mut pairs, "backing_file"));
         let backing_format = self.backing_format.clone().or_else(|| typed::take(&mut pairs, "backing_fmt"));
         let size = self.size.clone().or_else(|| typed::take(&mut pairs, "size"));
+        let told = self.told(&pairs, backing.as_deref(), backing_format.as_deref());
+        if self.unseen {
+            let named = [("backing_file", backing.clone()), ("backing_fmt", backing_format.clone())];
+            pairs.extend(named.into_iter().filter_map(|(k, v)| Some((k.to_string(), v?))));
+        }
         let options = Values::parse(
             format.name(),
             format.options(),
@@ -64,11 +72,10 @@ impl Create {
             None => None,
         };
         let backing = match &backing {
-            Some(name) => {
-                let policy = if self.allow_external { Policy::Any } else { Policy::SameFolder };
-                Some(open_backing(&self.image, name, backing_format.as_deref(), policy)?)
+            Some(name) if !self.unseen => {
+                Some(open_backing(&self.image, name, backing_format.as_deref(), self.allow_external)?)
             }
-            None => None,
+            _ => None,
         };
         let size = size.or(backing.as_ref().map(|b| b.image.size()));
         let Some(size) = size else {
@@ -90,13 +97,24 @@ impl Create {
         });
         let image = image.about(&self.image)?;
         image.flush().about(&self.image)?;
-        let size = image.size();
+        let made = image.size();
         drop(image);
         file.publish().about(&self.image)?;
         if !progress.quiet {
-            line(&format!("Formatting '{}', fmt={} size={size}", self.image.display(), format.name()))?;
+            line(&format!("Formatting '{}', fmt={} size={size}{told}", self.image.display(), self.format))?;
+            if made != size {
+                progress.note(&format!("the disk has {made} bytes, as the format cannot tell {size}"));
+            }
         }
         Ok(Exit::Done)
+    }
+
+    /// What the new image is like beside format and size, as it was typed.
+    fn told(&self, pairs: &[(String, String)], backing: Option<&str>, format: Option<&str>) -> String {
+        let pairs = pairs.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+        let named = [("backing_file", backing), ("backing_fmt", format)];
+        let all = named.into_iter().filter_map(|(k, v)| Some((k, v?))).chain(pairs);
+        all.map(|(k, v)| format!(" {k}={v}")).collect()
     }
 
     fn data_path(&self, name: &str) -> PathBuf {

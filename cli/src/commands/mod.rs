@@ -2,6 +2,7 @@
 
 mod cat;
 mod check;
+mod commit;
 mod compare;
 mod convert;
 mod copy_out;
@@ -13,7 +14,9 @@ mod info;
 mod ls;
 mod map;
 mod measure;
+mod rebase;
 mod resize;
+mod snapshot;
 mod stat;
 mod tar_out;
 
@@ -55,6 +58,9 @@ enum Disk {
     Convert(Box<convert::Convert>),
     Create(Box<create::Create>),
     Resize(resize::Resize),
+    Snapshot(snapshot::SnapshotCommand),
+    Rebase(rebase::Rebase),
+    Commit(commit::Commit),
     Check(check::Check),
     Map(map::Map),
     Compare(compare::Compare),
@@ -79,6 +85,9 @@ impl Racker {
                 Disk::Convert(c) => c.run(progress),
                 Disk::Create(c) => c.run(progress),
                 Disk::Resize(c) => c.run(progress),
+                Disk::Snapshot(c) => c.run(),
+                Disk::Rebase(c) => c.run(progress),
+                Disk::Commit(c) => c.run(progress),
                 Disk::Check(c) => c.run(),
                 Disk::Map(c) => c.run(),
                 Disk::Compare(c) => c.run(progress),

@@ -75,8 +75,8 @@ pub type Salvage<'a> = dyn Fn(Span, &Error) + Sync + 'a;
 /// The backing file of a copy, of which only what differs is written.
 #[derive(Clone, Debug)]
 pub struct Base {
-    /// The image that is copied: what it takes from its own parent is compared with `disk`.
-    pub image: Arc<dyn Image>,
+    /// The image that is copied: what it takes from its own parent is compared with `disk`. Without it all is.
+    pub image: Option<Arc<dyn Image>>,
     /// The backing file of the copy.
     pub disk: Disk,
     /// `disk` is the parent of `image`, so that nobody has to compare.

@@ -65,6 +65,9 @@ pub(crate) struct Convert {
     /// Format of that image
     #[arg(short = 'F', long, value_name = "FORMAT")]
     backing_format: Option<String>,
+    /// A snapshot inside SRC instead of what it is now: its number or name, or snapshot.id=NUMBER, snapshot.name=NAME
+    #[arg(short = 'l', long, value_name = "SNAPSHOT")]
+    snapshot: Option<String>,
     /// Write into DST, which is an image already and large enough, instead of making it
     #[arg(short = 'n')]
     existing: bool,

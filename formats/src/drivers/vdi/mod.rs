@@ -34,6 +34,7 @@ use self::layout::{SIGNATURE, SIGNATURE_AT, VERSION};
 use crate::block::{BlockSize, Disk};
 use crate::convert::{DiskSink, Sink};
 use crate::error::{Common, Result};
+use crate::measure::Growth;
 use crate::options::Opt;
 use crate::registry::{Format, Guess, Head, Image, Opening, Plan, SubKind};
 
@@ -94,6 +95,10 @@ impl Format for VdiFormat {
             return Err(Common::Unsupported { what: "compression (-c)", by: self.name().into() }.into());
         }
         Ok(Box::new(DiskSink::with_grain(self.create(file, plan)?, SECTORS)))
+    }
+
+    fn growth(&self, plan: &Plan) -> Result<Option<Growth>> {
+        create::growth(plan).map(Some)
     }
 
     fn options(&self) -> &'static [Opt] {

@@ -46,6 +46,7 @@ use self::sparse::{SECTORS, SparseVhd};
 use crate::block::Disk;
 use crate::convert::{DiskSink, Sink};
 use crate::error::{Common, Result};
+use crate::measure::Growth;
 use crate::options::Opt;
 use crate::registry::{Format, Guess, Head, Image, Opening, Plan, SubKind};
 use crate::wire::len64;
@@ -117,6 +118,10 @@ impl Format for Vhd {
             return Err(Common::Unsupported { what: "compression (-c)", by: self.name().into() }.into());
         }
         Ok(Box::new(DiskSink::with_grain(self.create(file, plan)?, SECTORS)))
+    }
+
+    fn growth(&self, plan: &Plan) -> Result<Option<Growth>> {
+        create::growth(plan).map(Some)
     }
 
     fn options(&self) -> &'static [Opt] {

@@ -20,6 +20,11 @@ pub(super) fn inflate(packed: &[u8], out: &mut [u8], need: usize) -> Result<(), 
 /// The level that VMware and zlib use unless told otherwise, by another program's measure of effort.
 const LEVEL: i32 = 6;
 
+/// The most bytes that `len` bytes take.
+pub(super) fn bound(len: usize) -> usize {
+    Compressor::new(CompressionLvl::new(LEVEL).unwrap_or_default()).zlib_compress_bound(len)
+}
+
 /// Compresses a grain behind `prefix` bytes that the caller fills in.
 pub(super) fn deflate(grain: &[u8], prefix: usize) -> Vec<u8> {
     let level = CompressionLvl::new(LEVEL).unwrap_or_default();
