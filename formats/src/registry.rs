@@ -6,6 +6,7 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
@@ -144,12 +145,17 @@ pub trait Image: BlockDevice {
     /// no parents hold all of their disk: what they did not allocate is zeroes of theirs, not a hole, as `qemu-img`
     /// has it. The default is for formats that have no parent and do not say where.
     fn locate(&self, span: Span) -> Result<Location> {
-        Ok(Location { run: self.first_run(span)?, at: None, compressed: false, hollow: false })
+        Ok(Location::of(self.first_run(span)?))
     }
 
     /// The file that holds the byte at `at` of the disk, as the image names it, if that is not the image's own.
     fn file_at(&self, at: u64) -> Option<String> {
         let _ = at;
+        None
+    }
+
+    /// Snapshots inside the image, where the format has them.
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
         None
     }
 
@@ -214,8 +220,51 @@ pub struct Snapshot {
     pub name: String,
     /// Seconds since 1970.
     pub date_sec: u64,
+    /// Nanoseconds beyond these.
+    pub date_nsec: u32,
+    /// Nanoseconds that the virtual machine had been running.
+    pub vm_clock_nsec: u64,
+    /// Bytes of the virtual machine's state that were saved with the disk.
+    pub vm_state_size: u64,
+    /// Instructions that the virtual machine had run, where it counted them.
+    pub icount: Option<u64>,
     /// Virtual size in bytes at that time.
     pub virtual_size: u64,
+}
+
+/// When a snapshot is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// Seconds since 1970; the format has 32 bits for them.
+    pub date_sec: u32,
+    /// Nanoseconds beyond these.
+    pub date_nsec: u32,
+    /// Nanoseconds that the virtual machine has been running.
+    pub vm_clock_nsec: u64,
+}
+
+impl Moment {
+    /// Now, of a disk that no virtual machine uses.
+    pub fn now() -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let date_sec = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
+        Self { date_sec, date_nsec: now.subsec_nanos(), vm_clock_nsec: 0 }
+    }
+}
+
+/// Snapshots inside an image, which [`Facts::snapshots`] lists. `which` is a snapshot's number or its name. Where one
+/// has the other's name for a number, `qemu-img` takes the number, but for a snapshot to delete the name; so does this.
+///
+/// Each change lands whole or not at all, and is on stable storage on return.
+pub trait Snapshots {
+    /// Keeps the disk as it is now under `name`.
+    fn create(&self, name: &str, moment: Moment) -> Result<Snapshot>;
+    /// Turns the disk, its size included, back to what it was; what it is now is lost.
+    fn apply(&self, which: &str) -> Result<()>;
+    /// Forgets a snapshot. Disks that show it must not be read any more.
+    fn delete(&self, which: &str) -> Result<()>;
+    /// What the disk was, to be read.
+    fn disk(&self, which: &str) -> Result<Disk>;
 }
 
 /// A file that an image names.

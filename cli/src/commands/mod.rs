@@ -14,6 +14,7 @@ mod ls;
 mod map;
 mod measure;
 mod resize;
+mod snapshot;
 mod stat;
 mod tar_out;
 
@@ -55,6 +56,7 @@ enum Disk {
     Convert(Box<convert::Convert>),
     Create(Box<create::Create>),
     Resize(resize::Resize),
+    Snapshot(snapshot::SnapshotCommand),
     Check(check::Check),
     Map(map::Map),
     Compare(compare::Compare),
@@ -79,6 +81,7 @@ impl Racker {
                 Disk::Convert(c) => c.run(progress),
                 Disk::Create(c) => c.run(progress),
                 Disk::Resize(c) => c.run(progress),
+                Disk::Snapshot(c) => c.run(),
                 Disk::Check(c) => c.run(),
                 Disk::Map(c) => c.run(),
                 Disk::Compare(c) => c.run(progress),

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
@@ -115,6 +115,10 @@ impl BlockDevice for FileDevice {
 
     fn occupy(&self, span: Span) -> Result<bool> {
         if self.is_block { Ok(true) } else { self.punch(span, FallocateFlags::empty()) }
+    }
+
+    fn stored(&self) -> Option<u64> {
+        if self.is_block { None } else { self.file.metadata().ok().map(|m| m.blocks().saturating_mul(512)) }
     }
 
     fn first_run(&self, span: Span) -> Result<Run> {

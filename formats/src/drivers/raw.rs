@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::block::{BlockDevice, Caps, Disk, Run, Span};
+use crate::block::{BlockDevice, Caps, Disk, Run, RunKind, Span};
 use crate::error::Result;
 use crate::map::Location;
-use crate::mapped::locate_plain;
 use crate::measure::Growth;
 use crate::options::{Opt, OptKind};
 use crate::registry::{Facts, Format, Guess, Head, Image, Opening, Plan};
@@ -72,10 +71,11 @@ impl Image for RawImage {
         Facts { format: "raw", virtual_size: self.file.size(), ..Facts::default() }
     }
 
-    /// Holes are the disk's own.
     fn locate(&self, span: Span) -> Result<Location> {
-        let location = locate_plain(&self.file, span.start(), span.len())?;
-        Ok(Location { hollow: false, ..location })
+        let Run { len, kind } = self.file.first_run(span)?;
+        // What is a hole to the file is the image's own: nothing could show through.
+        let kind = if kind == RunKind::Hole { RunKind::Zero } else { kind };
+        Ok(Location { at: Some(span.start()), ..Location::of(Run { len, kind }) })
     }
 }
 

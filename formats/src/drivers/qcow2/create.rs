@@ -210,6 +210,26 @@ impl Design {
         }
     }
 
+    /// Bytes of the file once all clusters are allocated: header, data, L2 and L1 tables, and the counts of all that.
+    pub(super) fn full_size(&self) -> u64 {
+        let cluster = self.geometry.cluster;
+        let data = cluster.count(self.size);
+        let l2 = self.geometry.l1_entries(self.size);
+        let l1 = cluster.count(l2.saturating_mul(8));
+        let counted = [1, l1, l2, data].into_iter().fold(0, u64::saturating_add);
+        // Counts count themselves: more of them until they reach.
+        let (mut blocks, mut table) = (0u64, 0u64);
+        loop {
+            let all = counted.saturating_add(blocks).saturating_add(table);
+            let need = all.div_ceil(self.geometry.counts_per_block().max(1));
+            let need_table = cluster.count(need.saturating_mul(8));
+            if (need, need_table) == (blocks, table) {
+                return cluster.start_of(all).unwrap_or(u64::MAX);
+            }
+            (blocks, table) = (need, need_table);
+        }
+    }
+
     fn header_length(&self) -> usize {
         if self.version == 2 { 72 } else { usize::try_from(HEADER_LENGTH).unwrap_or_default() }
     }

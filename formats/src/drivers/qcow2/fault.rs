@@ -109,6 +109,12 @@ pub(super) enum Fault {
         "the backing file has {parent} bytes, more than the disk of {size} bytes, whose data lie in an external file"
     )]
     ResizeOverParent { parent: u64, size: u64 },
+    #[error("there is no snapshot {0:?}")]
+    NoSnapshot(String),
+    #[error("there is a snapshot {0:?} already")]
+    SnapshotExists(String),
+    #[error("a snapshot's name of {0} bytes: it has 65535 at most")]
+    SnapshotName(usize),
     #[error("a piece for offset {at} came when the image was written up to {written}")]
     Order { at: u64, written: u64 },
     #[error("the backing file of a new image is not open")]
@@ -131,6 +137,7 @@ impl error::Fault for Fault {
             Self::NeedsVersion3(_)
             | Self::BackingFormatMissing
             | Self::PreallocatedChild
+            | Self::SnapshotName(_)
             | Self::PreallocatedPacked
             | Self::RawDataWithoutFile
             | Self::DataFileNotOpen(_)
@@ -139,6 +146,8 @@ impl error::Fault for Fault {
             | Self::HeaderFull { .. }
             | Self::Order { .. }
             | Self::ParentNotOpen => Kind::Invalid,
+            Self::NoSnapshot(_) => Kind::NotFound,
+            Self::SnapshotExists(_) => Kind::Exists,
             Self::RefcountTableFull { .. } | Self::NoCluster => Kind::NoSpace,
             _ => Kind::Corrupt,
         }

@@ -8,7 +8,7 @@
 //! `allocator`, `state`, `owners`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::alloc::Allocator;
 use super::bitmap::{Bitmap, read_bitmaps};
@@ -18,7 +18,7 @@ use super::header::{Compression, Header};
 use super::land::writable;
 use super::owners::Owners;
 use super::pack;
-use super::refcount::Clusters;
+use super::refcount::{Clusters, Refcounts};
 use super::snapshot::SnapshotTable;
 use super::tables::Tables;
 use crate::block::{BlockDevice, BlockSize, Caps, Change, Disk, Run, RunKind, Span, Support};
@@ -26,7 +26,7 @@ use crate::check::Report;
 use crate::error::{Common, Result, Within};
 use crate::map::Location;
 use crate::mapped::{self, BlockMap, Busy, HostOffset, Mapping, Packed, Place, Recent};
-use crate::registry::{Facts, Image, Opening};
+use crate::registry::{Facts, Image, Opening, Snapshots};
 use crate::wire::index;
 
 /// A qcow2 image.
@@ -54,6 +54,8 @@ pub(super) struct Qcow2 {
     /// What no table in memory names any more, once for each reference that went.
     pub(super) freed: Mutex<Vec<Clusters>>,
     recent: Recent,
+    /// Whether clusters look as if they were set aside in advance, once somebody has asked.
+    ahead: OnceLock<bool>,
 }
 
 /// What changes in an image's life.
@@ -125,6 +127,7 @@ impl Qcow2 {
             busy: Busy::default(),
             freed: Mutex::default(),
             recent: Recent::default(),
+            ahead: OnceLock::new(),
         })
     }
 
@@ -180,6 +183,32 @@ impl Qcow2 {
     /// The L2 table that the L1 entry `number` names.
     pub(super) fn l2_at(&self, number: u64) -> Result<Option<HostOffset>> {
         self.state()?.tables.l2_at(number)
+    }
+
+    /// Whether so many more clusters are counted than the file has room for that they must have been set aside in
+    /// advance; the measure is QEMU's.
+    fn has_holes(&self) -> bool {
+        let cluster = self.rules.geometry.cluster;
+        let Some(stored) = self.file.stored() else { return false };
+        let (there, _) = cluster.split(stored);
+        let many = (there.saturating_mul(10) / 9).max(there.saturating_add(2));
+        let all = cluster.count(self.file.size());
+        all >= many
+            && *self.ahead.get_or_init(|| {
+                let count = || -> Result<u64> {
+                    let mut counts = Refcounts::read(&self.file, &self.state()?.header)?;
+                    let mut used = 0u64;
+                    for number in 0..all {
+                        used = used.saturating_add(u64::from(counts.get(number)? != 0));
+                        if used >= many {
+                            break;
+                        }
+                    }
+                    Ok(used)
+                };
+                // Who cannot count does not know better.
+                count().is_ok_and(|used| used >= many)
+            })
     }
 
     /// Reads without asking anybody: for those who keep all others away.
@@ -296,15 +325,31 @@ impl Image for Qcow2 {
 
     fn locate(&self, span: Span) -> Result<Location> {
         let _moving = self.moving()?;
-        let Mapping { place, len } = self.lookup(span)?;
-        let (kind, at, compressed) = match place {
-            Place::Data(host) => (RunKind::Data, Some(host.0).filter(|_| self.data_file.is_none()), false),
-            Place::Packed(_) => (RunKind::Data, None, true),
-            Place::Zero => (RunKind::Zero, None, false),
-            Place::Absent if self.parent.is_some() => (RunKind::Parent, None, false),
-            Place::Absent => (RunKind::Hole, None, false),
+        let (Mapping { place, mut len }, at) = self.state()?.tables.locate(self.data().size(), span)?;
+        let kind = match place {
+            Place::Data(_) | Place::Packed(_) => RunKind::Data,
+            Place::Zero => RunKind::Zero,
+            Place::Absent if self.parent.is_some() => RunKind::Parent,
+            Place::Absent => RunKind::Hole,
         };
-        Ok(Location { run: Run { len, kind }, at, compressed, hollow: false })
+        let mut hole = false;
+        if let (Place::Data(host), None, true) = (place, &self.data_file, self.has_holes()) {
+            let there = Span::new(host.0, len)?.truncate(self.file.size().saturating_sub(host.0));
+            if !there.is_empty() {
+                let run = self.file.first_run(there)?;
+                (hole, len) = (run.kind.is_zero(), run.len);
+            }
+        }
+        let compressed = matches!(place, Place::Packed(_));
+        Ok(Location { run: Run { len, kind }, at: at.map(|at| at.0), compressed, hole })
+    }
+
+    fn file_at(&self, _: u64) -> Option<String> {
+        Some(self.state().ok()?.header.data_file.as_ref()?.path.clone())
+    }
+
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
     }
 
     fn applies(&self) -> bool {

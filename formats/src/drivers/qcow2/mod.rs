@@ -31,6 +31,7 @@ mod fault;
 mod findings;
 mod flush;
 mod header;
+mod history;
 mod image;
 mod l2;
 mod land;
@@ -45,6 +46,7 @@ mod rewrite;
 mod snapshot;
 mod stream;
 mod tables;
+mod view;
 
 use std::sync::Arc;
 
@@ -102,6 +104,11 @@ impl Format for Qcow2Format {
             return Ok(Box::new(DiskSink::new(self.create(file, plan)?)));
         }
         Ok(Box::new(Stream::new(&file, plan.data_file.as_ref(), design, plan.compress)?))
+    }
+
+    fn full_size(&self, plan: &Plan) -> Result<Option<u64>> {
+        let design = Design::new(plan)?;
+        Ok(design.data_file.is_none().then(|| design.full_size()))
     }
 
     fn options(&self) -> &'static [Opt] {

@@ -3,8 +3,10 @@
 mod check;
 mod crash;
 mod edit;
+mod history;
 mod live;
 mod make;
+mod map;
 mod new;
 mod read;
 mod resize;
