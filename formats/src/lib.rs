@@ -9,6 +9,7 @@
 //! * [`registry`]: what a format is, probing, which references may be followed
 //! * [`open`]: from a path to a disk, through containers and formats
 //! * [`drivers`]: the list of formats
+//! * [`deflate`]: an encoder for a window of 4 KiB
 //! * [`compare`]: two disks by what they read as; [`map`]: where an image keeps its disk
 //! * [`measure`]: the size of a file that is not there
 //! * [`transaction`]: an edit that lands whole or not at all
@@ -22,6 +23,7 @@ pub mod check;
 pub mod compare;
 pub mod container;
 pub mod convert;
+pub mod deflate;
 pub mod drivers;
 pub mod error;
 pub mod limits;

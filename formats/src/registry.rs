@@ -54,6 +54,8 @@ pub trait Format: Sync {
     }
     /// Endings of output names; never used to recognise a file.
     fn suffixes(&self) -> &'static [&'static str];
+    /// Its kinds, and what is done with each.
+    fn kinds(&self) -> &'static [SubKind];
     /// Looks at bytes, opens nothing, cannot fail.
     fn probe(&self, head: &Head<'_>) -> Guess;
     /// Opens an image. `file` is writable when the image shall be.
@@ -91,6 +93,39 @@ pub trait Format: Sync {
     /// The options of `create`.
     fn options(&self) -> &'static [Opt] {
         &[]
+    }
+}
+
+/// Some kinds of a format's images, and what the driver does with them: a line of `racker formats`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubKind {
+    /// As the field calls them: `fixed`.
+    pub name: &'static str,
+    /// Whether they are written in place.
+    pub write: bool,
+    /// Whether they are made.
+    pub create: bool,
+}
+
+impl SubKind {
+    /// Read, written in place, and made.
+    pub(crate) const fn all(name: &'static str) -> Self {
+        Self { name, write: true, create: true }
+    }
+
+    /// Read only.
+    pub(crate) const fn read(name: &'static str) -> Self {
+        Self { name, write: false, create: false }
+    }
+
+    /// Read and written in place.
+    pub(crate) const fn write(name: &'static str) -> Self {
+        Self { name, write: true, create: false }
+    }
+
+    /// Read, and made in one go.
+    pub(crate) const fn create(name: &'static str) -> Self {
+        Self { name, write: false, create: true }
     }
 }
 
@@ -394,6 +429,8 @@ pub struct Opening {
     chain: Vec<(u64, u64)>,
     /// Files opened so far.
     count: usize,
+    /// Files of a new image that have no names yet.
+    made: Option<Beside>,
 }
 
 impl Opening {
@@ -405,7 +442,12 @@ impl Opening {
             None => PathBuf::from("/"),
         });
         let chain = path.and_then(|p| p.metadata().ok()).map(|m| (m.dev(), m.ino())).into_iter().collect();
-        Self { folder, policy, write, chain, count: 0 }
+        Self { folder, policy, write, chain, count: 0, made: None }
+    }
+
+    /// For an image whose further files were made just now, and have no names yet.
+    pub(crate) fn with_made(self, made: Beside) -> Self {
+        Self { made: Some(made), ..self }
     }
 
     /// Whether the image shall be writable.
@@ -421,6 +463,9 @@ impl Opening {
 
     /// Opens a file that holds part of this image's own bytes (an extent, a data file).
     pub fn follow_file(&mut self, reference: &Reference) -> Result<Disk> {
+        if let Some(disk) = self.made.as_ref().and_then(|made| made.made(&reference.path).ok()) {
+            return Ok(disk.read_only());
+        }
         let (file, _) = self.open_reference(reference, self.write)?;
         lock(&file, if self.write { LockMode::Write } else { LockMode::Read })?;
         Ok(Disk::new(FileDevice::new(file, self.write)?))
@@ -456,6 +501,7 @@ impl Opening {
             write: false,
             chain: self.chain.clone(),
             count: self.count,
+            made: None,
         };
         inner.chain.push((meta.dev(), meta.ino()));
         let image = format.open(disk, &mut inner).within(place)?;

@@ -2,15 +2,14 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
 use clap::Args;
 use racker_formats::block::{Disk, FileDevice};
 use racker_formats::convert::NewFile;
-use racker_formats::open::{OpenOptions, open};
 use racker_formats::options::{Values, parse_size};
-use racker_formats::registry::{Backing, Plan, Policy, Reference, Role, by_name};
+use racker_formats::registry::{Plan, Policy, by_name};
 
+use crate::backing::open_backing;
 use crate::exit::Exit;
 use crate::fault::{About, Failure, Outcome};
 use crate::output::line;
@@ -73,7 +72,10 @@ impl Create {
             None => None,
         };
         let backing = match &backing {
-            Some(name) if !self.unseen => Some(self.open_backing(name, backing_format.as_deref())?),
+            Some(name) if !self.unseen => {
+                let policy = if self.allow_external { Policy::Any } else { Policy::SameFolder };
+                Some(open_backing(&self.image, name, backing_format.as_deref(), policy)?)
+            }
             _ => None,
         };
         let size = size.or(backing.as_ref().map(|b| b.image.size()));
@@ -126,26 +128,5 @@ impl Create {
         let file = File::options().read(true).write(true).create_new(true).open(&path);
         let disk = file.map_err(racker_formats::Error::from).and_then(|file| FileDevice::new(file, true));
         disk.map(Disk::new).about(&path)
-    }
-
-    /// Opens the backing file that was typed, which makes it trusted.
-    fn open_backing(&self, name: &str, format: Option<&str>) -> Outcome<Backing> {
-        let folder = self.image.parent().unwrap_or(Path::new(""));
-        let path = folder.join(name);
-        let policy = if self.allow_external { Policy::Any } else { Policy::SameFolder };
-        let opened = open(&path, &OpenOptions { format, policy, ..OpenOptions::default() }).about(&path)?;
-        if opened.in_container() {
-            return Err(Failure::new("lies inside an archive: no image can have it as its backing file"))
-                .about(&path);
-        }
-        if opened.guessed_raw {
-            let failure = Failure::new("has the content of no format that racker knows");
-            return Err(failure.hint("-F raw takes it as it is")).about(&path);
-        }
-        let modified = path.metadata().and_then(|m| m.modified()).ok();
-        let modified = modified.and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());
-        let format = Some(opened.format.to_string());
-        let reference = Reference { path: name.into(), format, role: Role::Backing };
-        Ok(Backing { reference, image: opened.image, modified })
     }
 }

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::map::Location;
 use crate::measure::Growth;
 use crate::options::{Opt, OptKind};
-use crate::registry::{Facts, Format, Guess, Head, Image, Opening, Plan};
+use crate::registry::{Facts, Format, Guess, Head, Image, Opening, Plan, SubKind};
 
 /// The format's entry in the list.
 pub(super) const FORMAT: Raw = Raw;
@@ -28,6 +28,11 @@ impl Format for Raw {
 
     fn suffixes(&self) -> &'static [&'static str] {
         &["raw", "img"]
+    }
+
+    fn kinds(&self) -> &'static [SubKind] {
+        const KINDS: &[SubKind] = &[SubKind::all("plain bytes")];
+        KINDS
     }
 
     fn probe(&self, _: &Head<'_>) -> Guess {

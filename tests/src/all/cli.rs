@@ -76,6 +76,13 @@ fn examples_of_all_helps_run() {
 }
 
 #[test]
+fn the_readme_has_the_table_of_formats() {
+    let readme = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let table = racker().args(["formats", "--markdown"]).ok();
+    assert!(std::fs::read_to_string(readme).unwrap().contains(&table), "{table}");
+}
+
+#[test]
 fn statuses() {
     let bench = Bench::new();
     assert_eq!(bench.disk(&["info", "boot.qcow2"]).status, 0);

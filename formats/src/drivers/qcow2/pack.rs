@@ -2,20 +2,16 @@
 
 use std::sync::Mutex;
 
-use flate2::{Compress, Compression as Level, Decompress, FlushCompress, FlushDecompress, Status};
+use flate2::{Decompress, FlushDecompress, Status};
 use libdeflater::Decompressor;
 use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
 
 use super::header::Compression;
 use crate::block::BlockSize;
 use crate::convert::{Pack, Piece};
+use crate::deflate::Encoder;
 use crate::error::{Common, Result};
 use crate::wire::{index, len64};
-
-/// QEMU inflates with a window of 4 KiB, so nothing may refer further back.
-const WINDOW_BITS: u8 = 12;
-/// Bytes of output room beyond twice the input.
-const OUT_SPARE: usize = 1024;
 
 /// Fills `out`, which is one cluster, from `stored`; `Err` says what is wrong with the bytes.
 pub(super) fn unpack(how: Compression, stored: &[u8], out: &mut [u8]) -> std::result::Result<(), String> {
@@ -62,8 +58,8 @@ fn unzstd(stored: &[u8], out: &mut [u8]) -> std::result::Result<(), String> {
 pub(super) struct ClusterPack {
     cluster: BlockSize,
     how: Compression,
-    /// Compressors that nobody uses at the moment: making one costs more than a small cluster.
-    idle: Mutex<Vec<Compress>>,
+    /// Encoders that nobody uses at the moment: making one costs more than a small cluster.
+    idle: Mutex<Vec<Encoder>>,
 }
 
 impl ClusterPack {
@@ -74,31 +70,18 @@ impl ClusterPack {
 
     /// The packed bytes, unless they take as much room as the cluster.
     fn packed(&self, whole: &[u8]) -> Result<Option<Vec<u8>>> {
-        // zlib-rs 0.6 panics when incompressible data meet a full output, so there is always more room than needed.
-        let mut out = vec![0; whole.len().saturating_mul(2).saturating_add(OUT_SPARE)];
-        let made = match self.how {
-            Compression::Zlib => self.deflate(whole, &mut out)?,
-            Compression::Zstd => zstd::bulk::compress_to_buffer(whole, &mut out, 0).ok(),
-        };
-        Ok(made.filter(|len| *len < whole.len()).map(|len| {
-            out.truncate(len);
-            out.shrink_to_fit();
-            out
-        }))
-    }
-
-    fn deflate(&self, whole: &[u8], out: &mut [u8]) -> Result<Option<usize>> {
-        let idle = self.idle.lock().map_err(|_| Common::Poisoned)?.pop();
-        let mut stream =
-            idle.unwrap_or_else(|| Compress::new_with_window_bits(Level::default(), false, WINDOW_BITS));
-        stream.reset();
-        let status = stream.compress(whole, out, FlushCompress::Finish);
-        let made = match status {
-            Ok(Status::StreamEnd) => usize::try_from(stream.total_out()).ok(),
-            _ => None,
-        };
-        self.idle.lock().map_err(|_| Common::Poisoned)?.push(stream);
-        Ok(made)
+        match self.how {
+            Compression::Zlib => {
+                let mut encoder = self.idle.lock().map_err(|_| Common::Poisoned)?.pop().unwrap_or_default();
+                let packed = encoder.deflate(whole, whole.len().saturating_sub(1));
+                self.idle.lock().map_err(|_| Common::Poisoned)?.push(encoder);
+                Ok(packed)
+            }
+            Compression::Zstd => {
+                let packed = zstd::bulk::compress(whole, 0)?;
+                Ok(Some(packed).filter(|p| p.len() < whole.len()))
+            }
+        }
     }
 }
 

@@ -36,7 +36,7 @@ use crate::convert::{DiskSink, Sink};
 use crate::error::{Common, Result};
 use crate::measure::Growth;
 use crate::options::Opt;
-use crate::registry::{Format, Guess, Head, Image, Opening, Plan};
+use crate::registry::{Format, Guess, Head, Image, Opening, Plan, SubKind};
 
 pub use self::fault::VdiFault;
 
@@ -59,6 +59,12 @@ impl Format for VdiFormat {
 
     fn suffixes(&self) -> &'static [&'static str] {
         &["vdi"]
+    }
+
+    fn kinds(&self) -> &'static [SubKind] {
+        const KINDS: &[SubKind] =
+            &[SubKind::all("static"), SubKind::all("dynamic"), SubKind::write("differencing")];
+        KINDS
     }
 
     fn probe(&self, head: &Head<'_>) -> Guess {

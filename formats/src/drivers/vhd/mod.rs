@@ -48,7 +48,7 @@ use crate::convert::{DiskSink, Sink};
 use crate::error::{Common, Result};
 use crate::measure::Growth;
 use crate::options::Opt;
-use crate::registry::{Format, Guess, Head, Image, Opening, Plan};
+use crate::registry::{Format, Guess, Head, Image, Opening, Plan, SubKind};
 use crate::wire::len64;
 
 pub use self::fault::VhdFault;
@@ -70,6 +70,12 @@ impl Format for Vhd {
 
     fn suffixes(&self) -> &'static [&'static str] {
         &["vhd", "vpc"]
+    }
+
+    fn kinds(&self) -> &'static [SubKind] {
+        const KINDS: &[SubKind] =
+            &[SubKind::all("fixed"), SubKind::all("dynamic"), SubKind::all("differencing")];
+        KINDS
     }
 
     fn probe(&self, head: &Head<'_>) -> Guess {

@@ -53,7 +53,7 @@ use crate::convert::{DiskSink, Sink};
 use crate::error::{Common, Result, Within};
 use crate::measure::Growth;
 use crate::options::Opt;
-use crate::registry::{Format, Guess, Head, Image, Opening, Plan};
+use crate::registry::{Format, Guess, Head, Image, Opening, Plan, SubKind};
 use crate::wire::index;
 
 pub use self::fault::VhdxFault;
@@ -77,6 +77,12 @@ impl Format for VhdxFormat {
 
     fn suffixes(&self) -> &'static [&'static str] {
         &["vhdx", "avhdx"]
+    }
+
+    fn kinds(&self) -> &'static [SubKind] {
+        const KINDS: &[SubKind] =
+            &[SubKind::all("fixed"), SubKind::all("dynamic"), SubKind::all("differencing")];
+        KINDS
     }
 
     fn probe(&self, head: &Head<'_>) -> Guess {

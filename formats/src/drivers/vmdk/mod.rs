@@ -52,7 +52,7 @@ use crate::convert::{DiskSink, Sink};
 use crate::error::{Result, Within};
 use crate::measure::Growth;
 use crate::options::Opt;
-use crate::registry::{Format, Guess, Head, Image, Opening, Plan, Reference, Role};
+use crate::registry::{Format, Guess, Head, Image, Opening, Plan, Reference, Role, SubKind};
 use crate::wire::bytes;
 
 pub use self::fault::VmdkFault;
@@ -70,6 +70,20 @@ impl Format for Vmdk {
 
     fn suffixes(&self) -> &'static [&'static str] {
         &["vmdk"]
+    }
+
+    fn kinds(&self) -> &'static [SubKind] {
+        const KINDS: &[SubKind] = &[
+            SubKind::all("monolithicSparse"),
+            SubKind::all("monolithicFlat"),
+            SubKind::all("twoGbMaxExtentSparse"),
+            SubKind::all("twoGbMaxExtentFlat"),
+            SubKind::create("streamOptimized"),
+            SubKind::write("vmfs, vmfsThin (flat)"),
+            SubKind::read("vmfsSparse (COWD)"),
+            SubKind::all("delta links"),
+        ];
+        KINDS
     }
 
     fn probe(&self, head: &Head<'_>) -> Guess {
