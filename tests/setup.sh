@@ -10,6 +10,7 @@ packages=(
   tar libarchive-tools xz-utils zstd bzip2 # who else reads what tar-out writes
   7zip                                     # reads VHD, VHDX and VDI, differences of the first two included
   libvhdi-utils                            # vhdiinfo: reads what VHDX images say of themselves
+  patch                                    # applies what a dry run prints
   ostree python3
 )
 # A qemu-img that is there is left alone, whatever release it is of.

@@ -1,9 +1,11 @@
 //! The `racker` command: parses what was typed, runs one command, prints the error, exits.
 
+mod backing;
 mod clean;
 mod commands;
 mod exit;
 mod fault;
+mod interrupt;
 mod output;
 mod progress;
 mod target;

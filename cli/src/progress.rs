@@ -52,7 +52,7 @@ impl ProgressArgs {
     /// A remark for people, on standard error.
     pub(crate) fn note(self, text: &str) {
         if !self.quiet {
-            eprintln!("racker: {}", crate::clean::clean(text));
+            eprintln!("note: {}", crate::clean::clean(text));
         }
     }
 }

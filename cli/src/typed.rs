@@ -1,4 +1,4 @@
-//! Options as `-o K=V,K=V` spells them.
+//! Options as `-o K=V,K=V` spells them. A name by itself switches something on.
 
 use crate::fault::{Failure, Outcome};
 
@@ -8,8 +8,9 @@ pub(crate) fn pairs(typed: &[String]) -> Outcome<Vec<(String, String)>> {
     for text in typed {
         for item in split(text) {
             let pair = match item.split_once('=') {
+                Some(("", _)) => return Err(Failure::new(format!("-o {item:?} names no option"))),
                 Some((name, value)) => (name.to_string(), value.to_string()),
-                None => return Err(Failure::new(format!("-o {item:?} is not K=V"))),
+                None => (item, "on".into()),
             };
             all.push(pair);
         }
@@ -55,6 +56,6 @@ mod tests {
         assert_eq!(all, expected);
         assert_eq!(take(&mut all, "b"), Some("x,y".into()));
         assert_eq!(all.len(), 2);
-        assert!(pairs(&["flag".into()]).is_err());
+        assert_eq!(pairs(&["flag".into()]).unwrap(), [("flag".to_string(), "on".to_string())]);
     }
 }

@@ -15,10 +15,12 @@ pub struct Location {
     pub at: Option<u64>,
     /// The bytes lie there compressed.
     pub compressed: bool,
+    /// The bytes have their place in the file, and the file has a hole there.
+    pub hollow: bool,
 }
 
 /// A stretch of disk that lies in one place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extent {
     /// Bytes on the disk.
     pub span: Span,
@@ -30,6 +32,10 @@ pub struct Extent {
     pub at: Option<u64>,
     /// The bytes lie there compressed.
     pub compressed: bool,
+    /// The bytes have their place in the file, and the file has a hole there.
+    pub hollow: bool,
+    /// The file that holds the bytes, as the image names it; none if that is the image's own.
+    pub file: Option<String>,
 }
 
 impl Extent {
@@ -42,7 +48,9 @@ impl Extent {
         };
         joined
             && self.span.end() == next.span.start()
-            && (self.depth, self.kind, self.compressed) == (next.depth, next.kind, next.compressed)
+            && (self.depth, self.kind, self.compressed, self.hollow)
+                == (next.depth, next.kind, next.compressed, next.hollow)
+            && self.file == next.file
     }
 }
 
@@ -68,13 +76,11 @@ pub fn map(image: &Arc<dyn Image>, span: Span) -> impl Iterator<Item = Result<Ex
                 }
             };
             rest = rest.skip(next.span.len());
-            match held {
-                Some(ref mut before) if before.is_continued_by(&next) => {
-                    if let Ok(joined) =
-                        Span::new(before.span.start(), before.span.len().saturating_add(next.span.len()))
-                    {
-                        before.span = joined;
-                    }
+            match held.take() {
+                Some(before) if before.is_continued_by(&next) => {
+                    let len = before.span.len().saturating_add(next.span.len());
+                    let span = Span::new(before.span.start(), len).unwrap_or(before.span);
+                    held = Some(Extent { span, ..before });
                 }
                 Some(before) => {
                     held = Some(next);
@@ -89,21 +95,22 @@ pub fn map(image: &Arc<dyn Image>, span: Span) -> impl Iterator<Item = Result<Ex
 /// The extent that `span` begins with.
 fn first(chain: &[Arc<dyn Image>], span: Span) -> Result<Extent> {
     let mut span = span;
-    let mut depth = 0usize;
-    for image in chain {
+    let mut last = 0usize;
+    for (depth, image) in chain.iter().enumerate() {
         let known = image.size().saturating_sub(span.start());
         if known == 0 {
-            // A parent shorter than its child goes on with zeroes; they are nobody's.
+            // A parent shorter than its child goes on with zeroes: the child's, which says nothing about them.
             break;
         }
+        last = depth;
         span = span.truncate(known);
-        let Location { run, at, compressed } = image.locate(span)?;
+        let Location { run, at, compressed, hollow } = image.locate(span)?;
         span = span.truncate(run.len.max(1));
         if run.kind != RunKind::Parent {
-            return Ok(Extent { span, depth, kind: run.kind, at, compressed });
+            let file = if at.is_some() { image.file_at(span.start()) } else { None };
+            return Ok(Extent { span, depth, kind: run.kind, at, compressed, hollow, file });
         }
-        depth = depth.saturating_add(1);
     }
-    let depth = depth.min(chain.len().saturating_sub(1));
-    Ok(Extent { span, depth, kind: RunKind::Hole, at: None, compressed: false })
+    let kind = RunKind::Hole;
+    Ok(Extent { span, depth: last, kind, at: None, compressed: false, hollow: false, file: None })
 }

@@ -1,20 +1,28 @@
-//! How large the file of a new image would be: the conversion runs, but its data go nowhere.
+//! How large the file of a new image would be.
 //!
-//! The disk's bytes are looked at for zeroes and handed on as a marker, and the file keeps only what is not marker:
-//! the tables. So every format is measured by its own driver, in the memory that its tables take. What is compressed
-//! has to be compressed to be measured; it goes through a temporary file.
+//! Most formats grow by the same number of bytes for each block that holds data ([`Growth`]): the conversion runs as
+//! far as that the blocks are counted.
+//!
+//! For others the conversion runs to its end, but its data go nowhere. The disk's bytes are looked at for zeroes and
+//! handed on as a marker, and the file keeps only what is not marker: the tables. So the format is measured by its own
+//! driver, in the memory that its tables take. What is compressed has to be compressed to be measured; it goes through
+//! a temporary file.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::block::{BlockDevice, Caps, Disk, FileDevice, Run, RunKind, Span, Support};
-use crate::convert::{self, Options};
+use crate::block::{BlockDevice, BlockSize, Caps, Disk, FileDevice, Run, RunKind, Span, Support};
+use crate::convert::{self, Options, Piece, Sink};
 use crate::error::{Common, Result};
 use crate::registry::{Format, Plan};
 use crate::wire::{index, is_zero, len64};
 
 /// Unit of what is told apart: the finest zeroes that a conversion leaves out.
 const PAGE: usize = 4096;
+const PAGES: BlockSize = match BlockSize::from_bytes(4096) {
+    Some(size) => size,
+    None => panic!("4096 is a power of two"),
+};
 /// What stands for data. No table is made of it.
 const MARKER: u8 = 0xa5;
 /// A page of it.
@@ -29,6 +37,74 @@ pub struct Measure {
     pub required: u64,
     /// Bytes of the file once every byte of the disk was written.
     pub fully_allocated: u64,
+}
+
+/// How an image's files grow with what is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Growth {
+    /// The stretch of disk that gets its place at once: a block, a grain.
+    pub unit: BlockSize,
+    /// Units of the whole disk.
+    pub units: u64,
+    /// Bytes of the files of an empty image.
+    pub empty: u64,
+    /// Bytes that the first unit adds.
+    pub first: u64,
+    /// Bytes that each further unit adds.
+    pub each: u64,
+}
+
+impl Growth {
+    /// For images whose size is always the same.
+    pub(crate) const fn none(bytes: u64) -> Self {
+        Self { unit: PAGES, units: 0, empty: bytes, first: 0, each: 0 }
+    }
+
+    /// Bytes of the files when all of the disk holds data.
+    pub const fn full(&self) -> u64 {
+        self.bytes(self.units)
+    }
+
+    /// Bytes of the files when `units` hold data.
+    pub const fn bytes(&self, units: u64) -> u64 {
+        match units.checked_sub(1) {
+            Some(more) => {
+                self.empty.saturating_add(self.first).saturating_add(more.saturating_mul(self.each))
+            }
+            None => self.empty,
+        }
+    }
+}
+
+/// Counts the units of what is written.
+#[derive(Debug)]
+struct Count {
+    unit: BlockSize,
+    /// Units counted, and the first that cannot have been.
+    state: Arc<Mutex<(u64, u64)>>,
+}
+
+impl Sink for Count {
+    fn block_size(&self) -> BlockSize {
+        PAGES
+    }
+
+    fn put(&mut self, piece: Piece) -> Result<()> {
+        let (at, len) = match piece {
+            Piece::Zero(_) => return Ok(()),
+            Piece::Data { at, bytes } => (at, len64(bytes.len())),
+            Piece::Packed { at, len, .. } => (at, len),
+        };
+        let mut state = self.state.lock().map_err(|_| Common::Poisoned)?;
+        let (first, _) = self.unit.split(at);
+        let (first, end) = (first.max(state.1), self.unit.count(at.saturating_add(len)));
+        *state = (state.0.saturating_add(end.saturating_sub(first)), end.max(state.1));
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Measures a new image made by `plan`, of what `source` holds, or empty. `sparse` is as for a conversion.
@@ -49,7 +125,17 @@ pub fn measure(
         Ok(file.size())
     };
     let plain = Disk::new(Tables::default());
+    let packed = plan.compress || format.packs(plan);
     let required = match source {
+        None if packed => size_of(&marked(false), plain, plan, progress)?,
+        Some(disk) if !packed && let Some(growth) = format.growth(plan)? => {
+            let state = Arc::default();
+            let count = Count { unit: growth.unit, state: Arc::clone(&state) };
+            convert::convert(disk, Box::new(count), options, progress)?;
+            let (units, _) = *state.lock().map_err(|_| Common::Poisoned)?;
+            growth.bytes(units)
+        }
+        None if let Some(growth) = format.growth(plan)? => growth.bytes(0),
         Some(disk) if plan.compress || format.packs(plan) => {
             let file = FileDevice::new(tempfile::tempfile()?, true)?;
             size_of(disk, Disk::new(file), plan, progress)?

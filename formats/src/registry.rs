@@ -16,6 +16,7 @@ use crate::drivers::FORMATS;
 use crate::error::{Common, Error, Fault, Kind, Result, Within};
 use crate::limits::{CHAIN_DEPTH_MAX, HEAD_BYTES, REFERENCES_MAX, TAIL_BYTES};
 use crate::map::Location;
+use crate::measure::Growth;
 use crate::options::{Opt, Values};
 use crate::recognised::recognise;
 use crate::wire::{bytes, len64};
@@ -52,6 +53,8 @@ pub trait Format: Sync {
     }
     /// Endings of output names; never used to recognise a file.
     fn suffixes(&self) -> &'static [&'static str];
+    /// Its kinds, and what is done with each.
+    fn kinds(&self) -> &'static [SubKind];
     /// Looks at bytes, opens nothing, cannot fail.
     fn probe(&self, head: &Head<'_>) -> Guess;
     /// Opens an image. `file` is writable when the image shall be.
@@ -72,10 +75,14 @@ pub trait Format: Sync {
     fn packs(&self, plan: &Plan) -> bool {
         plan.compress
     }
-    /// Bytes of the file of a new image by `plan` once all of its disk was written, where there is a formula.
-    fn full_size(&self, plan: &Plan) -> Result<Option<u64>> {
+    /// How large new images by `plan` become, where nothing counts but how many stretches of the disk hold data.
+    fn growth(&self, plan: &Plan) -> Result<Option<Growth>> {
         let _ = plan;
         Ok(None)
+    }
+    /// Bytes of the file of a new image by `plan` once all of its disk was written, where there is a formula.
+    fn full_size(&self, plan: &Plan) -> Result<Option<u64>> {
+        Ok(self.growth(plan)?.map(|growth| growth.full()))
     }
     /// Whether a sink writes what `plan` asks for from beginning to end, so that it can go down a pipe.
     fn streams(&self, plan: &Plan) -> bool {
@@ -85,6 +92,39 @@ pub trait Format: Sync {
     /// The options of `create`.
     fn options(&self) -> &'static [Opt] {
         &[]
+    }
+}
+
+/// Some kinds of a format's images, and what the driver does with them: a line of `racker formats`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubKind {
+    /// As the field calls them: `fixed`.
+    pub name: &'static str,
+    /// Whether they are written in place.
+    pub write: bool,
+    /// Whether they are made.
+    pub create: bool,
+}
+
+impl SubKind {
+    /// Read, written in place, and made.
+    pub(crate) const fn all(name: &'static str) -> Self {
+        Self { name, write: true, create: true }
+    }
+
+    /// Read only.
+    pub(crate) const fn read(name: &'static str) -> Self {
+        Self { name, write: false, create: false }
+    }
+
+    /// Read and written in place.
+    pub(crate) const fn write(name: &'static str) -> Self {
+        Self { name, write: true, create: false }
+    }
+
+    /// Read, and made in one go.
+    pub(crate) const fn create(name: &'static str) -> Self {
+        Self { name, write: false, create: true }
     }
 }
 
@@ -135,10 +175,17 @@ pub trait Image: BlockDevice {
     }
 
     /// Where the image itself keeps the beginning of `span`, which is not empty: the first run, with
-    /// [`RunKind::Parent`](crate::block::RunKind::Parent) for what shows through from the parent. The default is
-    /// for formats that have no parent and do not say where.
+    /// [`RunKind::Parent`](crate::block::RunKind::Parent) for what shows through from the parent. Formats that know
+    /// no parents hold all of their disk: what they did not allocate is zeroes of theirs, not a hole, as `qemu-img`
+    /// has it. The default is for formats that have no parent and do not say where.
     fn locate(&self, span: Span) -> Result<Location> {
-        Ok(Location { run: self.first_run(span)?, at: None, compressed: false })
+        Ok(Location { run: self.first_run(span)?, at: None, compressed: false, hollow: false })
+    }
+
+    /// The file that holds the byte at `at` of the disk, as the image names it, if that is not the image's own.
+    fn file_at(&self, at: u64) -> Option<String> {
+        let _ = at;
+        None
     }
 
     /// Whether [`apply`](Self::apply) is there.
@@ -158,6 +205,12 @@ pub trait Image: BlockDevice {
         let _ = (staged, changes);
         Err(Common::Unsupported { what: "an atomic edit", by: self.facts().format.into() }.into())
     }
+}
+
+/// An image as a disk that cannot be written, for those above it.
+pub(crate) fn below(image: &Arc<dyn Image>) -> Disk {
+    let device: Arc<dyn BlockDevice> = image.clone();
+    Disk::from_arc(device).read_only()
 }
 
 /// What an image says about itself.
@@ -327,6 +380,8 @@ pub struct Opening {
     chain: Vec<(u64, u64)>,
     /// Files opened so far.
     count: usize,
+    /// Files of a new image that have no names yet.
+    made: Option<Beside>,
 }
 
 impl Opening {
@@ -338,7 +393,12 @@ impl Opening {
             None => PathBuf::from("/"),
         });
         let chain = path.and_then(|p| p.metadata().ok()).map(|m| (m.dev(), m.ino())).into_iter().collect();
-        Self { folder, policy, write, chain, count: 0 }
+        Self { folder, policy, write, chain, count: 0, made: None }
+    }
+
+    /// For an image whose further files were made just now, and have no names yet.
+    pub(crate) fn with_made(self, made: Beside) -> Self {
+        Self { made: Some(made), ..self }
     }
 
     /// Whether the image shall be writable.
@@ -354,6 +414,9 @@ impl Opening {
 
     /// Opens a file that holds part of this image's own bytes (an extent, a data file).
     pub fn follow_file(&mut self, reference: &Reference) -> Result<Disk> {
+        if let Some(disk) = self.made.as_ref().and_then(|made| made.made(&reference.path).ok()) {
+            return Ok(disk.read_only());
+        }
         let (file, _) = self.open_reference(reference, self.write)?;
         lock(&file, if self.write { LockMode::Write } else { LockMode::Read })?;
         Ok(Disk::new(FileDevice::new(file, self.write)?))
@@ -389,6 +452,7 @@ impl Opening {
             write: false,
             chain: self.chain.clone(),
             count: self.count,
+            made: None,
         };
         inner.chain.push((meta.dev(), meta.ino()));
         let image = format.open(disk, &mut inner).within(place)?;

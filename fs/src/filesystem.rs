@@ -293,6 +293,8 @@ pub trait FilesystemMut: Filesystem {
 pub trait Driver: Sync {
     /// The name that `blkid` prints: `xfs`, `ext4`, `vfat`.
     fn name(&self) -> &'static str;
+    /// Its kinds, as the field calls them, and whether files in them are written.
+    fn kinds(&self) -> &'static [(&'static str, bool)];
     /// Looks at the first 68 KiB of a volume; opens nothing, cannot fail.
     fn probe(&self, head: &Head<'_>) -> Guess;
     /// Opens it for reading. An unclean journal or log is replayed in memory.

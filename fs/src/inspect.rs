@@ -9,6 +9,7 @@ use racker_formats::transaction::EditDisk;
 use crate::drivers;
 use crate::filesystem::{Driver, Filesystem, FsFacts};
 use crate::partition::{self, Partition, Table};
+use crate::recognised::{self, Recognised};
 use crate::volume::{self, Layout};
 
 /// A disk, taken apart. Filesystems are opened when they are first asked for.
@@ -65,6 +66,20 @@ pub enum VolumeFault {
         /// The volume.
         place: String,
     },
+    /// Content that racker knows by name only.
+    #[error("{place} carries {name}, which racker does not read")]
+    NotRead {
+        /// The volume.
+        place: String,
+        /// The content, as `blkid` calls it.
+        name: &'static str,
+    },
+    /// One copy of several.
+    #[error("{place} is a member of a software array: changing it alone would make the members differ")]
+    ArrayMember {
+        /// The volume.
+        place: String,
+    },
     /// Opening failed before; the same again.
     #[error("{0}")]
     Again(Arc<Error>),
@@ -75,7 +90,7 @@ impl Fault for VolumeFault {
         match self {
             Self::NoSuch { .. } => Kind::NotFound,
             Self::Several { .. } => Kind::Invalid,
-            Self::NoFilesystem { .. } => Kind::Unsupported,
+            Self::NoFilesystem { .. } | Self::NotRead { .. } | Self::ArrayMember { .. } => Kind::Unsupported,
             Self::Again(e) => e.kind(),
         }
     }
@@ -83,7 +98,8 @@ impl Fault for VolumeFault {
     fn hint(&self) -> Option<String> {
         match self {
             Self::NoSuch { there, .. } | Self::Several { there, .. } => Some(format!("there is {there}")),
-            Self::NoFilesystem { .. } => None,
+            Self::NoFilesystem { .. } | Self::NotRead { .. } => None,
+            Self::ArrayMember { .. } => Some("let the system that runs the array change it".into()),
             Self::Again(e) => e.hint().map(String::from),
         }
     }
@@ -113,10 +129,26 @@ impl Volume {
         self.driver.as_ref().ok().copied().flatten()
     }
 
+    /// What it holds beside or instead of a filesystem that racker reads: swap, a member of an array, btrfs…
+    pub fn recognised(&self) -> Result<Option<Recognised>> {
+        match self.driver() {
+            Some(_) => recognised::array_member(&self.disk),
+            None => recognised::recognise(&self.disk),
+        }
+    }
+
+    fn no_filesystem(&self) -> Error {
+        let place = self.place();
+        match self.recognised() {
+            Ok(Some(found)) => VolumeFault::NotRead { place, name: found.name }.into(),
+            _ => VolumeFault::NoFilesystem { place }.into(),
+        }
+    }
+
     /// Its filesystem, read-only; a log that is not empty is replayed in memory.
     pub fn filesystem(&self) -> Result<Arc<dyn Filesystem>> {
         let Some(driver) = self.driver() else {
-            return Err(VolumeFault::NoFilesystem { place: self.place() }.into());
+            return Err(self.no_filesystem());
         };
         let opened = self.opened.get_or_init(|| {
             let place = || format!("{} ▸ {}", self.place(), driver.name());
@@ -205,7 +237,8 @@ impl std::ops::Deref for Found<'_> {
 
 /// A volume in a few words: `-p 2 (xfs, label boot)`.
 pub fn describe(volume: &Volume) -> String {
-    let kind = volume.driver().map_or("no known filesystem", |d| d.name());
+    let known = || volume.recognised().ok().flatten().map_or("no known filesystem", |r| r.name);
+    let kind = volume.driver().map_or_else(known, |d| d.name());
     let label = volume.facts().and_then(|f| f.label).filter(|l| !l.is_empty());
     match label {
         Some(label) => format!("-p {} ({kind}, label {label})", volume.name()),
@@ -236,8 +269,11 @@ impl Volume {
     /// Opens its filesystem for an edit, on the same bytes of the edit's disk.
     pub fn edit<'t>(&self, disk: &EditDisk<'t>) -> Result<crate::edit::Writer<'t>> {
         let Some(driver) = self.driver() else {
-            return Err(VolumeFault::NoFilesystem { place: self.place() }.into());
+            return Err(self.no_filesystem());
         };
+        if recognised::array_member(&self.disk)?.is_some() {
+            return Err(VolumeFault::ArrayMember { place: self.place() }.into());
+        }
         let place = || format!("{} ▸ {}", self.place(), driver.name());
         crate::edit::Writer::open(driver, &disk.map(|d| self.layout.over(d))?).within(place)
     }

@@ -10,6 +10,7 @@ use racker_formats::open::{OpenOptions, open_disk};
 use racker_formats::registry::Policy;
 use racker_fs::drivers::{DRIVERS, probe};
 use racker_fs::filesystem::{Filesystem, Name, NodeKind};
+use racker_fs::recognised::recognise;
 use racker_fs::tree::tar_out::{TarOptions, tar_out};
 use racker_fs::tree::{Entry, Go, Limits, Step, Tree, walk};
 
@@ -60,7 +61,7 @@ pub fn partitions(disk: &Disk) {
     let Ok(table) = racker_fs::partition::read(disk) else { return };
     for partition in &table.partitions {
         assert!(partition.span.end() <= disk.size(), "{partition:?} of {}", disk.size());
-        let _ = disk.slice(partition.span).map(|volume| probe(&volume));
+        let _ = disk.slice(partition.span).map(|volume| (probe(&volume), recognise(&volume)));
     }
 }
 

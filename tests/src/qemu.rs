@@ -10,6 +10,13 @@ pub fn img<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> String {
     text(run("qemu-img", args))
 }
 
+/// Which release is installed: 7, 10.
+pub fn release() -> u32 {
+    let said = img(&["--version"]);
+    let number = said.split_whitespace().nth(2).and_then(|v| v.split('.').next()?.parse().ok());
+    number.unwrap_or_else(|| panic!("no release in {said}"))
+}
+
 /// The same in the folder `dir`: QEMU looks for an external data file from where it runs.
 pub fn img_in<S: AsRef<std::ffi::OsStr>>(dir: &Path, args: &[S]) -> String {
     text(Command::new("qemu-img").args(args).current_dir(dir).output().expect("qemu-utils are installed"))

@@ -57,7 +57,7 @@ impl Compare {
         let verdict = verdict.about(&self.first)?;
         if self.json {
             self.print_json(verdict)?;
-        } else {
+        } else if !progress.quiet {
             if matches!(verdict, Verdict::Same { sizes_differ: true }) {
                 progress.note("the sizes differ; the longer disk goes on with zeroes");
             }

@@ -2,15 +2,14 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
 use clap::Args;
 use racker_formats::block::{Disk, FileDevice};
 use racker_formats::convert::NewFile;
-use racker_formats::open::{OpenOptions, open};
 use racker_formats::options::{Values, parse_size};
-use racker_formats::registry::{Backing, Plan, Policy, Reference, Role, by_name};
+use racker_formats::registry::{Plan, Policy, by_name};
 
+use crate::backing::open_backing;
 use crate::exit::Exit;
 use crate::fault::{About, Failure, Outcome};
 use crate::output::line;
@@ -41,6 +40,9 @@ pub(crate) struct Create {
     /// Format of the backing file
     #[arg(short = 'F', long, value_name = "FORMAT")]
     backing_format: Option<String>,
+    /// Do not look at the backing file, which need not be there yet; a size is needed then
+    #[arg(short = 'u')]
+    unseen: bool,
     /// Open files that the backing file names outside its folder
     #[arg(long)]
     allow_external: bool,
@@ -53,6 +55,11 @@ impl Create {
         let backing = self.backing.clone().or_else(|| typed::take(&mut pairs, "backing_file"));
         let backing_format = self.backing_format.clone().or_else(|| typed::take(&mut pairs, "backing_fmt"));
         let size = self.size.clone().or_else(|| typed::take(&mut pairs, "size"));
+        let told = self.told(&pairs, backing.as_deref(), backing_format.as_deref());
+        if self.unseen {
+            let named = [("backing_file", backing.clone()), ("backing_fmt", backing_format.clone())];
+            pairs.extend(named.into_iter().filter_map(|(k, v)| Some((k.to_string(), v?))));
+        }
         let options = Values::parse(
             format.name(),
             format.options(),
@@ -65,8 +72,11 @@ impl Create {
             None => None,
         };
         let backing = match &backing {
-            Some(name) => Some(self.open_backing(name, backing_format.as_deref())?),
-            None => None,
+            Some(name) if !self.unseen => {
+                let policy = if self.allow_external { Policy::Any } else { Policy::SameFolder };
+                Some(open_backing(&self.image, name, backing_format.as_deref(), policy)?)
+            }
+            _ => None,
         };
         let size = size.or(backing.as_ref().map(|b| b.image.size()));
         let Some(size) = size else {
@@ -88,13 +98,24 @@ impl Create {
         });
         let image = image.about(&self.image)?;
         image.flush().about(&self.image)?;
-        let size = image.size();
+        let made = image.size();
         drop(image);
         file.publish().about(&self.image)?;
         if !progress.quiet {
-            line(&format!("Formatting '{}', fmt={} size={size}", self.image.display(), format.name()))?;
+            line(&format!("Formatting '{}', fmt={} size={size}{told}", self.image.display(), self.format))?;
+            if made != size {
+                progress.note(&format!("the disk has {made} bytes, as the format cannot tell {size}"));
+            }
         }
         Ok(Exit::Done)
+    }
+
+    /// What the new image is like beside format and size, as it was typed.
+    fn told(&self, pairs: &[(String, String)], backing: Option<&str>, format: Option<&str>) -> String {
+        let pairs = pairs.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+        let named = [("backing_file", backing), ("backing_fmt", format)];
+        let all = named.into_iter().filter_map(|(k, v)| Some((k, v?))).chain(pairs);
+        all.map(|(k, v)| format!(" {k}={v}")).collect()
     }
 
     fn data_path(&self, name: &str) -> PathBuf {
@@ -107,26 +128,5 @@ impl Create {
         let file = File::options().read(true).write(true).create_new(true).open(&path);
         let disk = file.map_err(racker_formats::Error::from).and_then(|file| FileDevice::new(file, true));
         disk.map(Disk::new).about(&path)
-    }
-
-    /// Opens the backing file that was typed, which makes it trusted.
-    fn open_backing(&self, name: &str, format: Option<&str>) -> Outcome<Backing> {
-        let folder = self.image.parent().unwrap_or(Path::new(""));
-        let path = folder.join(name);
-        let policy = if self.allow_external { Policy::Any } else { Policy::SameFolder };
-        let opened = open(&path, &OpenOptions { format, policy, ..OpenOptions::default() }).about(&path)?;
-        if opened.in_container() {
-            return Err(Failure::new("lies inside an archive: no image can have it as its backing file"))
-                .about(&path);
-        }
-        if opened.guessed_raw {
-            let failure = Failure::new("has the content of no format that racker knows");
-            return Err(failure.hint("-F raw takes it as it is")).about(&path);
-        }
-        let modified = path.metadata().and_then(|m| m.modified()).ok();
-        let modified = modified.and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());
-        let format = Some(opened.format.to_string());
-        let reference = Reference { path: name.into(), format, role: Role::Backing };
-        Ok(Backing { reference, image: opened.image, modified })
     }
 }

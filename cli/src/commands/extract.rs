@@ -16,7 +16,7 @@ use crate::target::{ImageArgs, PartitionArgs, Target};
 /// Take the whole tree of an image out into a folder
 ///
 /// As root everything is kept: owners, modes, times, links, devices, extended attributes, ACLs, capabilities, holes.
-/// As another user, what the kernel does not allow is listed in DIR.racker-manifest.json; `tar-out` loses nothing either
+/// As another user, what the kernel does not allow is listed in DIR.racker-manifest.jsonl; `tar-out` loses nothing either
 /// way. Where the disk holds an operating system, its own mounts are part of the tree; -p takes one filesystem.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  racker disk extract debian.box rootfs/")]
@@ -28,6 +28,9 @@ pub(crate) struct Extract {
     dir: PathBuf,
     #[command(flatten)]
     which: PartitionArgs,
+    /// Set immutable and append-only flags (`chattr +i`, `+a`), which keep files from being removed; else they are listed
+    #[arg(long)]
+    flags: bool,
 }
 
 impl Extract {
@@ -39,7 +42,8 @@ impl Extract {
             bar.at(p.bytes);
             ControlFlow::Continue(())
         });
-        let options = ExtractOptions { progress: Some(tell), ..ExtractOptions::default() };
+        let options =
+            ExtractOptions { progress: Some(tell), locking: self.flags, ..ExtractOptions::default() };
         let done = extract(&tree, &self.dir, options);
         bar.finish();
         report(&done.about(&self.image.image)?, progress);

@@ -144,6 +144,20 @@ fn volume(volume: &Volume) -> Value {
     if let Some(driver) = volume.driver() {
         out.insert("filesystem".into(), driver.name().into());
     }
+    if let Ok(Some(found)) = volume.recognised() {
+        match volume.driver() {
+            // The filesystem's own name follows.
+            Some(_) => {
+                let text = format!("{}: a copy of others, which racker does not change alone", found.name);
+                out.insert("member".into(), text.into())
+            }
+            None => {
+                out.insert("label".into(), found.label.into());
+                out.insert("uuid".into(), found.uuid.into());
+                out.insert("filesystem".into(), found.name.into())
+            }
+        };
+    }
     match volume.driver().map(|_| volume.filesystem().and_then(|fs| fs.facts())) {
         Some(Ok(facts)) => {
             out.insert("filesystem".into(), facts.kind.into());
@@ -271,7 +285,7 @@ fn volume_text(v: &Value) -> Outcome<()> {
         words.extend(number("free").map(|f| format!("{} free", human(f))));
         line(&format!("  {}", words.join(", ")))?;
     }
-    for name in ["log", "read-only", "error"] {
+    for name in ["log", "member", "read-only", "error"] {
         if let Some(text) = string(name) {
             line(&format!("  {name}: {text}"))?;
         }

@@ -8,6 +8,7 @@ use racker_formats::map::{Extent, map};
 use racker_formats::open::{Opened, open};
 use serde_json::{Map as Object, Value};
 
+use crate::clean::clean;
 use crate::exit::Exit;
 use crate::fault::{About, Failure, Outcome};
 use crate::output::{OutputArgs, Stream, line};
@@ -68,7 +69,8 @@ fn object(extent: &Extent) -> Object<String, Value> {
     all.insert("depth".into(), extent.depth.into());
     all.insert("present".into(), extent.kind.is_allocated().into());
     all.insert("zero".into(), extent.kind.is_zero().into());
-    all.insert("data".into(), (extent.kind == RunKind::Data).into());
+    // What has a place for its bytes in the file is data there, hole or not.
+    all.insert("data".into(), (extent.kind == RunKind::Data || extent.hollow).into());
     all.insert("compressed".into(), extent.compressed.into());
     if let Some(at) = extent.at {
         all.insert("offset".into(), at.into());
@@ -86,28 +88,41 @@ fn table(path: &Path, opened: &Opened, span: Span) -> Outcome<()> {
             continue;
         }
         let at = match extent.at {
-            Some(at) => format!("{at:#x}"),
+            Some(at) => hex(at),
             None if extent.compressed => "compressed".into(),
             None => "-".into(),
         };
-        let file = files.get(extent.depth).map(String::as_str).unwrap_or("?");
-        let (start, len) = (format!("{:#x}", extent.span.start()), format!("{:#x}", extent.span.len()));
+        let image = files.get(extent.depth).map(String::as_str).unwrap_or("?");
+        let file = match &extent.file {
+            Some(name) => clean(&beside(Path::new(image), name)),
+            None => clean(image),
+        };
+        let (start, len) = (hex(extent.span.start()), hex(extent.span.len()));
         line(&format!("{start:<16}{len:<16}{at:<16}{file}"))?;
     }
     Ok(())
 }
 
+/// As C prints it: a zero has no sign that it is hexadecimal.
+fn hex(n: u64) -> String {
+    if n == 0 { "0".into() } else { format!("{n:#x}") }
+}
+
 /// The names of the chain's files, as they were typed and as the images name them.
 fn files(path: &Path, opened: &Opened) -> Vec<String> {
     let mut names = vec![path.display().to_string()];
-    let mut folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
     let mut image = Some(opened.image.clone());
     while let Some(above) = image {
         let Some(reference) = above.facts().backing else { break };
-        let name = folder.join(reference.path.strip_prefix("file:").unwrap_or(&reference.path));
-        folder = name.parent().map(Path::to_path_buf).unwrap_or_default();
-        names.push(crate::clean::clean(&name.display().to_string()));
+        let name = beside(Path::new(names.last().map(String::as_str).unwrap_or_default()), &reference.path);
+        names.push(name);
         image = above.parent();
     }
     names
+}
+
+/// The path of a file that `image` names.
+fn beside(image: &Path, name: &str) -> String {
+    let folder = image.parent().unwrap_or(Path::new(""));
+    folder.join(name.strip_prefix("file:").unwrap_or(name)).display().to_string()
 }

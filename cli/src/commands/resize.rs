@@ -1,6 +1,7 @@
 //! `racker disk resize`
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use racker_formats::block::{Disk, Span};
 use racker_formats::open::open;
 use racker_formats::options::parse_size;
 use racker_fs::partition;
@@ -26,6 +27,20 @@ pub(crate) struct Resize {
     /// Allow the disk to become smaller: what lies behind the new end is lost
     #[arg(long)]
     shrink: bool,
+    /// Take the space of what is added: set aside, or written
+    #[arg(long, value_name = "HOW", default_value = "off")]
+    preallocation: Preallocation,
+}
+
+/// What is done about the space of what is added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Preallocation {
+    /// Nothing: it is taken when it is written
+    Off,
+    /// It is set aside
+    Falloc,
+    /// It is written
+    Full,
 }
 
 impl Resize {
@@ -37,6 +52,9 @@ impl Resize {
         if size < old && !self.shrink {
             let failure = Failure::new(format!("{size} bytes are less than the disk's {old}"));
             return Err(failure.hint("--shrink allows it; what lies behind the new end is lost")).about(path);
+        }
+        if size < old && self.preallocation != Preallocation::Off {
+            return Err(Failure::new("--preallocation is for what is added, and nothing is")).about(path);
         }
         if !opened.disk.caps().resize {
             let failure =
@@ -50,6 +68,9 @@ impl Resize {
         opened.disk.resize(size).about(path)?;
         opened.disk.flush().about(path)?;
         let now = opened.disk.size();
+        if let Ok(added) = Span::new(old, now.saturating_sub(old)) {
+            self.take_space(&opened.disk, added).about(path)?;
+        }
         if now > old
             && let Err(e) = partition::settle(&opened.disk, now)
         {
@@ -60,6 +81,16 @@ impl Resize {
             line(&format!("Image resized: {} ({now} bytes)", human(now)))?;
         }
         Ok(Exit::Done)
+    }
+}
+
+impl Resize {
+    fn take_space(&self, disk: &Disk, added: Span) -> racker_formats::Result<()> {
+        match self.preallocation {
+            Preallocation::Off => Ok(()),
+            Preallocation::Falloc if disk.occupy(added)? => Ok(()),
+            Preallocation::Falloc | Preallocation::Full => disk.store_zeroes(added),
+        }
     }
 }
 

@@ -91,6 +91,13 @@ impl Disk {
         if self.device.caps().zero == Support::Native {
             return self.device.write_zeroes(span);
         }
+        self.store_zeroes(span)
+    }
+
+    /// Writes zeroes as the bytes that they are, so that they take space.
+    pub fn store_zeroes(&self, span: Span) -> Result<()> {
+        self.for_write()?;
+        self.check(span.start(), span.len())?;
         let zeroes = vec![0u8; ZERO_PIECE.min(usize::try_from(span.len()).unwrap_or(ZERO_PIECE))];
         let mut rest = span;
         while !rest.is_empty() {

@@ -1,8 +1,9 @@
 //! Expands a compressed stream, once, into a temporary file without a name.
 //!
-//! Filesystems are read at random, many times over, and the streams in use cannot be entered in the middle
-//! (gzip and single-block xz, which is what `tar -z`, `vagrant package` and `xz` make). Decoding once and reading
-//! from the page cache beats going back to a checkpoint for each read, and keeps no memory.
+//! Filesystems are read at random, many times over, and most streams cannot be entered in the middle (gzip, which is
+//! what `tar -z` and `vagrant package` make). Decoding once and reading from the page cache beats going back to a
+//! checkpoint for each read, and keeps no memory. Where a stream has blocks and an index of them (xz), each is
+//! expanded when it is needed.
 //! Zero blocks stay holes, so a blank disk of any size takes no space.
 //!
 //! The file lies in `$TMPDIR`, or in `/var/tmp`: `/tmp` is memory on many systems. It has no name, so nothing is
@@ -12,6 +13,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::fstatvfs;
 
@@ -124,7 +126,7 @@ impl Expansion {
         Self { left: max, max }
     }
 
-    fn spend(&mut self, bytes: u64, what: &'static str) -> Result<()> {
+    pub(super) fn spend(&mut self, bytes: u64, what: &'static str) -> Result<()> {
         self.left = self.left.checked_sub(bytes).ok_or(SpoolFault::Bomb { what, max: self.max })?;
         Ok(())
     }
@@ -132,19 +134,14 @@ impl Expansion {
 
 /// Expands `from` to its end; `what` names the kind of stream in errors.
 pub(super) fn spool(what: &'static str, from: &mut dyn Read, expansion: &mut Expansion) -> Result<Disk> {
-    let mut out = Out::new(what)?;
-    let mut buf = vec![0u8; PIECE];
+    let out = Out::new(what)?;
     let mut at = 0u64;
-    loop {
-        let len = fill(from, &mut buf).map_err(|e| decode_error(what, e))?;
-        let piece = buf.get(..len).unwrap_or_default();
-        expansion.spend(len64(len), what)?;
-        out.write(at, piece)?;
-        at = at.saturating_add(len64(len));
-        if len < PIECE {
-            break;
-        }
-    }
+    out.copy(from, |len| {
+        expansion.spend(len, what)?;
+        let start = at;
+        at = at.saturating_add(len);
+        Ok(start)
+    })?;
     out.file.set_len(at).map_err(|why| out.error(why))?;
     Ok(Disk::new(FileDevice::new(out.file, false)?).read_only())
 }
@@ -177,24 +174,47 @@ fn decode_error(what: &'static str, e: io::Error) -> Error {
 }
 
 /// The temporary file.
-struct Out {
+#[derive(Debug)]
+pub(super) struct Out {
     what: &'static str,
     folder: PathBuf,
     file: File,
     /// Bytes written, and how many there may be before the free space is looked at.
-    written: u64,
-    look_at: u64,
+    written: AtomicU64,
+    look_at: AtomicU64,
 }
 
 impl Out {
-    fn new(what: &'static str) -> Result<Self> {
+    /// One for a stream of the kind `what`.
+    pub(super) fn new(what: &'static str) -> Result<Self> {
         let folder = match std::env::var_os("TMPDIR") {
             Some(dir) if !dir.is_empty() => PathBuf::from(dir),
             _ => PathBuf::from("/var/tmp"),
         };
         match tempfile::tempfile_in(&folder) {
-            Ok(file) => Ok(Self { what, folder, file, written: 0, look_at: 0 }),
+            Ok(file) => {
+                Ok(Self { what, folder, file, written: AtomicU64::new(0), look_at: AtomicU64::new(0) })
+            }
             Err(why) => Err(SpoolFault::Temporary { what, folder, why }.into()),
+        }
+    }
+
+    /// Another handle to the file, which has `size` bytes now, all holes.
+    pub(super) fn sized(&self, size: u64) -> Result<File> {
+        let sized = self.file.set_len(size).and_then(|()| self.file.try_clone());
+        Ok(sized.map_err(|why| self.error(why))?)
+    }
+
+    /// Copies what `from` gives up to its end; `place` is told the length of each piece and says where it goes.
+    pub(super) fn copy(&self, from: &mut dyn Read, mut place: impl FnMut(u64) -> Result<u64>) -> Result<()> {
+        let mut buf = vec![0u8; PIECE];
+        loop {
+            let len = fill(from, &mut buf).map_err(|e| decode_error(self.what, e))?;
+            let at = place(len64(len))?;
+            self.write(at, buf.get(..len).unwrap_or_default())?;
+            if len < PIECE {
+                return Ok(());
+            }
         }
     }
 
@@ -203,7 +223,7 @@ impl Out {
     }
 
     /// Writes what is not zero.
-    fn write(&mut self, at: u64, piece: &[u8]) -> Result<()> {
+    fn write(&self, at: u64, piece: &[u8]) -> Result<()> {
         for run in data_runs(piece, BLOCK) {
             let data = piece.get(run.clone()).unwrap_or_default();
             self.make_room(len64(data.len()))?;
@@ -213,12 +233,12 @@ impl Out {
         Ok(())
     }
 
-    fn make_room(&mut self, bytes: u64) -> Result<()> {
-        self.written = self.written.saturating_add(bytes);
-        if self.written < self.look_at {
+    fn make_room(&self, bytes: u64) -> Result<()> {
+        let written = self.written.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        if written < self.look_at.load(Ordering::Relaxed) {
             return Ok(());
         }
-        self.look_at = self.written.saturating_add(LOOK_EVERY);
+        self.look_at.store(written.saturating_add(LOOK_EVERY), Ordering::Relaxed);
         let stat = fstatvfs(&self.file).map_err(|e| self.error(e.into()))?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         if free < LOOK_EVERY.saturating_add(SPOOL_FREE_MIN) {

@@ -10,9 +10,10 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
+use super::digest::{Digest, Tally};
 use super::plan::{Plan, Step};
 use super::sink::{Piece, Sink};
-use super::work::Work;
+use super::work::{Chunk, Work};
 use crate::block::Span;
 use crate::error::{Common, Error, Result};
 
@@ -42,6 +43,8 @@ struct State<'a> {
     ready: BTreeMap<u64, Ready>,
     /// Where the pieces go; whoever writes has taken it.
     sink: Option<Box<dyn Sink>>,
+    /// The digest of what was written.
+    tally: Tally,
     /// Bytes of the disk that are done.
     done: u64,
     /// The first thing that went wrong.
@@ -50,7 +53,7 @@ struct State<'a> {
 
 struct Ready {
     span: Span,
-    pieces: Vec<Piece>,
+    chunk: Chunk,
     /// A chunk holds a ticket, a hole does not.
     has_ticket: bool,
 }
@@ -62,14 +65,15 @@ enum Task {
     Stop,
 }
 
-/// Copies all that `plan` has into `sink`, with so many threads; gives the sink back to be finished.
+/// Copies all that `plan` has into `sink`, with so many threads; gives the sink back to be finished, and the digest
+/// of what was copied if `work` computes digests.
 pub(super) fn run(
     work: &Work<'_>,
     plan: Plan<'_>,
     sink: Box<dyn Sink>,
     threads: usize,
     progress: &mut dyn FnMut(u64),
-) -> Result<Box<dyn Sink>> {
+) -> Result<(Box<dyn Sink>, Digest)> {
     let threads = threads.max(1);
     let state = State {
         plan,
@@ -80,6 +84,7 @@ pub(super) fn run(
         tickets_max: threads.saturating_mul(TICKETS_PER_THREAD),
         ready: BTreeMap::new(),
         sink: Some(sink),
+        tally: Tally::default(),
         done: 0,
         error: None,
     };
@@ -101,7 +106,8 @@ pub(super) fn run(
     })?;
     let mut state = desk.state.into_inner().map_err(|_| Common::Poisoned)?;
     progress(state.done);
-    state.sink.take().ok_or_else(|| Common::Poisoned.into())
+    let sink = state.sink.take().ok_or(Common::Poisoned)?;
+    Ok((sink, state.tally.finish()))
 }
 
 impl<'a> Desk<'a> {
@@ -148,15 +154,18 @@ impl<'a> Desk<'a> {
             match self.task()? {
                 Task::Stop => return Ok(()),
                 Task::Read(number, span) => {
-                    let pieces = work.chunk(span)?;
-                    self.lock()?.ready.insert(number, Ready { span, pieces, has_ticket: true });
+                    let chunk = work.chunk(span)?;
+                    self.lock()?.ready.insert(number, Ready { span, chunk, has_ticket: true });
                 }
                 Task::Write(mut sink, ready) => {
-                    for piece in ready.pieces {
+                    for piece in ready.chunk.pieces {
                         sink.put(piece)?;
                     }
                     let mut state = self.lock()?;
                     state.sink = Some(sink);
+                    if let Some(digest) = ready.chunk.digest {
+                        state.tally.add(ready.span.start(), digest);
+                    }
                     state.done = ready.span.end();
                     state.next = state.next.saturating_add(1);
                     if ready.has_ticket {
@@ -220,8 +229,8 @@ impl State<'_> {
             self.issued = number.saturating_add(1);
             match step {
                 Step::Zero(span) => {
-                    let pieces = vec![Piece::Zero(span)];
-                    self.ready.insert(number, Ready { span, pieces, has_ticket: false });
+                    let chunk = Chunk { pieces: vec![Piece::Zero(span)], digest: None };
+                    self.ready.insert(number, Ready { span, chunk, has_ticket: false });
                 }
                 Step::Chunk(span) => {
                     self.tickets = self.tickets.saturating_add(1);

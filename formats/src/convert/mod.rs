@@ -14,42 +14,94 @@
 //! whichever worker is at hand: one at a time.
 //!
 //! * [`plan`]: chunks and holes; [`work`]: one chunk; [`crew`]: the threads; [`sink`]: where it goes
+//! * [`digest`](mod@digest): what was read, to be compared with what a reader of the copy gets
+//! * [`new_file`], [`existing`], [`pipe`]: the files that are written; [`concat`]: several sources as one
 
+mod concat;
 mod crew;
+mod digest;
+mod existing;
+mod gzip;
 mod new_file;
 mod pipe;
 mod plan;
 mod sink;
+mod throttle;
 mod work;
 
 use std::num::NonZero;
 use std::thread;
 
-use self::plan::Plan;
-use self::work::Work;
-use crate::block::{BlockSize, Disk};
-use crate::error::Result;
-use crate::limits::MIB;
+use std::sync::Arc;
 
-pub use new_file::{Beside, NewFile};
+use self::plan::Plan;
+use self::sink::Nowhere;
+use self::work::Work;
+use crate::block::{BlockSize, Disk, Span};
+use crate::error::{Error, Result};
+use crate::limits::MIB;
+use crate::registry::Image;
+
+pub use concat::Concat;
+pub use digest::Digest;
+pub use existing::ExistingSink;
+pub use gzip::GzipSink;
+pub use new_file::{Beside, NewFile, abandon};
 pub use pipe::{Pipe, PipeFault, from_input};
 pub use sink::{DiskSink, Pack, Piece, Sink};
+pub use throttle::Throttle;
 
 /// Zeroes shorter than this are copied as data, as `qemu-img convert` does by default (`-S 4k`).
 pub const SPARSE_DEFAULT: u64 = 4096;
 
 /// How a disk is copied.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
+#[derive(Clone, Copy)]
+pub struct Options<'a> {
     /// Worker threads; none means one for each processor.
     pub threads: Option<NonZero<usize>>,
     /// Shortest stretch of zeroes that is left out, in bytes; 0 copies all of them.
     pub sparse: u64,
+    /// What shows through in the copy where nothing is written.
+    pub base: Option<&'a Base>,
+    /// Sectors that cannot be read become zeroes, and this is told of each; none fails the copy.
+    pub salvage: Option<&'a Salvage<'a>>,
+    /// Compute the digest of what is copied.
+    pub digest: bool,
 }
 
-impl Default for Options {
+/// Is told which bytes could not be read, and why.
+pub type Salvage<'a> = dyn Fn(Span, &Error) + Sync + 'a;
+
+/// The backing file of a copy, of which only what differs is written.
+#[derive(Clone, Debug)]
+pub struct Base {
+    /// The image that is copied: what it takes from its own parent is compared with `disk`.
+    pub image: Arc<dyn Image>,
+    /// The backing file of the copy.
+    pub disk: Disk,
+    /// `disk` is the parent of `image`, so that nobody has to compare.
+    pub is_parent: bool,
+}
+
+/// What a copy came to.
+#[derive(Clone, Copy, Debug)]
+pub struct Copied {
+    /// The digest of what was copied, if it was asked for.
+    pub digest: Option<Digest>,
+    /// How the disk was cut.
+    chunk: BlockSize,
+}
+
+impl Default for Options<'_> {
     fn default() -> Self {
-        Self { threads: None, sparse: SPARSE_DEFAULT }
+        Self { threads: None, sparse: SPARSE_DEFAULT, base: None, salvage: None, digest: false }
+    }
+}
+
+impl Options<'_> {
+    fn threads(&self) -> usize {
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        self.threads.map_or(cores, NonZero::get)
     }
 }
 
@@ -57,21 +109,59 @@ impl Default for Options {
 pub fn convert(
     source: &Disk,
     sink: Box<dyn Sink>,
-    options: Options,
+    options: Options<'_>,
     progress: &mut dyn FnMut(u64),
-) -> Result<()> {
+) -> Result<Copied> {
     let block = sink.block_size();
     // A unit of the source that two chunks share would be unpacked twice.
     let unit = u64::from(source.caps().preferred).next_power_of_two();
     let chunk = BlockSize::from_bytes(block.bytes().max(unit).max(MIB)).unwrap_or(block);
     let sparse = options.sparse.max(block.bytes()).next_power_of_two();
     let grain = if options.sparse == 0 { None } else { BlockSize::from_bytes(sparse.min(chunk.bytes())) };
-    let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    let threads = options.threads.map_or(cores, NonZero::get);
     let packer = sink.pack();
-    let work = Work { source, grain, pack: packer.as_deref() };
-    let plan = Plan::new(source, chunk, grain.is_some());
-    crew::run(&work, plan, sink, threads, progress)?.finish()
+    let work = Work {
+        source,
+        grain,
+        pack: packer.as_deref(),
+        base: options.base,
+        block,
+        salvage: options.salvage,
+        digest: options.digest,
+    };
+    // What shows through from a parent is no hole.
+    let plan = Plan::new(source, chunk, grain.is_some() && options.base.is_none(), options.salvage.is_some());
+    let (sink, digest) = crew::run(&work, plan, sink, options.threads(), progress)?;
+    sink.finish()?;
+    Ok(Copied { digest: options.digest.then_some(digest), chunk })
+}
+
+impl Copied {
+    /// Whether `copy` reads as what was copied. It may be larger, as formats round sizes up.
+    pub fn verify(
+        &self,
+        source: &Disk,
+        copy: &Disk,
+        options: Options<'_>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<bool> {
+        if copy.size() < source.size() {
+            return Ok(false);
+        }
+        let copy = copy.slice(Span::first(source.size()))?;
+        let work = Work {
+            source: &copy,
+            grain: Some(self.chunk),
+            pack: None,
+            base: None,
+            block: self.chunk,
+            salvage: None,
+            digest: true,
+        };
+        let plan = Plan::new(&copy, self.chunk, true, false);
+        let sink = Box::new(Nowhere(self.chunk));
+        let (_, digest) = crew::run(&work, plan, sink, options.threads(), progress)?;
+        Ok(self.digest == Some(digest))
+    }
 }
 
 #[cfg(test)]
@@ -128,7 +218,7 @@ mod tests {
                     let plan = registry::Plan { size: source.size(), options, ..registry::Plan::default() };
                     let file = Disk::new(MemDevice::new(0));
                     let sink = vmdk.sink(file.clone(), &plan).unwrap();
-                    let options = Options { threads: NonZero::new(threads), sparse };
+                    let options = Options { threads: NonZero::new(threads), sparse, ..Options::default() };
                     convert(&source, sink, options, &mut |_| ()).unwrap();
                     file
                 });

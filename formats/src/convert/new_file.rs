@@ -4,12 +4,27 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
 
 use crate::block::{Disk, FileDevice, LockMode, lock};
 use crate::error::{Common, Result};
+use crate::registry::{Format, Image, Opening, Policy};
+
+/// Names that are to go when the program ends early; whoever holds the lock is giving files their names.
+static TEMPORARY: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Removes what new files have by way of temporary names, for good: for a program that is told to end. Files that are
+/// being put in place are waited for; nothing can be put in place afterwards.
+pub fn abandon() {
+    let names = TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner);
+    for name in names.iter() {
+        // It may be gone already.
+        let _ = std::fs::remove_file(name);
+    }
+    std::mem::forget(names);
+}
 
 /// A file without a name, or with a temporary one, until [`publish`](Self::publish).
 ///
@@ -17,6 +32,8 @@ use crate::error::{Common, Result};
 #[derive(Debug)]
 pub struct NewFile {
     disk: Disk,
+    /// Where it will be.
+    path: PathBuf,
     state: State,
     beside: Option<Beside>,
 }
@@ -104,7 +121,7 @@ impl NewFile {
                 let file = File::options().read(true).write(true).open(&target)?;
                 lock(&file, LockMode::Write)?;
                 let disk = Disk::new(FileDevice::new(file, true)?);
-                return Ok(Self { disk, state: State::InPlace, beside: None });
+                return Ok(Self { disk, path: target, state: State::InPlace, beside: None });
             }
             if !meta.is_file() {
                 return Err(std::io::Error::other("is neither a regular file nor a block device").into());
@@ -117,6 +134,7 @@ impl NewFile {
             _ => PathBuf::from("."),
         };
         let mode = Mode::from_raw_mode(0o666);
+        let path = target.clone();
         let (file, state) = match open(&folder, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode) {
             Ok(fd) => {
                 let file = File::from(fd);
@@ -125,12 +143,13 @@ impl NewFile {
             Err(_) => {
                 let temp = tempfile::Builder::new().prefix(".racker-").tempfile_in(&folder)?;
                 let (file, path) = temp.into_parts();
+                TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_path_buf());
                 (file, State::Named(path, target))
             }
         };
         lock(&file, LockMode::Write)?;
         let beside = Some(Beside::new(folder));
-        Ok(Self { disk: Disk::new(FileDevice::new(file, true)?), state, beside })
+        Ok(Self { disk: Disk::new(FileDevice::new(file, true)?), path, state, beside })
     }
 
     /// The file, empty and writable.
@@ -138,9 +157,23 @@ impl NewFile {
         &self.disk
     }
 
+    /// Whether the file is a device: what it holds now is still there, and its size stays.
+    pub fn is_device(&self) -> bool {
+        matches!(self.state, State::InPlace)
+    }
+
     /// Where further files of the same image are made; none beside a block device.
     pub fn beside(&self) -> Option<Beside> {
         self.beside.clone()
+    }
+
+    /// Opens the image that was written into the file, with what it names, to read it back.
+    pub fn open(&self, format: &dyn Format, policy: Policy) -> Result<Arc<dyn Image>> {
+        let mut opening = Opening::new(Some(&self.path), policy, false);
+        if let Some(beside) = &self.beside {
+            opening = opening.with_made(beside.clone());
+        }
+        format.open(self.disk.read_only(), &mut opening)
     }
 
     /// Puts the file, and those made beside it, on stable storage and under their names, in place of what was there.
@@ -153,6 +186,9 @@ impl NewFile {
         for file in others.iter().chain([&self]) {
             file.disk.flush()?;
         }
+        // Told to end, the program does so before this or after it.
+        let mut temporary = TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner);
+        temporary.clear();
         if others.iter().any(Self::exists)
             && let State::Nameless { target, .. } | State::Named(_, target) = &self.state
             && target.exists()

@@ -1,6 +1,6 @@
 //! Cuts a disk into chunks, and passes over its holes without giving them to anybody.
 
-use crate::block::{BlockSize, Disk, Span};
+use crate::block::{BlockSize, Disk, Run, RunKind, Span};
 use crate::error::{Result, Within};
 use crate::limits::GIB;
 
@@ -25,13 +25,15 @@ pub(super) struct Plan<'a> {
     chunk: BlockSize,
     /// Whether holes are passed over.
     holes: bool,
+    /// Where the source cannot say, there may be data.
+    salvage: bool,
     /// Up to here there is data, or nobody knows.
     looked: u64,
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new(source: &'a Disk, chunk: BlockSize, holes: bool) -> Self {
-        Self { source, rest: Span::first(source.size()), chunk, holes, looked: 0 }
+    pub(super) fn new(source: &'a Disk, chunk: BlockSize, holes: bool, salvage: bool) -> Self {
+        Self { source, rest: Span::first(source.size()), chunk, holes, salvage, looked: 0 }
     }
 
     /// The next step, or `None` at the end of the disk.
@@ -63,7 +65,11 @@ impl<'a> Plan<'a> {
             if ahead.is_empty() {
                 return Ok(len);
             }
-            let run = self.source.first_run(ahead).within(|| format!("the source from byte {start} on"))?;
+            let run = self.source.first_run(ahead).within(|| format!("the source from byte {start} on"));
+            let run = match run {
+                Err(_) if self.salvage => Run { len: self.chunk.bytes(), kind: RunKind::Data },
+                run => run?,
+            };
             if !run.kind.is_zero() {
                 self.looked = ahead.start().saturating_add(run.len);
                 return Ok(self.chunk.floor(ahead.start()).saturating_sub(start));
@@ -76,7 +82,7 @@ impl<'a> Plan<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::block::{BlockDevice, Caps, Run, RunKind, Support};
+    use crate::block::{BlockDevice, Caps, Support};
 
     const CHUNK: u64 = 4 << 20;
     const STRIPE: u64 = 10 << 20;
@@ -109,7 +115,7 @@ mod tests {
     fn the_disk_is_covered_once_and_chunks_are_aligned() {
         for (size, holes, want) in [(35 << 20, true, 4), ((35 << 20) + 5, true, 4), (35 << 20, false, 9)] {
             let source = Disk::new(Striped(size));
-            let mut plan = Plan::new(&source, BlockSize::from_bytes(CHUNK).unwrap(), holes);
+            let mut plan = Plan::new(&source, BlockSize::from_bytes(CHUNK).unwrap(), holes, false);
             let (mut at, mut chunks) = (0, 0);
             while let Some(step) = plan.next().unwrap() {
                 let span = match step {

@@ -39,7 +39,7 @@ pub trait Pack: Debug + Send + Sync {
     fn pack(&self, at: u64, bytes: &[u8]) -> Result<Piece>;
 }
 
-/// Takes the pieces of a disk in order of offset.
+/// Takes the pieces of a disk in order of offset. What no piece speaks of is left to the new image's backing file.
 pub trait Sink: Debug + Send {
     /// Unit of allocation of the target; zeroes are left out in multiples of it.
     fn block_size(&self) -> BlockSize;
@@ -51,6 +51,24 @@ pub trait Sink: Debug + Send {
     fn put(&mut self, piece: Piece) -> Result<()>;
     /// All pieces are there: writes what is left to write, and puts all on stable storage.
     fn finish(self: Box<Self>) -> Result<()>;
+}
+
+/// Takes everything and keeps nothing.
+#[derive(Debug)]
+pub(super) struct Nowhere(pub(super) BlockSize);
+
+impl Sink for Nowhere {
+    fn block_size(&self) -> BlockSize {
+        self.0
+    }
+
+    fn put(&mut self, _: Piece) -> Result<()> {
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Writes into a new image that reads as zeroes where nothing was written.

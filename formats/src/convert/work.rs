@@ -1,9 +1,14 @@
 //! What is done with one chunk: it is read, cut into data and zeroes, and packed if the sink wants that.
 
+use super::digest::of_chunk;
 use super::sink::{Pack, Piece};
-use crate::block::{BlockSize, Disk, Span};
+use super::{Base, Salvage};
+use crate::block::{BlockSize, Disk, Run, RunKind, Span};
 use crate::error::{Result, Within};
 use crate::wire::{index, is_zero, len64, part, part_mut};
+
+/// What is given up at a time where the source cannot be read.
+const SECTOR: usize = 512;
 
 /// What all threads share.
 pub(super) struct Work<'a> {
@@ -11,42 +16,142 @@ pub(super) struct Work<'a> {
     /// Unit of zero detection in bytes; none copies zeroes as they are.
     pub(super) grain: Option<BlockSize>,
     pub(super) pack: Option<&'a dyn Pack>,
+    /// What shows through where nothing is written.
+    pub(super) base: Option<&'a Base>,
+    /// Unit of allocation of the target.
+    pub(super) block: BlockSize,
+    pub(super) salvage: Option<&'a Salvage<'a>>,
+    pub(super) digest: bool,
+}
+
+/// A chunk that is ready to be written.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    pub(super) pieces: Vec<Piece>,
+    /// What it adds to the digest of the disk: nothing if it is zero, or if nobody wants to know.
+    pub(super) digest: Option<[u8; 32]>,
 }
 
 impl Work<'_> {
     /// Reads one chunk and cuts it into pieces.
-    pub(super) fn chunk(&self, span: Span) -> Result<Vec<Piece>> {
+    pub(super) fn chunk(&self, span: Span) -> Result<Chunk> {
+        if let Some(base) = self.base {
+            return self.chunk_over(span, base);
+        }
+        let data = self.read(span, self.grain.is_none())?;
+        let digest = if self.digest { of_chunk(&data) } else { None };
+        if data.is_empty() && !span.is_empty() {
+            return Ok(Chunk { pieces: vec![Piece::Zero(span)], digest });
+        }
+        let mut pieces = Vec::new();
+        self.cut(span, data, &mut pieces)?;
+        Ok(Chunk { pieces, digest })
+    }
+
+    /// The same where a backing file shows through: units that read as it does are left out.
+    fn chunk_over(&self, span: Span, base: &Base) -> Result<Chunk> {
+        let wanted = self.units_wanted(span, base)?;
+        let mut pieces = Vec::new();
+        for run in wanted.chunk_by(|a, b| a.1 == b.1).filter(|run| run.first().is_some_and(|u| u.1)) {
+            let (Some((first, _)), Some((last, _))) = (run.first(), run.last()) else { continue };
+            let here = Span::new(first.start(), last.end().saturating_sub(first.start()))?;
+            self.cut(here, self.read(here, true)?, &mut pieces)?;
+        }
+        // Zeroes behind the end of the backing file are there already.
+        pieces.retain(|p| !matches!(p, Piece::Zero(span) if span.start() >= base.disk.size()));
+        let digest = if self.digest { of_chunk(&self.read(span, false)?) } else { None };
+        Ok(Chunk { pieces, digest })
+    }
+
+    /// The target's units in `span`, and whether each has to be written.
+    fn units_wanted(&self, span: Span, base: &Base) -> Result<Vec<(Span, bool)>> {
+        let mut units = Vec::new();
+        let mut rest = span;
+        while !rest.is_empty() {
+            let (_, into) = self.block.split(rest.start());
+            let unit = rest.truncate(self.block.bytes().saturating_sub(into));
+            units.push((unit, false));
+            rest = rest.skip(unit.len());
+        }
+        let mut rest = span;
+        while !rest.is_empty() {
+            let run = base.image.locate(rest)?.run;
+            let here = rest.truncate(run.len.max(1));
+            let touched = units.iter_mut().filter(|(unit, wanted)| !wanted && unit.intersect(here).is_some());
+            for (unit, wanted) in touched {
+                *wanted = match run.kind {
+                    RunKind::Parent if base.is_parent => false,
+                    RunKind::Parent => self.differs(*unit, &base.disk)?,
+                    _ => true,
+                };
+            }
+            rest = rest.skip(here.len());
+        }
+        Ok(units)
+    }
+
+    /// Whether a unit of the source reads otherwise than in `base`, which goes on with zeroes.
+    fn differs(&self, unit: Span, base: &Disk) -> Result<bool> {
+        let mut there = vec![0; index(unit.len())?];
+        if let Some(both) = unit.intersect(Span::first(base.size())) {
+            base.read_at(both.start(), part_mut(&mut there, 0, index(both.len())?, "unit")?)
+                .within(|| "the backing file of the copy")?;
+        }
+        Ok(self.read(unit, true)? != there)
+    }
+
+    /// The bytes of `span`; none if all of it is zeroes that nobody stored, unless `all` are asked for.
+    fn read(&self, span: Span, all: bool) -> Result<Vec<u8>> {
         let mut data = Vec::new();
-        for run in self.source.runs(span) {
-            let (run, kind) = run?;
-            if kind.is_zero() && self.grain.is_some() {
+        if all {
+            data.resize(index(span.len())?, 0u8);
+        }
+        let mut rest = span;
+        while !rest.is_empty() {
+            let run = match self.source.first_run(rest) {
+                Err(_) if self.salvage.is_some() => Run { len: rest.len(), kind: RunKind::Data },
+                run => run?,
+            };
+            let here = rest.truncate(run.len);
+            rest = rest.skip(run.len);
+            if run.kind.is_zero() {
                 continue;
             }
             // Only now is memory needed: most chunks of most disks are holes.
             if data.is_empty() {
                 data.resize(index(span.len())?, 0u8);
             }
-            if !kind.is_zero() {
-                let at = index(run.start().saturating_sub(span.start()))?;
-                let place = || format!("the source, {} bytes at {}", run.len(), run.start());
-                self.source
-                    .read_at(run.start(), part_mut(&mut data, at, index(run.len())?, "chunk")?)
-                    .within(place)?;
+            let at = index(here.start().saturating_sub(span.start()))?;
+            self.fill(here, part_mut(&mut data, at, index(here.len())?, "chunk")?)?;
+        }
+        Ok(data)
+    }
+
+    /// Reads `span`; what cannot be read is told of and becomes zeroes, if that is wanted.
+    fn fill(&self, span: Span, out: &mut [u8]) -> Result<()> {
+        let place = |span: Span| format!("the source, {} bytes at {}", span.len(), span.start());
+        let done = self.source.read_at(span.start(), out);
+        let (Err(_), Some(salvage)) = (&done, self.salvage) else { return done.within(|| place(span)) };
+        let mut at = span.start();
+        for sector in out.chunks_mut(SECTOR) {
+            if let Err(e) = self.source.read_at(at, sector) {
+                sector.fill(0);
+                salvage(Span::new(at, len64(sector.len()))?, &e);
             }
+            at = at.saturating_add(len64(sector.len()));
         }
-        if data.is_empty() && !span.is_empty() {
-            return Ok(vec![Piece::Zero(span)]);
-        }
-        self.cut(span, data)
+        Ok(())
     }
 
     /// Cuts the bytes of a chunk into zeroes and data, and packs the data if the sink wants that.
-    fn cut(&self, span: Span, data: Vec<u8>) -> Result<Vec<Piece>> {
-        let mut pieces = Vec::new();
+    fn cut(&self, span: Span, data: Vec<u8>, pieces: &mut Vec<Piece>) -> Result<()> {
         let unit = match (self.pack, self.grain) {
             (Some(pack), _) => pack.unit(),
             (None, Some(grain)) => grain,
-            (None, None) => return Ok(vec![Piece::Data { at: span.start(), bytes: data }]),
+            (None, None) => {
+                pieces.push(Piece::Data { at: span.start(), bytes: data });
+                return Ok(());
+            }
         };
         // Stretches of equal kind, in units.
         let mut at = 0usize;
@@ -57,7 +162,7 @@ impl Work<'_> {
             let zero = self.grain.is_some() && is_zero(part(&data, at, len, "chunk")?);
             if stretch.is_none_or(|(z, _)| z != zero) {
                 if let Some((was, from)) = stretch {
-                    self.piece(span, &data, from, at, was, &mut pieces)?;
+                    self.piece(span, &data, from, at, was, pieces)?;
                 }
                 stretch = Some((zero, at));
             }
@@ -67,10 +172,10 @@ impl Work<'_> {
             Some((false, 0)) if self.pack.is_none() => {
                 pieces.push(Piece::Data { at: span.start(), bytes: data });
             }
-            Some((zero, from)) => self.piece(span, &data, from, data.len(), zero, &mut pieces)?,
+            Some((zero, from)) => self.piece(span, &data, from, data.len(), zero, pieces)?,
             None => {}
         }
-        Ok(pieces)
+        Ok(())
     }
 
     fn piece(

@@ -4,10 +4,20 @@ use std::sync::Arc;
 
 use crate::block::{BlockDevice, Caps, Disk, Run, Span};
 use crate::error::Result;
-use crate::registry::{Facts, Format, Guess, Head, Image, Opening, Plan};
+use crate::map::Location;
+use crate::mapped::locate_plain;
+use crate::measure::Growth;
+use crate::options::{Opt, OptKind};
+use crate::registry::{Facts, Format, Guess, Head, Image, Opening, Plan, SubKind};
 
 /// The format's entry in the list.
 pub(super) const FORMAT: Raw = Raw;
+
+const OPTIONS: &[Opt] = &[Opt {
+    name: "preallocation",
+    help: "off: space is taken as it is written (default); falloc: set aside; full: written",
+    kind: OptKind::Choice(&["off", "falloc", "full"]),
+}];
 
 /// Raw disks.
 pub(super) struct Raw;
@@ -21,6 +31,11 @@ impl Format for Raw {
         &["raw", "img"]
     }
 
+    fn kinds(&self) -> &'static [SubKind] {
+        const KINDS: &[SubKind] = &[SubKind::all("plain bytes")];
+        KINDS
+    }
+
     fn probe(&self, _: &Head<'_>) -> Guess {
         Guess::Weak
     }
@@ -29,12 +44,25 @@ impl Format for Raw {
         Ok(Arc::new(RawImage { file }))
     }
 
+    fn growth(&self, plan: &Plan) -> Result<Option<Growth>> {
+        Ok(Some(Growth::none(plan.size)))
+    }
+
     fn streams(&self, _: &Plan) -> bool {
         true
     }
 
+    fn options(&self) -> &'static [Opt] {
+        OPTIONS
+    }
+
     fn create(&self, file: Disk, plan: &Plan) -> Result<Arc<dyn Image>> {
         file.resize(plan.size)?;
+        match plan.options.text("preallocation") {
+            Some("falloc") if file.occupy(Span::first(plan.size))? => {}
+            Some("falloc" | "full") => file.store_zeroes(Span::first(plan.size))?,
+            _ => {}
+        }
         Ok(Arc::new(RawImage { file }))
     }
 }
@@ -47,6 +75,12 @@ struct RawImage {
 impl Image for RawImage {
     fn facts(&self) -> Facts {
         Facts { format: "raw", virtual_size: self.file.size(), ..Facts::default() }
+    }
+
+    /// Holes are the disk's own.
+    fn locate(&self, span: Span) -> Result<Location> {
+        let location = locate_plain(&self.file, span.start(), span.len())?;
+        Ok(Location { hollow: false, ..location })
     }
 }
 
@@ -77,6 +111,10 @@ impl BlockDevice for RawImage {
 
     fn discard(&self, span: Span) -> Result<()> {
         self.file.discard(span)
+    }
+
+    fn occupy(&self, span: Span) -> Result<bool> {
+        self.file.occupy(span)
     }
 
     fn first_run(&self, span: Span) -> Result<Run> {

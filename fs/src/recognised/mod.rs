@@ -63,9 +63,14 @@ const BY_HEAD: &[ByHead] = &[
     swap,
 ];
 
+/// The array that a volume is a member of, where the filesystem's beginning may be the volume's too.
+pub fn array_member(volume: &Disk) -> Result<Option<Recognised>> {
+    raid::by_end(volume)
+}
+
 /// The content of a volume that no driver reads, if it is one of those that have a name here.
 pub fn recognise(volume: &Disk) -> Result<Option<Recognised>> {
-    if let Some(found) = raid::by_end(volume)? {
+    if let Some(found) = array_member(volume)? {
         return Ok(Some(found));
     }
     let by_head = with_head(volume, |head| BY_HEAD.iter().find_map(|look| look(head)))?;

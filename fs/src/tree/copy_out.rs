@@ -36,7 +36,7 @@ pub fn copy_out(tree: &Tree, name: &Name, dir: &Path, options: ExtractOptions<'_
     let top = if is_dir { name.as_bytes().to_vec() } else { temporary.clone() };
     let handle = folder.try_clone()?;
     // As `cp -a`: flags stay behind. An immutable copy would be a trap.
-    let keep = Keep { owners: geteuid().is_root(), flags: false };
+    let keep = Keep { owners: geteuid().is_root(), flags: false, locking: false };
     let mut out = Extractor::new(handle, Some(top), keep, options.progress)?;
     let done = out.run(tree, &options.limits);
     if !is_dir {

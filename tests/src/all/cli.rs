@@ -76,6 +76,13 @@ fn examples_of_all_helps_run() {
 }
 
 #[test]
+fn the_readme_has_the_table_of_formats() {
+    let readme = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let table = racker().args(["formats", "--markdown"]).ok();
+    assert!(std::fs::read_to_string(readme).unwrap().contains(&table), "{table}");
+}
+
+#[test]
 fn statuses() {
     let bench = Bench::new();
     assert_eq!(bench.disk(&["info", "boot.qcow2"]).status, 0);
@@ -328,4 +335,55 @@ fn a_box_with_several_disks_asks_for_a_member() {
     let out = dir.path().join("out.raw");
     racker().args(["disk", "convert", "--member", "box-disk002.vmdk"]).args([&image, &out]).ok();
     assert!(std::fs::read(out).unwrap().starts_with(b"disk 2\0"));
+}
+
+/// What racker does not read it calls as `blkid` does; a copy of a mirror is read, and never changed alone.
+#[test]
+fn what_is_known_by_name_is_named_as_blkid_names_it() {
+    let bench = Bench::new();
+    std::fs::File::create(bench.path("swap.raw")).unwrap().set_len(8 << 20).unwrap();
+    tool("mkswap").args(["-q", "-L", "tausch"]).arg(bench.path("swap.raw")).ok();
+    std::fs::File::create(bench.path("mirror.raw")).unwrap().set_len(330 << 20).unwrap();
+    let tree = "/\n0 0\nd--755 0 0\nf ---644 0 0 proto\n$\n";
+    std::fs::write(bench.path("proto"), tree).unwrap();
+    let args = ["-q", "-d", "size=329m", "-p", "proto"];
+    tool("mkfs.xfs").args(args).dir(bench.0.path()).arg(bench.path("mirror.raw")).ok();
+    let mut bytes = [0u8; 256];
+    // md's superblock of version 1.0: magic, version, UUID, name, and its own sector.
+    let sector = ((330u64 << 20) / 512 - 16) & !7;
+    bytes[..4].copy_from_slice(&0xa92b_4efcu32.to_le_bytes());
+    bytes[4..8].copy_from_slice(&1u32.to_le_bytes());
+    bytes[16..32].fill(7);
+    bytes[32..37].copy_from_slice(b"any:0");
+    bytes[80..88].copy_from_slice(&sector.to_le_bytes());
+    bytes[144..152].copy_from_slice(&sector.to_le_bytes());
+    // A sum of its 64 words, as md writes it.
+    let sum = bytes.as_chunks::<4>().0.iter().map(|w| u64::from(u32::from_le_bytes(*w))).sum::<u64>();
+    let sum = (sum as u32).wrapping_add((sum >> 32) as u32);
+    bytes[216..220].copy_from_slice(&sum.to_le_bytes());
+    let file = std::fs::File::options().write(true).open(bench.path("mirror.raw")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &bytes, sector * 512).unwrap();
+    let probe = |name: &str, field: &str| {
+        let args = ["--probe", "--output", "value", "--match-tag", field];
+        tool("blkid").args(args).arg(bench.path(name)).ok().trim().to_string()
+    };
+    let volume = |name: &str| {
+        let told: Value = serde_json::from_str(&bench.disk(&["info", "--json", name]).ok()).unwrap();
+        told["volumes"][0].clone()
+    };
+    let swap = volume("swap.raw");
+    assert_eq!(swap["filesystem"], probe("swap.raw", "TYPE"));
+    assert_eq!((&swap["label"], &swap["uuid"]), (&"tausch".into(), &probe("swap.raw", "UUID").into()));
+    let listed = bench.disk(&["ls", "-p", "0", "swap.raw", "/"]);
+    let e = listed.failed();
+    assert!(e.contains("carries swap, which racker does not read"), "{e}");
+    assert_eq!(probe("mirror.raw", "TYPE"), "linux_raid_member");
+    let mirror = volume("mirror.raw");
+    assert_eq!(mirror["filesystem"], "xfs");
+    assert!(mirror["member"].as_str().unwrap().starts_with("linux_raid_member"), "{mirror}");
+    bench.disk(&["ls", "mirror.raw", "/"]).ok();
+    let before = std::fs::read(bench.path("mirror.raw")).unwrap();
+    let edited = bench.disk(&["edit", "mirror.raw", "/f", "--from", "swap.raw"]);
+    assert!(edited.failed().contains("member of a software array"), "{}", edited.failed());
+    assert!(std::fs::read(bench.path("mirror.raw")).unwrap() == before);
 }

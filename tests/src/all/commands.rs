@@ -95,33 +95,91 @@ fn check_mends_either_half_of_a_gpt() {
     }
 }
 
+/// What `measure --json` says: required and fully allocated bytes.
+fn measured(at: &Path, args: &[&str]) -> (u64, u64) {
+    let said = disk(at, &[&["measure", "--json"], args].concat()).ok();
+    let json: Value = serde_json::from_str(&said).unwrap();
+    (json["required"].as_u64().unwrap(), json["fully-allocated"].as_u64().unwrap())
+}
+
 #[test]
 fn measure_says_what_convert_writes() {
     let dir = boot();
     let at = dir.path();
+    // Every byte of it is data that no program can compress; its end fills no block.
+    let mut noise = vec![0; (3 << 20) + 4096 + 512];
+    racker_tests::rng::Rng::new(7).fill(&mut noise);
+    std::fs::write(at.join("noise.raw"), &noise).unwrap();
     for (format, options) in [
         ("raw", ""),
         ("qcow2", ""),
         ("qcow2", "cluster_size=4k"),
         ("qcow2", "-c"),
         ("vmdk", ""),
+        ("vmdk", "subformat=monolithicFlat"),
+        ("vmdk", "subformat=twoGbMaxExtentSparse"),
+        ("vmdk", "subformat=twoGbMaxExtentFlat"),
         ("vmdk", "subformat=streamOptimized"),
         ("vhd", ""),
+        ("vhd", "subformat=fixed"),
+        ("vhd", "force_size=on"),
         ("vdi", ""),
+        ("vdi", "static=on"),
         ("vhdx", ""),
+        ("vhdx", "block_size=1M"),
+        ("vhdx", "subformat=fixed,log_size=3M"),
     ] {
         let extra: Vec<&str> = match options {
             "" => vec![],
             "-c" => vec!["-c"],
             o => vec!["-o", o],
         };
-        let json =
-            disk(at, &[&["measure", "--json", "-O", format], &extra[..], &["boot.qcow2"]].concat()).ok();
-        let json: Value = serde_json::from_str(&json).unwrap();
-        disk(at, &[&["convert", "-O", format], &extra[..], &["boot.qcow2", "new"]].concat()).ok();
-        let size = at.join("new").metadata().unwrap().len();
-        assert_eq!(json["required"], Value::from(size), "{format} {options}");
-        assert!(json["fully-allocated"].as_u64().unwrap() >= size);
+        // An image of several files is as large as all of them.
+        let made = |source: &str| {
+            let out = at.join("out");
+            std::fs::create_dir(&out).unwrap();
+            disk(at, &[&["convert", "-O", format], &extra[..], &[source, "out/disk.vmdk"]].concat()).ok();
+            let sizes = std::fs::read_dir(&out).unwrap().map(|e| e.unwrap().metadata().unwrap().len());
+            let size: u64 = sizes.sum();
+            std::fs::remove_dir_all(&out).unwrap();
+            size
+        };
+        let (required, full) = measured(at, &[&["-O", format], &extra[..], &["boot.qcow2"]].concat());
+        assert_eq!(required, made("boot.qcow2"), "{format} {options}");
+        assert!(full >= required);
+        let (required, full) = measured(at, &[&["-O", format], &extra[..], &["noise.raw"]].concat());
+        let size = made("noise.raw");
+        assert_eq!(required, size, "{format} {options}");
+        // What fills up the last grain of a stream can be compressed.
+        let less = if options.contains("stream") { 64 << 10 } else { 0 };
+        assert!(options == "-c" || (size..=size + less).contains(&full), "{format} {options}: {size} {full}");
+        let size = noise.len().to_string();
+        let (empty, same) = measured(at, &[&["-O", format, "--size", &size], &extra[..]].concat());
+        assert!(empty <= required && same == full, "{format} {options}");
+    }
+}
+
+#[test]
+fn a_large_disk_is_measured_in_no_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    let file = std::fs::File::create(at.join("large.raw")).unwrap();
+    file.set_len(2 << 40).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[1; 4096], 1 << 40).unwrap();
+    for format in ["raw", "vhd", "vdi", "vhdx"] {
+        // What the tables of such a disk need would not fit.
+        let limited = |args: &[&str]| {
+            let racker = racker_tests::tool::binary().display().to_string();
+            let line = format!("ulimit -v 400000; exec {racker} disk measure --json {}", args.join(" "));
+            let said = tool("bash").args(["-c", &line]).dir(at).ok();
+            serde_json::from_str::<Value>(&said).unwrap()["fully-allocated"].as_u64().unwrap()
+        };
+        let size = if format == "vhd" { "2040G" } else { "2T" };
+        let full = limited(&["-O", format, "--size", size]);
+        assert!(full >= 2040 << 30, "{format}");
+        if format != "vhd" {
+            assert_eq!(limited(&["-O", format, "large.raw"]), full, "{format}");
+        }
     }
 }
 
@@ -140,4 +198,64 @@ fn new_images_are_what_qemu_img_takes_them_for() {
     }
     assert!(disk(at, &["create", "-f", "qcow2", "none"]).failed().contains("size"));
     assert!(!at.join("none").exists());
+}
+
+#[test]
+fn create_says_what_it_was_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    let said = disk(at, &["create", "-f", "vpc", "a.vhd", "5M"]).ok();
+    assert_eq!(said, "Formatting 'a.vhd', fmt=vpc size=5242880\n");
+    // A name by itself switches something on.
+    disk(at, &["create", "-q", "-f", "vdi", "-o", "static", "a.vdi", "5M"]).ok();
+    assert!(at.join("a.vdi").metadata().unwrap().len() > 5 * MIB);
+    disk(at, &["create", "-q", "-f", "qcow2", "base", "3M"]).ok();
+    let said = disk(at, &["create", "-f", "qcow2", "-b", "base", "-F", "qcow2", "top"]).ok();
+    assert_eq!(said, "Formatting 'top', fmt=qcow2 size=3145728 backing_file=base backing_fmt=qcow2\n");
+    // A backing file that is not there yet.
+    disk(at, &["create", "-f", "qcow2", "-b", "later", "-F", "raw", "above", "3M"]).failed();
+    disk(at, &["create", "-f", "qcow2", "-u", "-b", "later", "-F", "raw", "above", "3M"]).ok();
+    assert!(
+        disk(at, &["create", "-f", "qcow2", "-u", "-b", "later", "-F", "raw", "none"])
+            .failed()
+            .contains("size")
+    );
+    std::fs::write(at.join("later"), [7; 512]).unwrap();
+    let said =
+        tool("qemu-io").args(["-c", "read -P 7 0 512", "-c", "read -P 0 512 1M", "above"]).dir(at).ok();
+    assert!(!said.contains("failed"), "{said}");
+}
+
+#[test]
+fn space_is_taken_when_that_is_asked_for() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    let taken = |name: &str| at.join(name).metadata().unwrap().blocks() * 512;
+    for how in ["falloc", "full"] {
+        let option = format!("preallocation={how}");
+        disk(at, &["create", "-o", &option, how, "4M"]).ok();
+        assert!(taken(how) >= 4 * MIB, "{how}");
+        for format in ["raw", "qcow2"] {
+            let name = format!("{how}.{format}");
+            disk(at, &["create", "-f", format, &name, "2M"]).ok();
+            let before = taken(&name);
+            disk(at, &["resize", "-f", format, "--preallocation", how, &name, "+3M"]).ok();
+            assert!(taken(&name) >= before + 3 * MIB, "{name}");
+            disk(at, &["resize", "-f", format, "--preallocation", how, "--shrink", &name, "1M"]).failed();
+            disk(at, &["compare", &name, how]).ok();
+        }
+    }
+}
+
+#[test]
+fn compare_is_quiet_if_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    std::fs::write(at.join("a"), [0; 4096]).unwrap();
+    std::fs::write(at.join("b"), [1; 4096]).unwrap();
+    for (other, status) in [("a", 0), ("b", 1)] {
+        let ran = disk(at, &["compare", "-q", "a", other]);
+        assert_eq!((ran.status, ran.text().as_str(), ran.err.as_str()), (status, "", ""));
+    }
 }

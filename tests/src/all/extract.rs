@@ -83,6 +83,23 @@ fn extract_as_root_keeps_everything() {
 }
 
 #[test]
+fn locking_flags_are_set_when_asked_for() {
+    require_root();
+    let (dir, image) = unpacked(&case(BOXES[0]));
+    let folder = dir.path().join("tree");
+    let told = racker().args(["disk", "extract"]).args([&image, &folder]).run();
+    assert!(told.to_string().contains("--flags sets them"), "{told}");
+    let letters = |folder: &Path| tool("lsattr").arg(folder.join("files/59")).ok();
+    let free = letters(&folder);
+    assert!(!free.split(' ').next().unwrap().contains('i'), "{free}");
+    let folder = dir.path().join("locked");
+    racker().args(["disk", "extract", "--flags"]).args([&image, &folder]).ok();
+    let locked = letters(&folder);
+    tool("chattr").args(["-R", "-f", "-i", "-a"]).arg(&folder).run();
+    assert!(locked.split(' ').next().unwrap().contains('i'), "{locked}");
+}
+
+#[test]
 fn extract_of_one_partition() {
     require_root();
     let case = case("ock/boot");
@@ -123,7 +140,7 @@ fn extract_as_a_plain_user_says_what_it_could_not_keep() {
     let folder = dir.path().join("tree");
     let nobody = tool("setpriv").args(["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]);
     nobody.arg(&copy).args(["disk", "extract"]).args([&image, &folder]).ok();
-    let told = std::fs::read_to_string(dir.path().join("tree.racker-manifest.json")).unwrap();
+    let told = std::fs::read_to_string(dir.path().join("tree.racker-manifest.jsonl")).unwrap();
     assert!(told.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{told}");
     for path in ["special/null", "xattr/capable", "files/owner1"] {
         assert!(told.contains(path), "{path} is not in the manifest");

@@ -100,9 +100,15 @@ fn the_creator_decides_which_size_counts() {
             image[..512].copy_from_slice(&footer);
             image[end..].copy_from_slice(&footer);
             std::fs::write(&path, image).unwrap();
-            let told: serde_json::Value =
-                serde_json::from_str(&qemu::img(&["info", "--output=json", &at])).unwrap();
-            assert_eq!(told["virtual-size"], open("vhd", &path, false).unwrap().size(), "{creator:?}");
+            let size = open("vhd", &path, false).unwrap().size();
+            let by_geometry = [*b"vpc ", *b"qemu"].contains(creator) && geometry[0] == 0;
+            assert_eq!(size, if by_geometry { 100 * 4 * 17 * 512 } else { 10_000_384 }, "{creator:?}");
+            // Older ones go by the geometry of some more.
+            if qemu::release() >= 10 {
+                let told: serde_json::Value =
+                    serde_json::from_str(&qemu::img(&["info", "--output=json", &at])).unwrap();
+                assert_eq!(told["virtual-size"], size, "{creator:?}");
+            }
         }
     }
 }

@@ -304,7 +304,7 @@ impl Image for Qcow2 {
             Place::Absent if self.parent.is_some() => (RunKind::Parent, None, false),
             Place::Absent => (RunKind::Hole, None, false),
         };
-        Ok(Location { run: Run { len, kind }, at, compressed })
+        Ok(Location { run: Run { len, kind }, at, compressed, hollow: false })
     }
 
     fn applies(&self) -> bool {

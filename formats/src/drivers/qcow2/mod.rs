@@ -54,7 +54,7 @@ use crate::block::Disk;
 use crate::convert::{DiskSink, Sink};
 use crate::error::Result;
 use crate::options::Opt;
-use crate::registry::{Format, Guess, Head, Image, Opening, Plan};
+use crate::registry::{Format, Guess, Head, Image, Opening, Plan, SubKind};
 
 /// The format's entry in the list.
 pub(super) const FORMAT: Qcow2Format = Qcow2Format;
@@ -69,6 +69,17 @@ impl Format for Qcow2Format {
 
     fn suffixes(&self) -> &'static [&'static str] {
         &["qcow2"]
+    }
+
+    fn kinds(&self) -> &'static [SubKind] {
+        const KINDS: &[SubKind] = &[
+            SubKind::all("versions 2 and 3"),
+            SubKind::all("compressed clusters: zlib, zstd"),
+            SubKind::all("extended L2 entries"),
+            SubKind::all("backing files"),
+            SubKind::all("external data files"),
+        ];
+        KINDS
     }
 
     fn probe(&self, head: &Head<'_>) -> Guess {

@@ -9,6 +9,7 @@ use super::layout::{FREE, SECTOR};
 use crate::block::Disk;
 use crate::error::{Common, Result};
 use crate::limits::KIB;
+use crate::measure::Growth;
 use crate::options::{Opt, OptKind};
 use crate::registry::{Image, Plan};
 use crate::wire::index;
@@ -28,17 +29,34 @@ pub(super) fn create(file: Disk, plan: &Plan) -> Result<Arc<dyn Image>> {
     if plan.backing.is_some() {
         return Err(VdiFault::CreateChild.into());
     }
-    let size = plan.size.checked_next_multiple_of(SECTOR).ok_or(Common::Index(plan.size))?;
-    let fixed = plan.options.flag("static") == Some(true);
-    let image_type = if fixed { ImageType::Fixed } else { ImageType::Dynamic };
-    let header = Header::new(image_type, size)?;
+    let header = header(plan)?;
     // Shrinking first makes sure that nothing old shows through where nothing is written.
     file.resize(0)?;
-    let end = u64::from(header.allocated).saturating_mul(header.stride()).saturating_add(header.data_at);
-    file.resize(end)?;
-    write_map(&file, &header, fixed)?;
+    file.resize(end(&header))?;
+    write_map(&file, &header, header.image_type == ImageType::Fixed)?;
     file.write_at(0, header.bytes())?;
     Ok(Arc::new(Vdi::new(file, header, None)))
+}
+
+/// How large new images become.
+pub(super) fn growth(plan: &Plan) -> Result<Growth> {
+    let header = header(plan)?;
+    if header.image_type == ImageType::Fixed {
+        return Ok(Growth::none(end(&header)));
+    }
+    let (unit, each) = (header.block, header.stride());
+    Ok(Growth { unit, units: unit.count(header.size), empty: end(&header), first: each, each })
+}
+
+fn header(plan: &Plan) -> Result<Header> {
+    let size = plan.size.checked_next_multiple_of(SECTOR).ok_or(Common::Index(plan.size))?;
+    let fixed = plan.options.flag("static") == Some(true);
+    Header::new(if fixed { ImageType::Fixed } else { ImageType::Dynamic }, size)
+}
+
+/// Bytes of the file of a new image.
+fn end(header: &Header) -> u64 {
+    u64::from(header.allocated).saturating_mul(header.stride()).saturating_add(header.data_at)
 }
 
 fn write_map(file: &Disk, header: &Header, fixed: bool) -> Result<()> {

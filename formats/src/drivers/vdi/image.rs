@@ -1,6 +1,6 @@
 //! The opened image: a map of blocks.
 
-use std::sync::{Mutex, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
 use serde_json::json;
 
@@ -9,12 +9,13 @@ use super::fault::VdiFault;
 use super::header::{Header, ImageType};
 use super::layout::{FREE, ZERO};
 use super::space::Space;
-use crate::block::{BlockDevice, BlockSize, Caps, Disk, Run, Span, Support};
+use crate::block::{BlockDevice, BlockSize, Caps, Disk, Run, RunKind, Span, Support};
 use crate::check::Report;
 use crate::error::{Common, Result, Within};
 use crate::limits::KIB;
+use crate::map::Location;
 use crate::mapped::{self, BlockMap, Busy, HostOffset, Mapping, Place, Recent, Sheets};
-use crate::registry::{Facts, Image, Reference};
+use crate::registry::{Facts, Image, Reference, below};
 use crate::wire::{index, len64};
 
 /// The map is read in pieces.
@@ -29,6 +30,7 @@ const WAITING_MAX: usize = 512;
 pub(super) struct Vdi {
     pub(super) file: Disk,
     pub(super) parent: Option<Disk>,
+    parent_image: Option<Arc<dyn Image>>,
     backing: Option<Reference>,
     header: RwLock<Header>,
     /// The map.
@@ -43,12 +45,13 @@ pub(super) struct Vdi {
 
 impl Vdi {
     /// The disk in `file`.
-    pub(super) fn new(file: Disk, header: Header, parent: Option<(Disk, Reference)>) -> Self {
-        let (parent, backing) = parent.unzip();
+    pub(super) fn new(file: Disk, header: Header, parent: Option<(Arc<dyn Image>, Reference)>) -> Self {
+        let (parent_image, backing) = parent.unzip();
         Self {
             sheets: Sheets::new(file.clone(), SHEETS),
             file,
-            parent,
+            parent: parent_image.as_ref().map(below),
+            parent_image,
             backing,
             header: RwLock::new(header),
             busy: Busy::default(),
@@ -303,5 +306,15 @@ impl Image for Vdi {
     fn check(&self, report: &mut Report) -> Result<()> {
         let _gate = self.gate.write().map_err(|_| Common::Poisoned)?;
         check::check(self, report)
+    }
+
+    fn parent(&self) -> Option<Arc<dyn Image>> {
+        self.parent_image.clone()
+    }
+
+    fn locate(&self, span: Span) -> Result<Location> {
+        let _gate = self.shared_gate()?;
+        let fixed = self.header()?.image_type == ImageType::Fixed;
+        mapped::locate(self, span, RunKind::Zero, fixed)
     }
 }

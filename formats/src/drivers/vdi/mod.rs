@@ -34,8 +34,9 @@ use self::layout::{SIGNATURE, SIGNATURE_AT, VERSION};
 use crate::block::{BlockSize, Disk};
 use crate::convert::{DiskSink, Sink};
 use crate::error::{Common, Result};
+use crate::measure::Growth;
 use crate::options::Opt;
-use crate::registry::{Format, Guess, Head, Image, Opening, Plan};
+use crate::registry::{Format, Guess, Head, Image, Opening, Plan, SubKind};
 
 pub use self::fault::VdiFault;
 
@@ -58,6 +59,12 @@ impl Format for VdiFormat {
 
     fn suffixes(&self) -> &'static [&'static str] {
         &["vdi"]
+    }
+
+    fn kinds(&self) -> &'static [SubKind] {
+        const KINDS: &[SubKind] =
+            &[SubKind::all("static"), SubKind::all("dynamic"), SubKind::write("differencing")];
+        KINDS
     }
 
     fn probe(&self, head: &Head<'_>) -> Guess {
@@ -88,6 +95,10 @@ impl Format for VdiFormat {
             return Err(Common::Unsupported { what: "compression (-c)", by: self.name().into() }.into());
         }
         Ok(Box::new(DiskSink::with_grain(self.create(file, plan)?, SECTORS)))
+    }
+
+    fn growth(&self, plan: &Plan) -> Result<Option<Growth>> {
+        create::growth(plan).map(Some)
     }
 
     fn options(&self) -> &'static [Opt] {

@@ -3,14 +3,16 @@
 //! A VDI knows its parent by UUID only; VirtualBox keeps the paths in its own files. So the files beside the image are
 //! looked at, and the one that is the parent is taken.
 
+use std::sync::Arc;
+
 use super::fault::VdiFault;
 use super::header::Header;
-use crate::block::Disk;
+
 use crate::error::Result;
-use crate::registry::{Opening, Reference, Role};
+use crate::registry::{Image, Opening, Reference, Role};
 
 /// Finds the parent of the image with this header, and opens it.
-pub(super) fn open(header: &Header, opening: &mut Opening) -> Result<(Disk, Reference)> {
+pub(super) fn open(header: &Header, opening: &mut Opening) -> Result<(Arc<dyn Image>, Reference)> {
     let (uuid, modified) = header.parent();
     let mut found: Option<(String, bool)> = None;
     let what = format!("disk {uuid}");
@@ -36,6 +38,6 @@ pub(super) fn open(header: &Header, opening: &mut Opening) -> Result<(Disk, Refe
         None => return Err(VdiFault::NoParent(uuid).into()),
     };
     let reference = Reference { path, format: Some("vdi".into()), role: Role::Backing };
-    let (disk, _) = opening.follow_image(&reference)?;
-    Ok((disk, reference))
+    let (_, image) = opening.follow_image(&reference)?;
+    Ok((image, reference))
 }

@@ -10,9 +10,11 @@ use super::geometry::Geometry;
 use super::header::{Header, Locator};
 use super::layout::{FOOTER_BYTES, HEADER_BYTES, SECTOR, W2RU};
 use super::parent;
+use super::space::ALIGN;
 use super::sparse::SparseVhd;
 use crate::block::{Disk, Span};
 use crate::error::Result;
+use crate::measure::Growth;
 use crate::options::{Opt, OptKind, Values};
 use crate::registry::{Backing, Image, Plan};
 use crate::wire::{index, len64};
@@ -45,12 +47,7 @@ pub(super) fn create(file: Disk, plan: &Plan) -> Result<Arc<dyn Image>> {
     if let Some(backing) = &plan.backing {
         return differencing(file, asked, backing, seconds);
     }
-    let geometry = Geometry::holding(asked);
-    let exact = plan.options.flag("force_size") == Some(true) || geometry == Geometry::MAX;
-    let (size, geometry) = if exact { (asked, Geometry::MAX) } else { (geometry.bytes(), geometry) };
-    if size > SIZE_MAX {
-        return Err(VhdFault::Size { bytes: size, max: SIZE_MAX }.into());
-    }
+    let (size, geometry) = size(plan)?;
     if is_fixed(&plan.options) {
         let footer = Footer::new(DiskType::Fixed, size, geometry, seconds);
         file.resize(size.saturating_add(len64(FOOTER_BYTES)))?;
@@ -61,6 +58,35 @@ pub(super) fn create(file: Disk, plan: &Plan) -> Result<Arc<dyn Image>> {
     let header = Header::new(size, header_end())?;
     write(&file, &footer, &header)?;
     Ok(Arc::new(SparseVhd::new(file, footer, header, None, None)))
+}
+
+/// The size that a new disk by `plan` gets, and how it is told.
+fn size(plan: &Plan) -> Result<(u64, Geometry)> {
+    let asked = plan.size.next_multiple_of(SECTOR);
+    let geometry = Geometry::holding(asked);
+    let exact = plan.options.flag("force_size") == Some(true) || geometry == Geometry::MAX;
+    let (size, geometry) = if exact { (asked, Geometry::MAX) } else { (geometry.bytes(), geometry) };
+    if size > SIZE_MAX {
+        return Err(VhdFault::Size { bytes: size, max: SIZE_MAX }.into());
+    }
+    Ok((size, geometry))
+}
+
+/// How large new images become.
+pub(super) fn growth(plan: &Plan) -> Result<Growth> {
+    let (size, _) = size(plan)?;
+    let footer = len64(FOOTER_BYTES);
+    if is_fixed(&plan.options) {
+        return Ok(Growth::none(size.saturating_add(footer)));
+    }
+    let header = Header::new(size, header_end())?;
+    let empty = header.bat.end().next_multiple_of(SECTOR).saturating_add(footer);
+    // Data are aligned; a bitmap lies before them, a footer behind.
+    let data_at = |end: u64| end.saturating_add(header.bitmap_bytes).next_multiple_of(ALIGN);
+    let grown = |end: u64| data_at(end).saturating_add(header.block.bytes()).saturating_add(footer);
+    let (one, two) = (grown(empty), grown(grown(empty)));
+    let (first, each) = (one.saturating_sub(empty), two.saturating_sub(one));
+    Ok(Growth { unit: header.block, units: header.block.count(size), empty, first, each })
 }
 
 fn differencing(file: Disk, size: u64, backing: &Backing, seconds: u64) -> Result<Arc<dyn Image>> {
@@ -87,9 +113,8 @@ fn differencing(file: Disk, size: u64, backing: &Backing, seconds: u64) -> Resul
     write(&file, &footer, &header)?;
     file.write_at(span.start(), &text)?;
 
-    let device: Arc<dyn crate::block::BlockDevice> = image.clone();
-    let parent = Disk::from_arc(device).read_only();
-    Ok(Arc::new(SparseVhd::new(file, footer, header, Some(parent), Some(backing.reference.clone()))))
+    let parent = Some(image.clone());
+    Ok(Arc::new(SparseVhd::new(file, footer, header, parent, Some(backing.reference.clone()))))
 }
 
 /// Where the first sector behind footer and header begins.

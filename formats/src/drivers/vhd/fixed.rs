@@ -9,6 +9,8 @@ use super::layout::SECTOR;
 use crate::block::{BlockDevice, Caps, Disk, Run, Span};
 use crate::check::{Finding, Report, Severity};
 use crate::error::{Common, Result};
+use crate::map::Location;
+use crate::mapped::locate_plain;
 use crate::registry::{Facts, Image};
 use crate::wire::len64;
 
@@ -92,6 +94,10 @@ impl BlockDevice for FixedVhd {
 }
 
 impl Image for FixedVhd {
+    fn locate(&self, span: Span) -> Result<Location> {
+        locate_plain(&self.file, span.start(), span.len())
+    }
+
     fn facts(&self) -> Facts {
         self.footer().map_or_else(|_| Facts::default(), |footer| facts::of_footer(&footer))
     }

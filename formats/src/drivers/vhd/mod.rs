@@ -46,8 +46,9 @@ use self::sparse::{SECTORS, SparseVhd};
 use crate::block::Disk;
 use crate::convert::{DiskSink, Sink};
 use crate::error::{Common, Result};
+use crate::measure::Growth;
 use crate::options::Opt;
-use crate::registry::{Format, Guess, Head, Image, Opening, Plan};
+use crate::registry::{Format, Guess, Head, Image, Opening, Plan, SubKind};
 use crate::wire::len64;
 
 pub use self::fault::VhdFault;
@@ -69,6 +70,12 @@ impl Format for Vhd {
 
     fn suffixes(&self) -> &'static [&'static str] {
         &["vhd", "vpc"]
+    }
+
+    fn kinds(&self) -> &'static [SubKind] {
+        const KINDS: &[SubKind] =
+            &[SubKind::all("fixed"), SubKind::all("dynamic"), SubKind::all("differencing")];
+        KINDS
     }
 
     fn probe(&self, head: &Head<'_>) -> Guess {
@@ -111,6 +118,10 @@ impl Format for Vhd {
             return Err(Common::Unsupported { what: "compression (-c)", by: self.name().into() }.into());
         }
         Ok(Box::new(DiskSink::with_grain(self.create(file, plan)?, SECTORS)))
+    }
+
+    fn growth(&self, plan: &Plan) -> Result<Option<Growth>> {
+        create::growth(plan).map(Some)
     }
 
     fn options(&self) -> &'static [Opt] {

@@ -1,5 +1,7 @@
 //! Finding the parent of a differencing disk.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 
 use super::fault::VhdFault;
@@ -31,13 +33,13 @@ pub(super) fn reference(file: &Disk, header: &Header) -> Result<Reference> {
 }
 
 /// Opens the parent, and makes sure that it is the one.
-pub(super) fn open(reference: &Reference, expected: Uuid, opening: &mut Opening) -> Result<Disk> {
-    let (disk, image) = opening.follow_image(&of_windows(reference)?)?;
+pub(super) fn open(reference: &Reference, expected: Uuid, opening: &mut Opening) -> Result<Arc<dyn Image>> {
+    let (_, image) = opening.follow_image(&of_windows(reference)?)?;
     let found = unique_id(image.as_ref()).unwrap_or_default();
     if found != expected {
         return Err(VhdFault::ParentId { found, expected }.into());
     }
-    Ok(disk)
+    Ok(image)
 }
 
 /// The unique ID of an opened VHD.

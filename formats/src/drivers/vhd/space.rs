@@ -14,7 +14,7 @@ use crate::mapped::{BlockMap, Busy, HostOffset, Room, WriteMap};
 use crate::wire::{index, len64};
 
 /// Where data begin in the file: at pages of the host.
-const ALIGN: u64 = 4 * KIB;
+pub(super) const ALIGN: u64 = 4 * KIB;
 
 /// Where the file has room.
 #[derive(Debug)]

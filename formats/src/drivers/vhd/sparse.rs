@@ -1,6 +1,6 @@
 //! Dynamic and differencing disks: a table of blocks, and before each block a bitmap of its sectors.
 
-use std::sync::{Mutex, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
 use super::fault::VhdFault;
 use super::footer::Footer;
@@ -8,12 +8,13 @@ use super::header::Header;
 use super::layout::{SECTOR, UNUSED};
 use super::space::Space;
 use super::{check, facts};
-use crate::block::{BlockDevice, BlockSize, Caps, Disk, Run, Span, Support};
+use crate::block::{BlockDevice, BlockSize, Caps, Disk, Run, RunKind, Span, Support};
 use crate::check::Report;
 use crate::error::{Common, Error, Result, Within};
 use crate::limits::{KIB, MIB};
+use crate::map::Location;
 use crate::mapped::{self, BlockMap, Busy, HostOffset, Mapping, Place, Recent, Sheets};
-use crate::registry::{Facts, Image, Reference};
+use crate::registry::{Facts, Image, Reference, below};
 use crate::wire::{index, len64};
 
 /// The table is read in pieces.
@@ -33,6 +34,7 @@ pub(super) const SECTORS: BlockSize = match BlockSize::from_shift(9) {
 pub(super) struct SparseVhd {
     pub(super) file: Disk,
     pub(super) parent: Option<Disk>,
+    parent_image: Option<Arc<dyn Image>>,
     pub(super) backing: Option<Reference>,
     state: RwLock<State>,
     /// The BAT and the bitmaps.
@@ -67,13 +69,14 @@ impl SparseVhd {
         file: Disk,
         footer: Footer,
         header: Header,
-        parent: Option<Disk>,
+        parent_image: Option<Arc<dyn Image>>,
         backing: Option<Reference>,
     ) -> Self {
         Self {
             sheets: Sheets::new(file.clone(), SHEETS),
             file,
-            parent,
+            parent: parent_image.as_ref().map(below),
+            parent_image,
             backing,
             state: RwLock::new(State { footer, header }),
             busy: Busy::default(),
@@ -369,6 +372,15 @@ impl Image for SparseVhd {
     fn check(&self, report: &mut Report) -> Result<()> {
         let _gate = self.gate.write().map_err(|_| Common::Poisoned)?;
         check::check(self, report)
+    }
+
+    fn parent(&self) -> Option<Arc<dyn Image>> {
+        self.parent_image.clone()
+    }
+
+    fn locate(&self, span: Span) -> Result<Location> {
+        let _gate = self.shared_gate()?;
+        mapped::locate(self, span, RunKind::Zero, false)
     }
 }
 

@@ -16,6 +16,7 @@ use super::regions::Regions;
 use crate::block::{BlockSize, Disk, Span};
 use crate::error::{Common, Result};
 use crate::limits::{GIB, MIB, TIB};
+use crate::measure::Growth;
 use crate::options::{Opt, OptKind};
 use crate::registry::{Backing, Image, Plan};
 use crate::wire::index;
@@ -46,18 +47,8 @@ pub(super) const OPTIONS: &[Opt] = &[
 
 /// Makes an empty image.
 pub(super) fn create(file: Disk, plan: &Plan) -> Result<Arc<dyn Image>> {
-    let metadata = metadata(plan)?;
-    let options = &plan.options;
-    let log = options.size("log_size").unwrap_or(MIB);
-    if !MEGABYTE.aligned(log) {
-        return Err(VhdxFault::Value { what: "log size", found: log, expected: "whole megabytes" }.into());
-    }
-    let geometry = Geometry::of(&metadata)?;
-    let bat_len = MEGABYTE.ceil(geometry.entries().saturating_mul(8)).ok_or(Common::Index(u64::MAX))?;
-    let log = Span::new(HEADER_SECTION, log)?;
-    let bat = Span::new(log.end(), bat_len.max(MIB))?;
-    let region = Span::new(bat.end(), MIB)?;
-    let state = State::new(metadata, Regions::new(bat, region)?)?;
+    let (log, state) = layout(plan)?;
+    let region = state.regions.metadata;
 
     // Shrinking first makes sure that nothing old shows through where nothing is written.
     file.resize(0)?;
@@ -67,10 +58,9 @@ pub(super) fn create(file: Disk, plan: &Plan) -> Result<Arc<dyn Image>> {
         file.write_at(at, state.regions.table())?;
     }
     if state.metadata.disk_type == DiskType::Fixed {
-        let blocks = geometry.blocks().saturating_mul(geometry.block.bytes());
-        file.resize(region.end().saturating_add(blocks))?;
+        file.resize(full_size(&state))?;
     }
-    let zero = options.flag("block_state_zero").unwrap_or(true);
+    let zero = plan.options.flag("block_state_zero").unwrap_or(true);
     write_bat(&file, &state, region.end(), zero)?;
     let mut headers = Headers::new(Header::new(log));
     headers.repeat(&file)?;
@@ -81,13 +71,43 @@ pub(super) fn create(file: Disk, plan: &Plan) -> Result<Arc<dyn Image>> {
 
     // What was written is what counts: places in the metadata are found there.
     let state = State::new(Metadata::read(&file, region)?, state.regions)?;
-    let parent = plan.backing.as_ref().map(|backing| {
-        let device: Arc<dyn crate::block::BlockDevice> = backing.image.clone();
-        (Disk::from_arc(device).read_only(), backing.reference.clone())
-    });
+    let parent = plan.backing.as_ref().map(|b| (b.image.clone(), b.reference.clone()));
     let image = Vhdx::new(file, headers, state, parent);
     image.marks.unborn.store(true, Ordering::Release);
     Ok(Arc::new(image))
+}
+
+/// How large new images become.
+pub(super) fn growth(plan: &Plan) -> Result<Growth> {
+    let (_, state) = layout(plan)?;
+    if state.metadata.disk_type == DiskType::Fixed {
+        return Ok(Growth::none(full_size(&state)));
+    }
+    let (unit, each) = (state.geometry.block, state.geometry.block.bytes());
+    let units = state.geometry.blocks();
+    Ok(Growth { unit, units, empty: state.regions.metadata.end(), first: each, each })
+}
+
+/// Bytes of the file when every block is there.
+fn full_size(state: &State) -> u64 {
+    let geometry = &state.geometry;
+    let blocks = geometry.blocks().saturating_mul(geometry.block.bytes());
+    state.regions.metadata.end().saturating_add(blocks)
+}
+
+/// Where log, BAT and metadata lie; the blocks are behind them.
+fn layout(plan: &Plan) -> Result<(Span, State)> {
+    let metadata = metadata(plan)?;
+    let log = plan.options.size("log_size").unwrap_or(MIB);
+    if !MEGABYTE.aligned(log) {
+        return Err(VhdxFault::Value { what: "log size", found: log, expected: "whole megabytes" }.into());
+    }
+    let geometry = Geometry::of(&metadata)?;
+    let bat_len = MEGABYTE.ceil(geometry.entries().saturating_mul(8)).ok_or(Common::Index(u64::MAX))?;
+    let log = Span::new(HEADER_SECTION, log)?;
+    let bat = Span::new(log.end(), bat_len.max(MIB))?;
+    let region = Span::new(bat.end(), MIB)?;
+    Ok((log, State::new(metadata, Regions::new(bat, region)?)?))
 }
 
 fn metadata(plan: &Plan) -> Result<Metadata> {

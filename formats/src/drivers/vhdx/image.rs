@@ -1,7 +1,7 @@
 //! The opened image.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
 use serde_json::json;
 
@@ -13,12 +13,13 @@ use super::layout::{MEGABYTE, PAGE};
 use super::metadata::{DiskType, Metadata};
 use super::regions::Regions;
 use super::space::Space;
-use crate::block::{BlockDevice, BlockSize, Caps, Change, Disk, Run, Span, Support};
+use crate::block::{BlockDevice, BlockSize, Caps, Change, Disk, Run, RunKind, Span, Support};
 use crate::check::Report;
 use crate::error::{Common, Result, Within};
 use crate::limits::MIB;
+use crate::map::Location;
 use crate::mapped::{self, BlockMap, Busy, HostOffset, Mapping, Place, Recent, Sheets};
-use crate::registry::{Facts, Image, Reference};
+use crate::registry::{Facts, Image, Reference, below};
 use crate::wire::index;
 
 /// Pages of BAT and bitmaps that are kept: with blocks of 32 MiB, the BAT of 4 TiB.
@@ -31,6 +32,7 @@ const WAITING_MAX: usize = 240;
 pub(super) struct Vhdx {
     pub(super) file: Disk,
     pub(super) parent: Option<Disk>,
+    parent_image: Option<Arc<dyn Image>>,
     backing: Option<Reference>,
     state: RwLock<State>,
     pub(super) headers: Mutex<Headers>,
@@ -84,12 +86,18 @@ impl State {
 
 impl Vhdx {
     /// The disk in `file`.
-    pub(super) fn new(file: Disk, headers: Headers, state: State, parent: Option<(Disk, Reference)>) -> Self {
-        let (parent, backing) = parent.unzip();
+    pub(super) fn new(
+        file: Disk,
+        headers: Headers,
+        state: State,
+        parent: Option<(Arc<dyn Image>, Reference)>,
+    ) -> Self {
+        let (parent_image, backing) = parent.unzip();
         Self {
             sheets: Sheets::new(file.clone(), SHEETS),
             file,
-            parent,
+            parent: parent_image.as_ref().map(below),
+            parent_image,
             backing,
             state: RwLock::new(state),
             headers: Mutex::new(headers),
@@ -356,6 +364,16 @@ impl Image for Vhdx {
     fn check(&self, report: &mut Report) -> Result<()> {
         let _gate = self.gate.write().map_err(|_| Common::Poisoned)?;
         check::check(self, report)
+    }
+
+    fn parent(&self) -> Option<Arc<dyn Image>> {
+        self.parent_image.clone()
+    }
+
+    fn locate(&self, span: Span) -> Result<Location> {
+        let _gate = self.shared_gate()?;
+        let fixed = self.state()?.metadata.disk_type == DiskType::Fixed;
+        mapped::locate(self, span, RunKind::Zero, fixed)
     }
 
     fn applies(&self) -> bool {

@@ -51,8 +51,9 @@ use self::regions::Regions;
 use crate::block::{BlockSize, Disk, Staged};
 use crate::convert::{DiskSink, Sink};
 use crate::error::{Common, Result, Within};
+use crate::measure::Growth;
 use crate::options::Opt;
-use crate::registry::{Format, Guess, Head, Image, Opening, Plan};
+use crate::registry::{Format, Guess, Head, Image, Opening, Plan, SubKind};
 use crate::wire::index;
 
 pub use self::fault::VhdxFault;
@@ -76,6 +77,12 @@ impl Format for VhdxFormat {
 
     fn suffixes(&self) -> &'static [&'static str] {
         &["vhdx", "avhdx"]
+    }
+
+    fn kinds(&self) -> &'static [SubKind] {
+        const KINDS: &[SubKind] =
+            &[SubKind::all("fixed"), SubKind::all("dynamic"), SubKind::all("differencing")];
+        KINDS
     }
 
     fn probe(&self, head: &Head<'_>) -> Guess {
@@ -109,6 +116,10 @@ impl Format for VhdxFormat {
             return Err(Common::Unsupported { what: "compression (-c)", by: self.name().into() }.into());
         }
         Ok(Box::new(DiskSink::with_grain(self.create(file, plan)?, SECTOR)))
+    }
+
+    fn growth(&self, plan: &Plan) -> Result<Option<Growth>> {
+        create::growth(plan).map(Some)
     }
 
     fn options(&self) -> &'static [Opt] {

@@ -1,11 +1,11 @@
 //! Finding the parent of a differencing disk, 2.6.2.6.3.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
 use super::fault::VhdxFault;
-use crate::block::Disk;
 use crate::error::Result;
 use crate::registry::{Image, OpenFault, Opening, Reference, Role};
 
@@ -14,7 +14,10 @@ use crate::registry::{Image, OpenFault, Opening, Reference, Role};
 const PATHS: [&str; 3] = ["relative_path", "volume_path", "absolute_win32_path"];
 
 /// Opens the parent, and makes sure that its data are those that the difference was begun with.
-pub(super) fn open(pairs: &BTreeMap<String, String>, opening: &mut Opening) -> Result<(Disk, Reference)> {
+pub(super) fn open(
+    pairs: &BTreeMap<String, String>,
+    opening: &mut Opening,
+) -> Result<(Arc<dyn Image>, Reference)> {
     let linkage = pairs.get("parent_linkage").ok_or(VhdxFault::NoParent("does not say to which data"))?;
     let (number, path) = PATHS
         .iter()
@@ -29,7 +32,7 @@ pub(super) fn open(pairs: &BTreeMap<String, String>, opening: &mut Opening) -> R
         );
     }
     let reference = Reference { path, format: Some("vhdx".into()), role: Role::Backing };
-    let (disk, image) = opening.follow_image(&reference)?;
+    let (_, image) = opening.follow_image(&reference)?;
     let found = image.facts().specific.get("data-write-guid").and_then(|v| v.as_str().map(String::from));
     let found = found.unwrap_or_default();
     // While Hyper-V merges disks both are right.
@@ -38,7 +41,7 @@ pub(super) fn open(pairs: &BTreeMap<String, String>, opening: &mut Opening) -> R
     if !expected.iter().flatten().any(same) {
         return Err(VhdxFault::Linkage { found, expected: linkage.clone() }.into());
     }
-    Ok((disk, reference))
+    Ok((image, reference))
 }
 
 /// What a new difference says about its parent.

@@ -6,23 +6,30 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::descriptor::{ExtentLine, cylinders};
 use super::fault::VmdkFault;
 use super::layout::{MAGIC, RawSparseHeader, SECTOR, flags};
-use crate::block::{Disk, Span};
+use crate::block::{BlockSize, Disk, Span};
 use crate::error::Result;
-use crate::limits::{GIB, MIB, REFERENCES_MAX};
+use crate::limits::{GIB, REFERENCES_MAX, TIB};
+use crate::measure::Growth;
 use crate::options::{Opt, OptKind, Values};
 use crate::registry::{Backing, Plan};
 use crate::wire::len64;
 
 /// Sectors in a grain: what VMware makes.
 pub(super) const GRAIN_SECTORS: u64 = 128;
+/// Bytes in a grain.
+pub(super) const GRAIN: BlockSize = match BlockSize::from_bytes(GRAIN_SECTORS.saturating_mul(SECTOR)) {
+    Some(size) => size,
+    None => panic!("64 KiB is a power of two"),
+};
 /// Entries in a grain table, by definition.
 pub(super) const GT_ENTRIES: u32 = 512;
 /// Sectors of a grain table.
 pub(super) const GT_SECTORS: u64 = 4;
 /// Sectors for the embedded descriptor.
 const DESCRIPTOR_SECTORS: u64 = 20;
-/// Entries of 32 bits count sectors: no more can be named.
-pub(super) const SIZE_MAX: u64 = (2048 * GIB).saturating_sub(64 * MIB);
+/// The largest disk that VMware makes. An extent can hold less than 2 TiB of data, as entries of 32 bits count sectors;
+/// its disk may be larger, as long as no more of it is written.
+pub(super) const SIZE_MAX: u64 = 62 * TIB;
 
 /// The options of new images, under the names that `qemu-img` gives them.
 pub(super) const OPTIONS: &[Opt] = &[
@@ -102,6 +109,16 @@ pub(super) struct Layout {
     pub(super) descriptor: String,
 }
 
+/// Where the tables of an extent lie, in sectors.
+struct Places {
+    rgd: u64,
+    first_rgt: u64,
+    gd: u64,
+    first_gt: u64,
+    /// Where the first grain may lie.
+    overhead: u64,
+}
+
 impl Layout {
     /// Lays out the image of one file that `plan` asks for.
     pub(super) fn new(plan: &Plan) -> Result<Self> {
@@ -123,6 +140,22 @@ impl Layout {
         let tables = capacity.div_ceil(GRAIN_SECTORS.saturating_mul(GT_ENTRIES.into()));
         let gd_sectors = tables.saturating_mul(4).div_ceil(SECTOR);
         Ok(Self { capacity, tables, gd_sectors, descriptor })
+    }
+
+    /// Sectors of the directories and tables, and where they lie.
+    fn places(&self) -> Places {
+        let tables_sectors = self.tables.saturating_mul(GT_SECTORS);
+        let rgd = DESCRIPTOR_SECTORS.saturating_add(1);
+        let first_rgt = rgd.saturating_add(self.gd_sectors);
+        let gd = first_rgt.saturating_add(tables_sectors);
+        let first_gt = gd.saturating_add(self.gd_sectors);
+        let end = first_gt.saturating_add(tables_sectors);
+        Places { rgd, first_rgt, gd, first_gt, overhead: end.next_multiple_of(GRAIN_SECTORS) }
+    }
+
+    /// Bytes of an extent without grains.
+    fn overhead(&self) -> u64 {
+        self.places().overhead.saturating_mul(SECTOR)
     }
 
     /// The header, without what differs between the kinds.
@@ -160,32 +193,68 @@ fn described(file: &Disk, plan: &Plan, subformat: Subformat) -> Result<()> {
         return Err(VmdkFault::FlatZeroed.into());
     }
     let beside = plan.beside.as_ref().ok_or(VmdkFault::NowhereBeside(subformat.name()))?;
+    let (extents, text) = parts(plan, subformat)?;
+    for (name, sectors) in extents {
+        let extent = beside.create(&name)?;
+        if subformat.is_flat() {
+            extent.resize(sectors.saturating_mul(SECTOR))?;
+        } else {
+            sparse_file(&extent, &Layout::of_extent(sectors, String::new())?, plan)?;
+        }
+    }
+    file.resize(0)?;
+    file.resize(len64(text.len()))?;
+    file.write_at(0, text.as_bytes())?;
+    file.flush()
+}
+
+/// The files of an image of several, each with its name and sectors, and the descriptor that lists them.
+fn parts(plan: &Plan, subformat: Subformat) -> Result<(Vec<(String, u64)>, String)> {
     let each = if subformat == Subformat::MonolithicFlat { u64::MAX } else { SPLIT };
     let capacity = plan.size.div_ceil(SECTOR);
     let mut rest = Span::first(capacity.checked_mul(SECTOR).ok_or(VmdkFault::Full(capacity))?);
     if rest.len().div_ceil(each) > len64(REFERENCES_MAX / 2) {
         return Err(VmdkFault::Full(capacity).into());
     }
-    let mut lines = Vec::new();
+    let (mut extents, mut lines) = (Vec::new(), Vec::new());
     while !rest.is_empty() || lines.is_empty() {
         let here = rest.truncate(each);
         rest = rest.skip(here.len());
         let sectors = here.len().div_euclid(SECTOR);
         let name = extent_file(plan.name.as_deref(), subformat, lines.len().saturating_add(1));
-        let extent = beside.create(&name)?;
-        if subformat.is_flat() {
-            extent.resize(here.len())?;
-            lines.push(ExtentLine::flat(sectors, &name));
-        } else {
-            sparse_file(&extent, &Layout::of_extent(sectors, String::new())?, plan)?;
-            lines.push(ExtentLine::sparse(sectors, &name));
-        }
+        lines.push(match subformat.is_flat() {
+            true => ExtentLine::flat(sectors, &name),
+            false => ExtentLine::sparse(sectors, &name),
+        });
+        extents.push((name, sectors));
     }
     let text = descriptor(plan, capacity, &lines)?;
-    file.resize(0)?;
-    file.resize(len64(text.len()))?;
-    file.write_at(0, text.as_bytes())?;
-    file.flush()
+    Ok((extents, text))
+}
+
+/// How large new images become, all of their files together; none for those whose data are packed.
+pub(super) fn growth(plan: &Plan) -> Result<Option<Growth>> {
+    let subformat = Subformat::of(&plan.options);
+    let empty = match subformat {
+        Subformat::StreamOptimized => return Ok(None),
+        Subformat::MonolithicSparse => Layout::new(plan)?.overhead(),
+        Subformat::MonolithicFlat | Subformat::SplitSparse | Subformat::SplitFlat => {
+            let (extents, text) = parts(plan, subformat)?;
+            let mut sum = len64(text.len());
+            for (_, sectors) in extents {
+                sum = sum.saturating_add(match subformat.is_flat() {
+                    true => sectors.saturating_mul(SECTOR),
+                    false => Layout::of_extent(sectors, String::new())?.overhead(),
+                });
+            }
+            sum
+        }
+    };
+    if subformat.is_flat() {
+        return Ok(Some(Growth::none(empty)));
+    }
+    let each = GRAIN.bytes();
+    Ok(Some(Growth { unit: GRAIN, units: GRAIN.count(plan.size), empty, first: each, each }))
 }
 
 /// What the file of extent `number`, from 1, is called.
@@ -211,13 +280,7 @@ pub(super) fn split_extent(file: &Disk, sectors: u64, zeroed_grains: bool) -> Re
 
 /// Makes an empty sparse extent and flushes it.
 fn sparse_file(file: &Disk, layout: &Layout, plan: &Plan) -> Result<()> {
-    let tables_sectors = layout.tables.saturating_mul(GT_SECTORS);
-    let rgd = DESCRIPTOR_SECTORS.saturating_add(1);
-    let first_rgt = rgd.saturating_add(layout.gd_sectors);
-    let gd = first_rgt.saturating_add(tables_sectors);
-    let first_gt = gd.saturating_add(layout.gd_sectors);
-    let end = first_gt.saturating_add(tables_sectors);
-    let overhead = end.next_multiple_of(GRAIN_SECTORS);
+    let Places { rgd, first_rgt, gd, first_gt, overhead } = layout.places();
     let mut header = layout.header();
     let zeroed = plan.options.flag("zeroed_grain").unwrap_or(false);
     header.version = U32::new(if zeroed { 2 } else { 1 });

@@ -1,7 +1,7 @@
 //! The opened image: extents in a row, a parent below.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
 use serde_json::{Value, json};
 
@@ -14,8 +14,9 @@ use crate::block::{BlockDevice, Caps, Disk, Run, RunKind, Span, Support};
 use crate::check::Report;
 use crate::convert::Beside;
 use crate::error::{Common, Result, Within};
-use crate::mapped::{parent_run, read_parent};
-use crate::registry::{Facts, Image, Reference, Role};
+use crate::map::Location;
+use crate::mapped::{locate_plain, parent_run, read_parent};
+use crate::registry::{Facts, Image, Reference, Role, below};
 use crate::wire::{index, len64, part, part_mut};
 
 /// Stretches that one answer about runs may join: who asks about a whole disk and uses the beginning shall not
@@ -28,6 +29,7 @@ pub(super) struct VmdkImage {
     /// Held by all who read or write, and alone by who changes the size or needs to know that nobody reads.
     state: RwLock<State>,
     parent: Option<Disk>,
+    parent_image: Option<Arc<dyn Image>>,
     /// Whether the content ID still has to change before the first write.
     fresh: Mutex<bool>,
     /// The content ID now, if there is one.
@@ -86,7 +88,7 @@ impl VmdkImage {
     /// An image of these extents, which follow each other without gaps. `fresh` is an image nobody has seen yet.
     pub(super) fn new(
         extents: Vec<Extent>,
-        parent: Option<Disk>,
+        parent_image: Option<Arc<dyn Image>>,
         descriptor: Option<Descriptor>,
         home: Home,
         fresh: bool,
@@ -94,7 +96,8 @@ impl VmdkImage {
         let size = extents.last().map_or(0, |e| e.span.end());
         let cid = AtomicU32::new(descriptor.as_ref().map_or(0, |d| d.cid));
         let state = RwLock::new(State { size, extents, descriptor, home });
-        Self { state, parent, fresh: Mutex::new(fresh), cid }
+        let parent = parent_image.as_ref().map(below);
+        Self { state, parent, parent_image, fresh: Mutex::new(fresh), cid }
     }
 
     fn shared(&self) -> Result<RwLockReadGuard<'_, State>> {
@@ -302,6 +305,36 @@ impl Image for VmdkImage {
             check::extent(sparse, &state.place_name(extent), report)?;
         }
         Ok(())
+    }
+
+    fn parent(&self) -> Option<Arc<dyn Image>> {
+        self.parent_image.clone()
+    }
+
+    fn locate(&self, span: Span) -> Result<Location> {
+        self.location(&*self.shared()?, span)
+    }
+
+    fn file_at(&self, at: u64) -> Option<String> {
+        let state = self.shared().ok()?;
+        let name = state.extent(at).ok()?.name.clone();
+        Some(name).filter(|name| !name.is_empty())
+    }
+}
+
+impl VmdkImage {
+    fn location(&self, state: &State, span: Span) -> Result<Location> {
+        let (place, len) = state.place(span)?;
+        let run = |kind| Run { len, kind };
+        let location = |run, at| Location { run, at, compressed: false, hollow: false };
+        Ok(match place {
+            Place::Bytes { file, host, in_grains: false } => locate_plain(file, host, len)?,
+            Place::Bytes { host, .. } => location(run(RunKind::Data), Some(host)),
+            Place::Packed { .. } => Location { compressed: true, ..location(run(RunKind::Data), None) },
+            Place::Zero => location(run(RunKind::Zero), None),
+            Place::Absent if self.parent.is_some() => location(run(RunKind::Parent), None),
+            Place::Absent => location(run(RunKind::Hole), None),
+        })
     }
 }
 

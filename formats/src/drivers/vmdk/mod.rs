@@ -50,8 +50,9 @@ use self::stream::StreamSink;
 use crate::block::{Disk, Span};
 use crate::convert::{DiskSink, Sink};
 use crate::error::{Result, Within};
+use crate::measure::Growth;
 use crate::options::Opt;
-use crate::registry::{Format, Guess, Head, Image, Opening, Plan, Reference, Role};
+use crate::registry::{Format, Guess, Head, Image, Opening, Plan, Reference, Role, SubKind};
 use crate::wire::bytes;
 
 pub use self::fault::VmdkFault;
@@ -69,6 +70,20 @@ impl Format for Vmdk {
 
     fn suffixes(&self) -> &'static [&'static str] {
         &["vmdk"]
+    }
+
+    fn kinds(&self) -> &'static [SubKind] {
+        const KINDS: &[SubKind] = &[
+            SubKind::all("monolithicSparse"),
+            SubKind::all("monolithicFlat"),
+            SubKind::all("twoGbMaxExtentSparse"),
+            SubKind::all("twoGbMaxExtentFlat"),
+            SubKind::create("streamOptimized"),
+            SubKind::write("vmfs, vmfsThin (flat)"),
+            SubKind::read("vmfsSparse (COWD)"),
+            SubKind::all("delta links"),
+        ];
+        KINDS
     }
 
     fn probe(&self, head: &Head<'_>) -> Guess {
@@ -116,6 +131,17 @@ impl Format for Vmdk {
         Subformat::of(&plan.options) == Subformat::StreamOptimized
     }
 
+    fn growth(&self, plan: &Plan) -> Result<Option<Growth>> {
+        create::growth(plan)
+    }
+
+    fn full_size(&self, plan: &Plan) -> Result<Option<u64>> {
+        match create::growth(plan)? {
+            Some(growth) => Ok(Some(growth.full())),
+            None => stream::full_size(plan).map(Some),
+        }
+    }
+
     fn options(&self) -> &'static [Opt] {
         OPTIONS
     }
@@ -145,7 +171,7 @@ fn open_sparse(file: Disk, opening: &mut Opening) -> Result<Arc<dyn Image>> {
 
 /// Opens the image that was just made as `plan` says: its files have no names yet.
 fn reopen(file: Disk, plan: &Plan) -> Result<Arc<dyn Image>> {
-    let parent = plan.backing.as_ref().map(|b| Disk::from_arc(b.image.clone()).read_only());
+    let parent = plan.backing.as_ref().map(|b| b.image.clone());
     let subformat = Subformat::of(&plan.options);
     if subformat == Subformat::MonolithicSparse {
         let header = SparseHeader::read(&file)?;
@@ -256,16 +282,16 @@ fn open_extent(
     Ok(Extent { span, access: line.access, name, body })
 }
 
-fn open_parent(parent: &Parent, opening: &mut Opening) -> Result<Disk> {
+fn open_parent(parent: &Parent, opening: &mut Opening) -> Result<Arc<dyn Image>> {
     let path = parent.name.clone().ok_or(VmdkFault::NoParentName(parent.cid))?;
     let reference = Reference { path, format: Some("vmdk".into()), role: Role::Backing };
-    let (disk, image) = opening.follow_image(&reference)?;
+    let (_, image) = opening.follow_image(&reference)?;
     let cid = image.facts().specific.get("cid").and_then(serde_json::Value::as_u64);
     let found = cid.and_then(|c| u32::try_from(c).ok()).unwrap_or(u32::MAX);
     if found != parent.cid {
         return Err(VmdkFault::ParentCid { found, expected: parent.cid }.into());
     }
-    Ok(disk)
+    Ok(image)
 }
 
 /// Disks that are devices of the machine that VMware runs on.

@@ -25,6 +25,11 @@ pub(super) fn inflate(packed: &[u8], out: &mut [u8], need: usize) -> std::result
 /// The fastest level that stays within 2 % of the size that zlib makes unless told otherwise.
 const LEVEL: i32 = 4;
 
+/// The most bytes that `len` bytes take.
+pub(super) fn bound(len: usize) -> usize {
+    Compressor::new(CompressionLvl::new(LEVEL).unwrap_or_default()).zlib_compress_bound(len)
+}
+
 /// Compresses grains; called by many threads at once.
 pub(super) struct Deflate {
     /// Compressors that nobody uses at the moment: each has tables of several hundred KiB.

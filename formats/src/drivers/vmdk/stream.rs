@@ -25,10 +25,7 @@ use crate::wire::{index, len64};
 
 /// Bytes in a grain.
 const GRAIN: u64 = GRAIN_SECTORS.saturating_mul(SECTOR);
-const GRAIN_SIZE: BlockSize = match BlockSize::from_bytes(GRAIN) {
-    Some(size) => size,
-    None => panic!("64 KiB is a power of two"),
-};
+const GRAIN_SIZE: BlockSize = super::create::GRAIN;
 /// Bytes that are gathered before they are written.
 const GATHERED_MAX: usize = 1 << 20;
 /// Bytes of the disk that one grain table describes.
@@ -37,6 +34,19 @@ const TABLE_COVERS: u64 = GRAIN.saturating_mul(512);
 const OVERHEAD_SECTORS: u64 = 128;
 /// The version of compressed extents that are only read.
 const VERSION: u32 = 3;
+
+/// Bytes of a stream whose grains cannot be compressed.
+pub(super) fn full_size(plan: &Plan) -> Result<u64> {
+    let layout = Layout::new(plan)?;
+    let prefix = size_of::<RawGrainMarker>();
+    let grain = len64(super::pack::bound(index(GRAIN)?).saturating_add(prefix)).div_ceil(SECTOR);
+    let grains = GRAIN_SIZE.count(plan.size).saturating_mul(grain);
+    let tables = layout.tables.saturating_mul(GT_SECTORS.saturating_add(1));
+    // The directory and the footer follow markers, the end of the stream is one.
+    let end = layout.gd_sectors.saturating_add(4);
+    let sectors = OVERHEAD_SECTORS.saturating_add(grains).saturating_add(tables).saturating_add(end);
+    Ok(sectors.saturating_mul(SECTOR))
+}
 
 /// A stream under way.
 #[derive(Debug)]

@@ -51,6 +51,10 @@ impl Driver for Ext4Driver {
         "ext4"
     }
 
+    fn kinds(&self) -> &'static [(&'static str, bool)] {
+        &[("ext2, ext3, ext4: journal replayed", false)]
+    }
+
     fn probe(&self, head: &Head<'_>) -> Guess {
         let word = |at| head.at::<4>(1024usize.saturating_add(at)).map_or(u32::MAX, u32::from_le_bytes);
         let is_magic = word(56) & 0xffff == u32::from(layout::MAGIC);

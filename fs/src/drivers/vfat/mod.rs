@@ -38,6 +38,10 @@ impl Driver for Vfat {
         "vfat"
     }
 
+    fn kinds(&self) -> &'static [(&'static str, bool)] {
+        &[("FAT12, FAT16, FAT32", false)]
+    }
+
     fn probe(&self, head: &Head<'_>) -> Guess {
         if is_boot_sector(head.first) { Guess::Strong } else { Guess::No }
     }

@@ -103,6 +103,10 @@ impl Driver for Format {
         "xfs"
     }
 
+    fn kinds(&self) -> &'static [(&'static str, bool)] {
+        &[("v5: log replayed", true), ("v4: log replayed", false)]
+    }
+
     fn probe(&self, head: &Head<'_>) -> Guess {
         if head.at::<4>(0) == Some(layout::SB_MAGIC.to_be_bytes()) { Guess::Strong } else { Guess::No }
     }

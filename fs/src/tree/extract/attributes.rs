@@ -81,11 +81,13 @@ pub(in super::super) struct Keep {
     pub(in super::super) owners: bool,
     /// `chattr` flags and project id.
     pub(in super::super) flags: bool,
+    /// Of those, the ones that keep a file from being changed or removed.
+    pub(in super::super) locking: bool,
 }
 
 impl Keep {
     /// Everything.
-    pub(super) const ALL: Self = Self { owners: true, flags: true };
+    pub(super) const ALL: Self = Self { owners: true, flags: true, locking: true };
 }
 
 /// How attributes are applied.

@@ -48,7 +48,7 @@ impl Manifest {
             return Err(TreeFault::NoManifestName(folder).into());
         };
         let mut file = name.to_os_string();
-        file.push(".racker-manifest.json");
+        file.push(".racker-manifest.jsonl");
         let path = folder.with_file_name(file);
         if path.symlink_metadata().is_ok() {
             return Err(TreeFault::ManifestExists(path).into());

@@ -49,6 +49,8 @@ pub struct ExtractOptions<'a> {
     pub limits: Limits,
     /// Told how far it is.
     pub progress: Option<ProgressFn<'a>>,
+    /// Files get their immutable and append-only flags, which then keep them from being removed; else the manifest does.
+    pub locking: bool,
 }
 
 /// One kind of thing that the host did not take.
@@ -76,7 +78,7 @@ pub struct Extracted {
 }
 
 /// Extracts the tree into `dir`, which is made, or exists and is empty. The manifest, if one is needed, is
-/// `dir` with `.racker-manifest.json` at its end.
+/// `dir` with `.racker-manifest.jsonl` at its end.
 ///
 /// After an error, what was done so far stays; the error's hint says so.
 pub fn extract(tree: &Tree, dir: &Path, options: ExtractOptions<'_>) -> Result<Extracted> {
@@ -90,7 +92,8 @@ pub fn extract(tree: &Tree, dir: &Path, options: ExtractOptions<'_>) -> Result<E
     if !geteuid().is_root() {
         manifest.start().map_err(|e| e.within("manifest").within(&shown))?;
     }
-    let mut out = Extractor::new(folder, None, Keep::ALL, options.progress)?;
+    let keep = Keep { locking: options.locking, ..Keep::ALL };
+    let mut out = Extractor::new(folder, None, keep, options.progress)?;
     out.manifest = Some(manifest);
     match out.run(tree, &options.limits) {
         Ok(()) => out.finish(true),
@@ -389,7 +392,12 @@ impl<'a> Extractor<'a> {
                     left.add(What::Mode, e);
                 }
                 if *flags {
-                    set_flags(at, stat.flags, &mut left);
+                    let unlocked = stat.flags.difference(LOCKING);
+                    let locking = self.keep.locking;
+                    set_flags(at, if locking { stat.flags } else { unlocked }, &mut left);
+                    if !locking {
+                        left.add(What::Flags, "--flags sets them");
+                    }
                 }
             }
         }

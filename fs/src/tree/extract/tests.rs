@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::copy_out::copy_out;
 use super::super::mem::{MemFs, TIME};
 use super::*;
-use crate::filesystem::{Name, Time};
+use crate::filesystem::{Flags, Name, Time};
 
 /// The owner of everything that the tests make: whoever runs them.
 fn mine(mut fs: MemFs) -> Tree {
@@ -95,7 +95,7 @@ fn what_the_host_refuses_is_in_the_manifest() {
     let mode = dir.join(std::ffi::OsStr::from_bytes(b"f\xfe")).metadata().unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o2755);
     let path = done.manifest.unwrap();
-    assert_eq!(path.file_name().unwrap(), "out.racker-manifest.json");
+    assert_eq!(path.file_name().unwrap(), "out.racker-manifest.jsonl");
     let text = std::fs::read_to_string(&path).unwrap();
     let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert_eq!(lines[0]["racker-manifest"], 1);
@@ -109,6 +109,19 @@ fn what_the_host_refuses_is_in_the_manifest() {
     std::fs::remove_dir_all(&dir).unwrap();
     let e = extract(&tree, &dir, ExtractOptions::default()).unwrap_err();
     assert!(matches!(e.fault(), Some(TreeFault::ManifestExists(_))), "{e}");
+}
+
+#[test]
+fn files_are_locked_only_when_asked_for() {
+    let mut fs = MemFs::new();
+    let f = fs.file(0, b"f", b"x");
+    fs.at(f).stat.flags = Flags::IMMUTABLE.union(Flags::NODUMP);
+    let tree = mine(fs);
+    let (_home, dir, done) = out(&tree);
+    assert_eq!(done.lost.keys().collect::<Vec<_>>(), ["flags"]);
+    let text = std::fs::read_to_string(done.manifest.unwrap()).unwrap();
+    assert!(text.contains(r#""flags":"id""#), "{text}");
+    std::fs::remove_file(dir.join("f")).unwrap();
 }
 
 #[test]

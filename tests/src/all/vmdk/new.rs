@@ -64,9 +64,16 @@ fn new_images_are_those_of_qemu() {
     assert_eq!(e.fault(), Some(&VmdkFault::TwoVersions));
     let e = make(&path, 1 << 20, "subformat=monolithicFlat,zeroed_grain=on", None).unwrap_err();
     assert_eq!(e.fault(), Some(&VmdkFault::FlatZeroed));
-    let e = make(&path, 5 << 40, "", None).unwrap_err();
+    let e = make(&path, 63 << 40, "", None).unwrap_err();
     assert_eq!(e.kind(), Kind::NoSpace, "{e}");
     assert_eq!(std::fs::read_dir(ours.path()).unwrap().count(), 0, "nothing is left behind");
+    // Larger than what one file can hold, as long as no more is written.
+    make(&path, 5 << 40, "", None).unwrap();
+    qemu::io("vmdk", &path, &["write -P 1 4T 64k".into(), "read -P 0 1T 64k".into()]);
+    let image = open(&path, false).unwrap();
+    let mut byte = [0];
+    disk(&image).read_at(4 << 40, &mut byte).unwrap();
+    assert_eq!((image.size(), byte), (5 << 40, [1]));
 }
 
 #[test]

@@ -54,6 +54,7 @@ use std::sync::Arc;
 
 use racker_formats::block::Span;
 use racker_formats::error::Result;
+use racker_formats::wire::len64;
 use zerocopy::FromBytes;
 
 use super::fault::Fault;
@@ -64,12 +65,15 @@ use ground::Ground;
 use group::Group;
 pub(super) use writer::Writer;
 
-/// Tree blocks that stay in memory in the middle of an operation: some 32 MiB.
-const HELD_MAX: usize = 8192;
+/// Bytes of tree blocks that stay in memory, in the middle of an operation or between two.
+const HELD_BYTES_MAX: u64 = 32 << 20;
 
 /// Bits of `sb_qflags`: the usage that quotas count is right. It no longer is when blocks or inodes change hands;
 /// without the bits the next mount with quotas counts again.
 const QUOTA_CHECKED: u16 = 0x4 | 0x20 | 0x100 | 0x400;
+
+/// Steps of an operation, each of which takes some ten tree blocks at most, between two looks at memory.
+const STEPS: u32 = 64;
 
 /// The superblock as a block.
 const SUPERBLOCK: BlockKind = BlockKind::new("superblock", [SB_MAGIC; 2], SB_SELF);
@@ -82,6 +86,8 @@ pub(super) struct Edit {
     totals: Totals,
     /// The counters as they are on the volume.
     written: Totals,
+    /// Steps of operations so far.
+    steps: u32,
     /// Blocks that the operation may still allocate for files.
     budget: u64,
     /// An operation failed half-way.
@@ -109,7 +115,15 @@ impl Edit {
             let (found, why) = (totals.free_blocks, "more is free than there is");
             return Err(Fault::Field { what: "sb_fdblocks", found, why }.into());
         }
-        Ok(Self { volume, groups: BTreeMap::new(), totals, written: totals, budget: 0, failed: false })
+        Ok(Self {
+            volume,
+            groups: BTreeMap::new(),
+            totals,
+            written: totals,
+            steps: 0,
+            budget: 0,
+            failed: false,
+        })
     }
 
     /// An allocation group.
@@ -131,6 +145,7 @@ impl Edit {
         self.failed = true;
         let done = operation(self)?;
         self.write_back()?;
+        self.shed()?;
         self.failed = false;
         Ok(done)
     }
@@ -140,10 +155,23 @@ impl Edit {
         self.run(|_| Ok(()))
     }
 
-    /// Writes back in the middle of a long operation, before memory runs full.
+    /// Writes back and forgets the groups, in the middle of a long operation or after it, if they take too much
+    /// memory.
     fn breathe(&mut self) -> Result<()> {
+        self.steps = self.steps.wrapping_add(1);
+        if !self.steps.is_multiple_of(STEPS) {
+            return Ok(());
+        }
+        self.shed()
+    }
+
+    fn shed(&mut self) -> Result<()> {
         let held = self.groups.values().map(Group::held).fold(0usize, usize::saturating_add);
-        if held > HELD_MAX { self.write_back() } else { Ok(()) }
+        if self.volume.sb.block_size.start_of(len64(held)).is_none_or(|bytes| bytes > HELD_BYTES_MAX) {
+            self.write_back()?;
+            self.groups.clear();
+        }
+        Ok(())
     }
 
     fn write_back(&mut self) -> Result<()> {

@@ -31,8 +31,6 @@ pub(super) use shape::Shape;
 /// Levels of the highest tree there can be: an allocation group has less than 2^31 blocks, and blocks of the
 /// smallest size with the largest records still have eleven children.
 const LEVELS_MAX: u32 = 9;
-/// Decoded blocks that stay in memory between operations: some 16 MiB.
-const NODES_MAX: usize = 4096;
 
 /// Where a tree gets new blocks, and gives back those it no longer needs.
 pub(super) trait Pool {
@@ -350,15 +348,12 @@ impl<S: Shape> Tree<S> {
         Ok(count)
     }
 
-    /// Writes the changed blocks to the volume. Memory beyond a ceiling is given back.
+    /// Writes the changed blocks to the volume.
     pub(super) fn write_back(&mut self) -> Result<()> {
         for (block, node) in self.nodes.iter_mut().filter(|(_, n)| n.dirty) {
             let at = self.ground.span(*block)?.start();
             self.ground.volume.disk.write_at(at, &node.bytes(&self.ground, *block)?)?;
             node.dirty = false;
-        }
-        if self.nodes.len() > NODES_MAX {
-            self.nodes.clear();
         }
         Ok(())
     }

@@ -1,14 +1,18 @@
 //! xz (the .xz file format 1.2): any number of blocks and streams, stream padding, all checks.
+//!
+//! * [`index`]: where the blocks are
+//! * [`blocks`]: their content, block by block
 
-use std::io::{BufReader, ErrorKind, Read};
+mod blocks;
+mod index;
 
-use lzma_rust2::{XzReader, xz_uncompressed_size};
+use std::io::{ErrorKind, Read};
 
-use super::spool::{SpoolFault, spool};
+use super::spool::SpoolFault;
 use super::{Container, ContainerFormat, Expansion, Stream};
-use crate::block::{Disk, Reader};
+use crate::block::Disk;
 use crate::error::Result;
-use crate::limits::{DECODER_MEMORY_MAX, KIB};
+use crate::limits::DECODER_MEMORY_MAX;
 use crate::registry::Head;
 
 /// The entry in the list.
@@ -28,18 +32,10 @@ impl ContainerFormat for Xz {
     }
 
     fn open(&self, file: Disk, expansion: &mut Expansion) -> Result<Box<dyn Container>> {
-        let limit_kib = u32::try_from(DECODER_MEMORY_MAX.checked_div(KIB).unwrap_or_default());
-        let input = BufReader::with_capacity(256 << 10, Reader::new(file.clone()));
-        let mut decoder = Limited(XzReader::new_mem_limit(input, true, limit_kib.unwrap_or(u32::MAX)));
-        let disk = spool(self.name(), &mut decoder, expansion)?;
-        // The decoder counts the blocks, but does not look at what the index says of their sizes.
-        let damaged = |why| SpoolFault::Damaged { what: "xz", why };
-        let promised = xz_uncompressed_size(Reader::new(file)).map_err(damaged)?;
-        if promised != disk.size() {
-            let why = format!("its index says {promised} bytes, {} came out", disk.size());
-            return Err(damaged(std::io::Error::other(why)).into());
-        }
-        Ok(Stream::boxed(disk))
+        let blocks = index::read(&file)?;
+        let size = blocks.last().map_or(0, |b| b.at.saturating_add(b.size));
+        expansion.spend(size, self.name())?;
+        Ok(Stream::boxed(Disk::new(blocks::Blocks::new(file, blocks, size)?)))
     }
 }
 

@@ -1,0 +1,34 @@
+//! The backing file of a new image, as it is typed.
+
+use std::path::Path;
+use std::time::UNIX_EPOCH;
+
+use racker_formats::open::{OpenOptions, open};
+use racker_formats::registry::{Backing, Policy, Reference, Role};
+
+use crate::fault::{About, Failure, Outcome};
+
+/// Opens what was typed as the backing file of the new image at `image`, which makes it trusted. The name is relative to
+/// the new image's folder.
+pub(crate) fn open_backing(
+    image: &Path,
+    name: &str,
+    format: Option<&str>,
+    policy: Policy,
+) -> Outcome<Backing> {
+    let path = image.parent().unwrap_or(Path::new("")).join(name);
+    let opened = open(&path, &OpenOptions { format, policy, ..OpenOptions::default() }).about(&path)?;
+    if opened.in_container() {
+        return Err(Failure::new("lies inside an archive: no image can have it as its backing file"))
+            .about(&path);
+    }
+    if opened.guessed_raw {
+        let failure = Failure::new("has the content of no format that racker knows");
+        return Err(failure.hint("-F raw takes it as it is")).about(&path);
+    }
+    let modified = path.metadata().and_then(|m| m.modified()).ok();
+    let modified = modified.and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());
+    let format = Some(opened.format.to_string());
+    let reference = Reference { path: name.into(), format, role: Role::Backing };
+    Ok(Backing { reference, image: opened.image, modified })
+}

@@ -1,0 +1,155 @@
+//! `racker disk convert`
+//!
+//! * [`source`]: what is copied; [`target`]: where it goes
+
+mod source;
+mod target;
+
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use racker_formats::convert::SPARSE_DEFAULT;
+
+use self::target::Copy;
+use crate::exit::Exit;
+use crate::fault::{Failure, Outcome};
+use crate::interrupt;
+use crate::output;
+use crate::progress::ProgressArgs;
+use crate::target::HowArgs;
+
+pub(super) use self::target::write_new;
+
+/// Largest `-S` of `qemu-img`.
+const SPARSE_MAX: u64 = 16 << 20;
+
+/// Copy a disk into a new image of any format
+///
+/// The letters mean what they mean to `qemu-img convert`. The new image appears only when it is complete; until
+/// then what was at DST stays there. With several sources the new disk has them one behind the other.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  racker disk convert -O vmdk boot.qcow2 boot.vmdk\n  \
+    racker disk convert -O qcow2 -c debian.box debian.qcow2\n  \
+    racker disk convert -O vmdk -o subformat=streamOptimized boot.qcow2 boot.vmdk\n  \
+    racker disk convert -O vmdk -o subformat=streamOptimized boot.qcow2 - | gzip > boot.vmdk.gz\n  \
+    racker disk convert --verify -O qcow2 -c -o compression_type=zstd boot.qcow2 small.qcow2")]
+pub(crate) struct Convert {
+    /// Disk image, compressed image, archive with a disk inside, or block device; `-` is standard input
+    #[arg(value_name = "SRC", required = true)]
+    sources: Vec<PathBuf>,
+    /// New image; `-` is standard output, for formats that are written from beginning to end
+    #[arg(value_name = "DST")]
+    target: PathBuf,
+    #[command(flatten)]
+    how: HowArgs,
+    /// Format of the new image; raw where not given
+    #[arg(short = 'O', long, value_name = "FORMAT")]
+    output_format: Option<String>,
+    #[command(flatten)]
+    new: NewImage,
+    /// Image that the new one shall be an overlay of: only what differs is written. It is looked for in DST's folder
+    #[arg(short = 'B', long, value_name = "FILE")]
+    backing: Option<String>,
+    /// Format of that image
+    #[arg(short = 'F', long, value_name = "FORMAT")]
+    backing_format: Option<String>,
+    /// Write into DST, which is an image already and large enough, instead of making it
+    #[arg(short = 'n')]
+    existing: bool,
+    /// With -n: every byte of DST is zero, so zeroes need not be written
+    #[arg(long, requires = "existing")]
+    target_is_zero: bool,
+    /// Zeroes in place of what cannot be read, with a note for each such place
+    #[arg(long)]
+    salvage: bool,
+    /// Bytes to write in a second at most
+    #[arg(short = 'r', value_name = "RATE", value_parser = output::size)]
+    rate: Option<u64>,
+    /// Read the new image back before it takes its place, and compare digests
+    #[arg(long)]
+    verify: bool,
+    /// Show progress (it is shown on a terminal anyway)
+    #[arg(short = 'p')]
+    show_progress: bool,
+    /// Accepted for qemu-img's sake: every copy is made by several threads at once
+    #[arg(short = 'W', hide = true)]
+    out_of_order: bool,
+    /// Accepted for qemu-img's sake: data are shared or copied by the kernel wherever that is possible
+    #[arg(short = 'C', hide = true)]
+    offload: bool,
+    /// Accepted for qemu-img's sake: a new image is on stable storage when it appears
+    #[arg(short = 't', value_name = "CACHE", hide = true)]
+    cache: Option<String>,
+    /// Accepted for qemu-img's sake
+    #[arg(short = 'T', value_name = "CACHE", hide = true)]
+    source_cache: Option<String>,
+}
+
+/// What a new image shall be like.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct NewImage {
+    /// Options of the new format, as K=V[,K=V…]; `racker formats` lists them
+    #[arg(short = 'o', value_name = "K=V,…", action = clap::ArgAction::Append)]
+    options: Vec<String>,
+    /// Compress the data
+    #[arg(short = 'c')]
+    compress: bool,
+    /// Shortest stretch of zeroes that is left out; 0 writes all of them
+    #[arg(short = 'S', value_name = "SIZE", value_parser = sparse)]
+    sparse: Option<u64>,
+    /// Worker threads; as many as there are processors where not given
+    #[arg(short = 'm', value_name = "THREADS")]
+    threads: Option<NonZero<usize>>,
+}
+
+/// A value of `-S`.
+fn sparse(text: &str) -> Result<u64, String> {
+    let bytes = output::size(text)?;
+    if bytes > SPARSE_MAX || bytes % 512 != 0 {
+        return Err(format!("a multiple of 512 up to {SPARSE_MAX} is expected, or 0 for all zeroes"));
+    }
+    Ok(bytes)
+}
+
+impl Convert {
+    pub(super) fn run(self, progress: ProgressArgs) -> Outcome<Exit> {
+        interrupt::clean_up();
+        let source = source::open_all(&self)?;
+        let copy = Copy {
+            disk: &source.disk,
+            new: &self.new,
+            salvage: self.salvage,
+            rate: self.rate.unwrap_or(0),
+            verify: self.verify,
+            progress,
+        };
+        let format = self.output_format.as_deref();
+        if self.existing {
+            let over = self.base(&source, (None, None))?;
+            copy.overwrite(&self.target, format, &self.how, self.target_is_zero, over.as_ref())?;
+            return Ok(Exit::Done);
+        }
+        let format = format.unwrap_or("raw");
+        if is_dash(&self.target) {
+            if self.backing.is_some() {
+                return Err(Failure::new("what goes to standard output can have no backing file (-B)"));
+            }
+            copy.send(format)?;
+            return Ok(Exit::Done);
+        }
+        copy.make(&self.target, format, &mut |named| self.base(&source, named))?;
+        Ok(Exit::Done)
+    }
+}
+
+impl NewImage {
+    fn sparse(&self) -> u64 {
+        self.sparse.unwrap_or(SPARSE_DEFAULT)
+    }
+}
+
+/// Whether a name stands for standard input or output.
+fn is_dash(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
