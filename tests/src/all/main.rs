@@ -22,6 +22,7 @@ mod fixtures;
 mod live;
 mod map;
 mod noise;
+mod package;
 mod pairs;
 mod partition;
 mod power;
