@@ -53,7 +53,7 @@ impl Commit {
             };
             if self.base.as_deref().is_none_or(|base| is_same(base, &file, &reference.path)) {
                 let base = self.open(&file, reference.format.as_deref(), true, false)?;
-                break (file, base);
+                break base;
             }
             if layers.len() > CHAIN_DEPTH_MAX {
                 return Err(Failure::new(format!("the chain is longer than {CHAIN_DEPTH_MAX}"))).about(path);
@@ -63,7 +63,6 @@ impl Commit {
             let opened = self.open(&file, reference.format.as_deref(), write, true)?;
             layers.push((file, opened));
         };
-        let (base_path, base) = base;
         let images: Vec<Arc<dyn Image>> = layers.iter().map(|(_, o)| Arc::clone(&o.image)).collect();
         let mut bar = progress.start("committing", images.first().map_or(0, |image| image.size()));
         let done = commit(&images, &base.image, &mut |n| bar.at(n));
@@ -79,7 +78,7 @@ impl Commit {
             }
         }
         if !progress.quiet {
-            line(&format!("Image committed to {}", crate::clean::clean(&base_path.display().to_string())))?;
+            line("Image committed.")?;
         }
         Ok(Exit::Done)
     }

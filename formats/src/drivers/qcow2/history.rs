@@ -70,9 +70,9 @@ impl Snapshots for Qcow2 {
             let raw: Vec<zerocopy::big_endian::U64> =
                 table(&self.file, snapshot.l1.at, snapshot.l1.entries, L1_BYTES_MAX, what)?;
             let entries = index(next.header.geometry.l1_entries(snapshot.size).max(1))?;
-            // What a virtual machine kept behind the end of the disk stays with the snapshot.
-            next.l1 = raw.into_iter().map(zerocopy::big_endian::U64::get).take(entries).collect();
-            next.l1.resize(entries, 0);
+            // What a virtual machine kept behind the end of the disk comes back as well.
+            next.l1 = raw.into_iter().map(zerocopy::big_endian::U64::get).collect();
+            next.l1.resize(entries.max(next.l1.len()), 0);
             next.header.size = snapshot.size;
             Ok(())
         })

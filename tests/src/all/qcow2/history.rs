@@ -153,6 +153,26 @@ fn a_snapshot_keeps_its_size() {
 }
 
 #[test]
+fn the_state_of_a_machine_comes_back_with_its_disk() {
+    let dir = scratch();
+    let recipe = Recipe { cluster_bits: 16, refcount_bits: 16, size: MIB, ..Recipe::default() };
+    let path = recipe.make(dir.path());
+    let full = path.display().to_string();
+    qemu::io("qcow2", &path, &["write -b -P 17 1T 4k".into()]);
+    qemu::img(&["snapshot", "-c", "theirs", &full]);
+    qemu::io("qcow2", &path, &["write -b -P 18 1T 4k".into()]);
+    open(&path, true).unwrap().snapshots().unwrap().create("ours", THEN).unwrap();
+    for (name, byte) in [("theirs", 17), ("ours", 18)] {
+        open(&path, true).unwrap().snapshots().unwrap().apply(name).unwrap();
+        qemu::check(&path);
+        qemu::io("qcow2", &path, &[format!("read -b -P {byte} 1T 4k")]);
+        // It goes on, with or without what lies behind its end.
+        let mirror = workload("qcow2", &path, 20, 1, 6, |_| qemu::check(&path));
+        assert!(read_by_qemu("qcow2", &path) == mirror);
+    }
+}
+
+#[test]
 fn what_cannot_be_is_refused_and_changes_nothing() {
     let dir = scratch();
     let base = Recipe { cluster_bits: 16, refcount_bits: 16, size: MIB, snapshots: 1, ..Recipe::default() };
