@@ -173,6 +173,21 @@ fn the_state_of_a_machine_comes_back_with_its_disk() {
 }
 
 #[test]
+fn a_disk_that_grows_does_not_grow_into_the_state_of_a_machine() {
+    let dir = scratch();
+    let recipe = Recipe { cluster_bits: 9, refcount_bits: 16, size: MIB, ..Recipe::default() };
+    let path = recipe.make(dir.path());
+    let mut want = read("qcow2", &path);
+    qemu::io("qcow2", &path, &["write -b -P 17 0 400k".into()]);
+    qemu::img(&["snapshot", "-c", "kept", &path.display().to_string()]);
+    open(&path, true).unwrap().snapshots().unwrap().apply("kept").unwrap();
+    disk(&open(&path, true).unwrap()).resize(2 * MIB).unwrap();
+    want.resize(want.len() * 2, 0);
+    qemu::check(&path);
+    assert!(read("qcow2", &path) == want && read_by_qemu("qcow2", &path) == want);
+}
+
+#[test]
 fn what_cannot_be_is_refused_and_changes_nothing() {
     let dir = scratch();
     let base = Recipe { cluster_bits: 16, refcount_bits: 16, size: MIB, snapshots: 1, ..Recipe::default() };
