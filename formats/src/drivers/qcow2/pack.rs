@@ -58,14 +58,16 @@ fn unzstd(stored: &[u8], out: &mut [u8]) -> std::result::Result<(), String> {
 pub(super) struct ClusterPack {
     cluster: BlockSize,
     how: Compression,
+    /// Level of zstd; 0 is its own default.
+    level: i32,
     /// Encoders that nobody uses at the moment: making one costs more than a small cluster.
     idle: Mutex<Vec<Encoder>>,
 }
 
 impl ClusterPack {
     /// For clusters of that size.
-    pub(super) fn new(cluster: BlockSize, how: Compression) -> Self {
-        Self { cluster, how, idle: Mutex::new(Vec::new()) }
+    pub(super) fn new(cluster: BlockSize, how: Compression, level: i32) -> Self {
+        Self { cluster, how, level, idle: Mutex::new(Vec::new()) }
     }
 
     /// The packed bytes, unless they take as much room as the cluster.
@@ -78,7 +80,7 @@ impl ClusterPack {
                 Ok(packed)
             }
             Compression::Zstd => {
-                let packed = zstd::bulk::compress(whole, 0)?;
+                let packed = zstd::bulk::compress(whole, self.level)?;
                 Ok(Some(packed).filter(|p| p.len() < whole.len()))
             }
         }
@@ -137,7 +139,7 @@ mod tests {
         for how in [Compression::Zlib, Compression::Zstd] {
             for bits in 9..=21 {
                 let cluster = BlockSize::from_shift(bits).unwrap();
-                let pack = ClusterPack::new(cluster, how);
+                let pack = ClusterPack::new(cluster, how, 0);
                 let rounds = (1u64 << 24 >> bits).min(300);
                 for seed in 0..rounds {
                     let data = mixture(1 << bits, seed * 7919 + u64::from(bits));
@@ -153,7 +155,7 @@ mod tests {
     #[test]
     fn a_stream_that_is_cut_short_is_an_error() {
         for how in [Compression::Zlib, Compression::Zstd] {
-            let pack = ClusterPack::new(BlockSize::from_shift(16).unwrap(), how);
+            let pack = ClusterPack::new(BlockSize::from_shift(16).unwrap(), how, 0);
             let Piece::Packed { bytes, .. } = pack.pack(0, &[7; 65536]).unwrap() else { panic!() };
             let mut out = vec![0; 65536];
             assert!(unpack(how, &bytes[..bytes.len() / 2], &mut out).is_err());

@@ -65,6 +65,7 @@ pub(super) struct StreamSink {
     directory: Vec<u32>,
     /// Up to here the disk is in the stream.
     done: u64,
+    level: i32,
 }
 
 impl StreamSink {
@@ -81,8 +82,10 @@ impl StreamSink {
         let directory = vec![0; index(layout.tables)?];
         let table = vec![0; index(GT_ENTRIES.into())?];
         let gathered = Vec::new();
+        let level = plan.options.size("compression_level").and_then(|n| i32::try_from(n).ok());
+        let level = level.unwrap_or(super::pack::LEVEL);
         let mut new =
-            Self { file, gathered, sector: 0, layout, header, table, number: 0, directory, done: 0 };
+            Self { file, gathered, sector: 0, layout, header, table, number: 0, directory, done: 0, level };
         new.append(header.as_bytes())?;
         let descriptor = new.layout.descriptor.clone();
         new.append(descriptor.as_bytes())?;
@@ -161,7 +164,7 @@ impl Sink for StreamSink {
     }
 
     fn pack(&self) -> Option<Arc<dyn Pack>> {
-        Some(Arc::new(GrainPack))
+        Some(Arc::new(GrainPack { level: self.level }))
     }
 
     fn put(&mut self, piece: Piece) -> Result<()> {
@@ -190,7 +193,10 @@ impl Sink for StreamSink {
 
 /// Makes compressed grains with their markers.
 #[derive(Debug)]
-struct GrainPack;
+struct GrainPack {
+    /// From 1, fast, to 12, small.
+    level: i32,
+}
 
 impl Pack for GrainPack {
     fn unit(&self) -> BlockSize {
@@ -201,12 +207,12 @@ impl Pack for GrainPack {
         let prefix = size_of::<RawGrainMarker>();
         let len = len64(block.len());
         let mut bytes = if len == GRAIN {
-            deflate(block, prefix)
+            deflate(block, prefix, self.level)
         } else {
             // The last grain is whole as well: not every reader takes less.
             let mut whole = block.to_vec();
             whole.resize(index(GRAIN)?, 0);
-            deflate(&whole, prefix)
+            deflate(&whole, prefix, self.level)
         };
         let size = u32::try_from(bytes.len().saturating_sub(prefix)).unwrap_or(u32::MAX);
         let raw = RawGrainMarker { lba: U64::new(at.div_euclid(SECTOR)), size: U32::new(size) };
