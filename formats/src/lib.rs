@@ -38,6 +38,7 @@ pub mod package;
 pub mod rebase;
 pub mod recognised;
 pub mod registry;
+pub mod sparsify;
 pub mod transaction;
 pub mod wire;
 

@@ -17,6 +17,7 @@ mod measure;
 mod rebase;
 mod resize;
 mod snapshot;
+mod sparsify;
 mod stat;
 mod tar_out;
 
@@ -61,6 +62,7 @@ enum Disk {
     Snapshot(snapshot::SnapshotCommand),
     Rebase(rebase::Rebase),
     Commit(commit::Commit),
+    Sparsify(sparsify::Sparsify),
     Check(check::Check),
     Map(map::Map),
     Compare(compare::Compare),
@@ -88,6 +90,7 @@ impl Racker {
                 Disk::Snapshot(c) => c.run(),
                 Disk::Rebase(c) => c.run(progress),
                 Disk::Commit(c) => c.run(progress),
+                Disk::Sparsify(c) => c.run(progress),
                 Disk::Check(c) => c.run(),
                 Disk::Map(c) => c.run(),
                 Disk::Compare(c) => c.run(progress),

@@ -17,6 +17,7 @@
 //! * [`digest`](mod@digest): what was read, to be compared with what a reader of the copy gets
 //! * [`new_file`], [`existing`], [`pipe`]: the files that are written; [`concat`]: several sources as one
 
+mod bytes;
 mod concat;
 mod crew;
 mod digest;
@@ -42,6 +43,7 @@ use crate::error::{Error, Result};
 use crate::limits::MIB;
 use crate::registry::Image;
 
+pub use bytes::Bytes;
 pub use concat::Concat;
 pub use digest::Digest;
 pub use existing::ExistingSink;
@@ -103,12 +105,17 @@ impl Options<'_> {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
         self.threads.map_or(cores, NonZero::get)
     }
+
+    /// Whether nobody has to look at the bytes.
+    fn may_share(&self) -> bool {
+        self.sparse == SPARSE_DEFAULT && self.base.is_none() && self.salvage.is_none() && !self.digest
+    }
 }
 
 /// Copies all of `source` into `sink` and finishes it. `progress` is told how many bytes are done.
 pub fn convert(
     source: &Disk,
-    sink: Box<dyn Sink>,
+    mut sink: Box<dyn Sink>,
     options: Options<'_>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Copied> {
@@ -116,6 +123,11 @@ pub fn convert(
     // A unit of the source that two chunks share would be unpacked twice.
     let unit = u64::from(source.caps().preferred).next_power_of_two();
     let chunk = BlockSize::from_bytes(block.bytes().max(unit).max(MIB)).unwrap_or(block);
+    if options.may_share() && sink.share(source)? {
+        progress(source.size());
+        sink.finish()?;
+        return Ok(Copied { digest: None, chunk });
+    }
     let sparse = options.sparse.max(block.bytes()).next_power_of_two();
     let grain = if options.sparse == 0 { None } else { BlockSize::from_bytes(sparse.min(chunk.bytes())) };
     let packer = sink.pack();
@@ -127,6 +139,7 @@ pub fn convert(
         block,
         salvage: options.salvage,
         digest: options.digest,
+        shelf: Arc::default(),
     };
     // What shows through from a parent is no hole.
     let plan = Plan::new(source, chunk, grain.is_some() && options.base.is_none(), options.salvage.is_some());
@@ -168,6 +181,7 @@ impl Copied {
             block: self.chunk,
             salvage: None,
             digest: true,
+            shelf: Arc::default(),
         };
         let plan = Plan::new(&copy, self.chunk, true, false);
         let sink = Box::new(Nowhere(self.chunk));
@@ -289,7 +303,8 @@ mod tests {
             count.0 += 1;
             match piece {
                 Piece::Zero(span) => count.1 += span.len(),
-                Piece::Data { bytes, .. } | Piece::Packed { bytes, .. } => count.2 += bytes.len() as u64,
+                Piece::Data { bytes, .. } => count.2 += bytes.len() as u64,
+                Piece::Packed { bytes, .. } => count.2 += bytes.len() as u64,
             }
             Ok(())
         }

@@ -1,5 +1,6 @@
 //! Raw: the file is the disk.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use crate::block::{BlockDevice, Caps, Disk, Run, Span};
@@ -119,6 +120,14 @@ impl BlockDevice for RawImage {
 
     fn first_run(&self, span: Span) -> Result<Run> {
         self.file.first_run(span)
+    }
+
+    fn host_file(&self) -> Option<&File> {
+        self.file.host_file()
+    }
+
+    fn share(&self, file: &File) -> Result<bool> {
+        self.file.share_file(file)
     }
 
     fn resize(&self, size: u64) -> Result<()> {

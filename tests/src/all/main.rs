@@ -27,6 +27,7 @@ mod partition;
 mod power;
 mod qcow2;
 mod redo;
+mod sparsify;
 mod vdi;
 mod vhd;
 mod vhdx;

@@ -352,15 +352,14 @@ impl Image for VmdkImage {
 impl VmdkImage {
     fn location(&self, state: &State, span: Span) -> Result<Location> {
         let (place, len) = state.place(span)?;
-        let run = |kind| Run { len, kind };
-        let location = |run, at| Location { run, at, compressed: false, hollow: false };
+        let location = |kind, at| Location { at, ..Location::of(Run { len, kind }) };
         Ok(match place {
             Place::Bytes { file, host, in_grains: false } => locate_plain(file, host, len)?,
-            Place::Bytes { host, .. } => location(run(RunKind::Data), Some(host)),
-            Place::Packed { .. } => Location { compressed: true, ..location(run(RunKind::Data), None) },
-            Place::Zero => location(run(RunKind::Zero), None),
-            Place::Absent if self.parent.is_some() => location(run(RunKind::Parent), None),
-            Place::Absent => location(run(RunKind::Hole), None),
+            Place::Bytes { host, .. } => location(RunKind::Data, Some(host)),
+            Place::Packed { .. } => Location { compressed: true, ..location(RunKind::Data, None) },
+            Place::Zero => location(RunKind::Zero, None),
+            Place::Absent if self.parent.is_some() => location(RunKind::Parent, None),
+            Place::Absent => location(RunKind::Hole, None),
         })
     }
 }
