@@ -15,7 +15,8 @@
 //!
 //! * [`plan`]: chunks and holes; [`work`]: one chunk; [`crew`]: the threads; [`sink`]: where it goes
 //! * [`digest`](mod@digest): what was read, to be compared with what a reader of the copy gets
-//! * [`new_file`], [`existing`], [`pipe`]: the files that are written; [`concat`]: several sources as one
+//! * [`new_file`], [`existing`], [`pipe`]: the files that are written; [`concat`](mod@concat): several sources as one
+//! * [`gzip`], [`throttle`]: what stands before a file: it compresses, or takes its time
 
 mod bytes;
 mod concat;

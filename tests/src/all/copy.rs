@@ -296,3 +296,25 @@ fn a_snapshot_is_copied_by_number_or_name() {
         assert!(ran.failed().contains(said), "{args:?}: {ran}");
     }
 }
+
+#[test]
+fn levels_trade_time_for_size() {
+    let bench = Bench::new();
+    let text: Vec<u8> =
+        (0..400_000u32).flat_map(|i| format!("{} ", i.wrapping_mul(7919) % 100_003).into_bytes()).collect();
+    std::fs::write(bench.path("in.raw"), &text[..2 << 20]).unwrap();
+    let size = |format: &str, options: &str| {
+        bench.convert(&["-c", "-f", "raw", "-O", format, "-o", options, "in.raw", "out"]).ok();
+        bench.qemu(&["compare", "-f", "raw", "-F", format, "in.raw", "out"]);
+        bench.path("out").metadata().unwrap().len()
+    };
+    let stream = "subformat=streamOptimized,compression_level=";
+    assert!(size("vmdk", &format!("{stream}12")) < size("vmdk", &format!("{stream}1")));
+    let zstd = "compression_type=zstd,compression_level=";
+    assert!(size("qcow2", &format!("{zstd}19")) < size("qcow2", &format!("{zstd}1")));
+    for (format, options) in
+        [("qcow2", "compression_level=3"), ("vmdk", "compression_level=3"), ("raw", "compression_level=3")]
+    {
+        bench.convert(&["-O", format, "-o", options, "in.raw", "x"]).failed();
+    }
+}

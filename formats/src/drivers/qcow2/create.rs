@@ -41,6 +41,11 @@ pub(super) const OPTIONS: &[Opt] = &[
     },
     Opt { name: "extended_l2", help: "allocate 32nds of clusters", kind: OptKind::Flag },
     Opt { name: "compression_type", help: "how -c compresses", kind: OptKind::Choice(&["zlib", "zstd"]) },
+    Opt {
+        name: "compression_level",
+        help: "how hard -c tries with zstd: 1 is fast, 19 is small (3)",
+        kind: OptKind::Size { min: 1, max: 19, power_of_two: false },
+    },
     Opt { name: "data_file", help: "the file to keep the data in", kind: OptKind::Text },
     Opt { name: "data_file_raw", help: "let the data file be a raw image of its own", kind: OptKind::Flag },
     Opt {
@@ -76,6 +81,8 @@ pub(super) struct Design {
     pub(super) version: u32,
     pub(super) geometry: Geometry,
     pub(super) compression: Compression,
+    /// Level of zstd; 0 is its own default.
+    pub(super) level: i32,
     /// Virtual size in bytes.
     pub(super) size: u64,
     lazy: bool,
@@ -110,6 +117,10 @@ impl Design {
             Some("zstd") => Compression::Zstd,
             _ => Compression::Zlib,
         };
+        let level = options.size("compression_level").and_then(|n| i32::try_from(n).ok()).unwrap_or(0);
+        if level != 0 && compression == Compression::Zlib {
+            return Err(Fault::LevelOfZlib.into());
+        }
         let (lazy, extended) = (flag("lazy_refcounts"), flag("extended_l2"));
         let newer = [
             ("lazy_refcounts", lazy),
@@ -145,7 +156,7 @@ impl Design {
         if geometry.l1_entries(size) > L1_BYTES_MAX / 8 {
             return Err(Fault::TooLarge(size).into());
         }
-        Ok(Self { version, geometry, compression, size, lazy, backing, data_file, preallocation })
+        Ok(Self { version, geometry, compression, level, size, lazy, backing, data_file, preallocation })
     }
 
     /// The first cluster.

@@ -91,6 +91,8 @@ pub(super) enum Fault {
     PreallocatedChild,
     #[error("compression and preallocation exclude each other")]
     PreallocatedPacked,
+    #[error("zlib has one level in qcow2: compression_level is for compression_type=zstd")]
+    LevelOfZlib,
     #[error("data_file_raw needs a data_file")]
     RawDataWithoutFile,
     #[error("the data file {0:?} of the new image is not open")]
@@ -138,6 +140,7 @@ impl error::Fault for Fault {
             | Self::SnapshotName(_)
             | Self::PreallocatedPacked
             | Self::RawDataWithoutFile
+            | Self::LevelOfZlib
             | Self::DataFileNotOpen(_)
             | Self::NewBackingName(_)
             | Self::TooLarge(_)

@@ -126,7 +126,9 @@ impl Format for Vmdk {
                 Ok(Box::new(StreamSink::new(file, plan)?))
             }
             Subformat::StreamOptimized => Err(VmdkFault::FlatChild.into()),
-            other if plan.compress => Err(VmdkFault::Plain(other.name()).into()),
+            other if plan.compress || plan.options.size("compression_level").is_some() => {
+                Err(VmdkFault::Plain(other.name()).into())
+            }
             _ => Ok(Box::new(DiskSink::new(self.create(file, plan)?))),
         }
     }
