@@ -20,6 +20,7 @@ use crate::map::Location;
 use crate::measure::Growth;
 use crate::options::{Opt, Values};
 use crate::recognised::recognise;
+use crate::transaction::recover;
 use crate::unopened::Unopened;
 use crate::wire::{bytes, len64};
 
@@ -544,7 +545,8 @@ impl Opening {
         }
         lock(&file, LockMode::Read)?;
         let meta = file.metadata()?;
-        let disk = Disk::new(FileDevice::new(file, false)?);
+        // An edit of the parent that was interrupted while it landed is shown as landed.
+        let disk = recover(&path, Disk::new(FileDevice::new(file, false)?)).within(place)?;
         let format = match &reference.format {
             Some(name) => by_name(name).within(place)?,
             None => {
