@@ -16,14 +16,14 @@ pub struct Location {
     pub at: Option<u64>,
     /// The bytes lie there compressed.
     pub compressed: bool,
-    /// The bytes lie in a hole of the file, and so are zeroes.
-    pub hole: bool,
+    /// The bytes have their place in the file, and the file has a hole there.
+    pub hollow: bool,
 }
 
 impl Location {
     /// A run of which nothing is known but its kind.
     pub fn of(run: Run) -> Self {
-        Self { run, at: None, compressed: false, hole: false }
+        Self { run, at: None, compressed: false, hollow: false }
     }
 }
 
@@ -40,13 +40,18 @@ pub struct Extent {
     pub at: Option<u64>,
     /// The bytes lie there compressed.
     pub compressed: bool,
-    /// The bytes lie in a hole of the file, and so are zeroes.
-    pub hole: bool,
+    /// The bytes have their place in the file, and the file has a hole there.
+    pub hollow: bool,
     /// The file that holds the bytes, as the image names it; none if that is the image's own.
     pub file: Option<String>,
 }
 
 impl Extent {
+    /// Zeroes that no image of the chain says anything about.
+    fn absent(span: Span) -> Self {
+        Self { span, depth: 0, kind: RunKind::Hole, at: None, compressed: false, hollow: false, file: None }
+    }
+
     /// Whether `next` goes on where this one ends, so that the two are one.
     fn is_continued_by(&self, next: &Self) -> bool {
         let joined = match (self.at, next.at) {
@@ -56,8 +61,8 @@ impl Extent {
         };
         joined
             && self.span.end() == next.span.start()
-            && (self.depth, self.kind, self.compressed, self.hole)
-                == (next.depth, next.kind, next.compressed, next.hole)
+            && (self.depth, self.kind, self.compressed, self.hollow)
+                == (next.depth, next.kind, next.compressed, next.hollow)
             && self.file == next.file
     }
 }
@@ -102,9 +107,8 @@ pub fn map(image: &Arc<dyn Image>, span: Span) -> impl Iterator<Item = Result<Ex
 
 /// The extent that `span` begins with.
 fn first(chain: &[Arc<dyn Image>], span: Span) -> Result<Extent> {
+    let mut found = Extent::absent(span);
     let mut span = span;
-    let mut found =
-        Extent { span, depth: 0, kind: RunKind::Hole, at: None, compressed: false, hole: false, file: None };
     for (depth, image) in chain.iter().enumerate() {
         let known = image.size().saturating_sub(span.start());
         if known == 0 {
@@ -112,11 +116,11 @@ fn first(chain: &[Arc<dyn Image>], span: Span) -> Result<Extent> {
             break;
         }
         span = span.truncate(known);
-        let Location { run, at, compressed, hole } = image.locate(span)?;
+        let Location { run, at, compressed, hollow } = image.locate(span)?;
         span = span.truncate(run.len.max(1));
         let kind = if run.kind == RunKind::Parent { RunKind::Hole } else { run.kind };
         let file = if at.is_some() { image.file_at(span.start()) } else { None };
-        found = Extent { span, depth, kind, at, compressed, hole, file };
+        found = Extent { span, depth, kind, at, compressed, hollow, file };
         if run.kind != RunKind::Parent {
             break;
         }

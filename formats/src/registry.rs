@@ -189,6 +189,26 @@ pub trait Image: BlockDevice {
         None
     }
 
+    /// Makes ready for [another parent](Self::name_parent): from now on zeroes that are written are the image's own,
+    /// even where its parent has zeroes too.
+    fn leave_parent(&self) -> Result<()> {
+        Err(Common::Unsupported { what: "naming another parent", by: self.facts().format.into() }.into())
+    }
+
+    /// Names another parent, or none, and leaves everything else as it is: where the image has nothing of its own,
+    /// what the new parent holds shows through. `opened` is the new parent, for formats that record its identity.
+    /// Lands whole or not at all; then the image is to be opened anew.
+    fn name_parent(&self, parent: Option<&Reference>, opened: Option<&dyn Image>) -> Result<()> {
+        let _ = (parent, opened);
+        Err(Common::Unsupported { what: "naming another parent", by: self.facts().format.into() }.into())
+    }
+
+    /// Forgets everything that the image has of its own, so that all of its parent shows through. Lands whole or not
+    /// at all.
+    fn empty(&self) -> Result<()> {
+        Err(Common::Unsupported { what: "emptying an image", by: self.facts().format.into() }.into())
+    }
+
     /// Snapshots inside the image, where the format has them.
     fn snapshots(&self) -> Option<&dyn Snapshots> {
         None
@@ -410,7 +430,7 @@ impl Fault for OpenFault {
                 Some(format!("racker knows {}", names.join(", ")))
             }
             Self::BackingFormat { found, .. } => {
-                Some(format!("record it with: qemu-img rebase -u -F {found} -b BACKING IMAGE"))
+                Some(format!("record it with: racker disk rebase -u -F {found} -b BACKING IMAGE"))
             }
             _ => None,
         }
@@ -425,6 +445,8 @@ pub struct Opening {
     policy: Policy,
     /// Whether files are opened for writing; only the top image and its own extents are.
     write: bool,
+    /// Parents are left alone.
+    alone: bool,
     /// Device and inode of each image from the top down to this one.
     chain: Vec<(u64, u64)>,
     /// Files opened so far.
@@ -442,12 +464,29 @@ impl Opening {
             None => PathBuf::from("/"),
         });
         let chain = path.and_then(|p| p.metadata().ok()).map(|m| (m.dev(), m.ino())).into_iter().collect();
-        Self { folder, policy, write, chain, count: 0, made: None }
+        Self { folder, policy, write, alone: false, chain, count: 0, made: None }
     }
 
     /// For an image whose further files were made just now, and have no names yet.
     pub(crate) fn with_made(self, made: Beside) -> Self {
         Self { made: Some(made), ..self }
+    }
+
+    /// Leaves the image's parent alone: it need not be there, and what shows through from it cannot be read.
+    #[must_use]
+    pub fn without_parent(mut self) -> Self {
+        self.alone = true;
+        self
+    }
+
+    /// Whether the image's parent is not to be opened.
+    pub fn alone(&self) -> bool {
+        self.alone
+    }
+
+    /// Where a file that the image names lies, if policy allows to open it.
+    pub fn resolve(&mut self, reference: &Reference) -> Result<PathBuf> {
+        Ok(self.open_reference(reference, false)?.1)
     }
 
     /// Whether the image shall be writable.
@@ -499,6 +538,7 @@ impl Opening {
             folder: path.parent().map(Path::to_path_buf),
             policy: self.policy,
             write: false,
+            alone: false,
             chain: self.chain.clone(),
             count: self.count,
             made: None,

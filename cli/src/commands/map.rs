@@ -68,8 +68,9 @@ fn object(extent: &Extent) -> Object<String, Value> {
     all.insert("length".into(), extent.span.len().into());
     all.insert("depth".into(), extent.depth.into());
     all.insert("present".into(), extent.kind.is_allocated().into());
-    all.insert("zero".into(), (extent.kind.is_zero() || extent.hole).into());
-    all.insert("data".into(), (extent.kind == RunKind::Data).into());
+    all.insert("zero".into(), extent.kind.is_zero().into());
+    // What has a place for its bytes in the file is data there, hole or not.
+    all.insert("data".into(), (extent.kind == RunKind::Data || extent.hollow).into());
     all.insert("compressed".into(), extent.compressed.into());
     if let Some(at) = extent.at {
         all.insert("offset".into(), at.into());
@@ -83,7 +84,7 @@ fn table(path: &Path, opened: &Opened, span: Span) -> Outcome<()> {
     line(&format!("{:<16}{:<16}{:<16}{}", "Offset", "Length", "Mapped to", "File"))?;
     for extent in map(&opened.image, span) {
         let extent = extent.about(path)?;
-        if extent.kind != RunKind::Data || extent.hole {
+        if extent.kind != RunKind::Data {
             continue;
         }
         let at = match extent.at {

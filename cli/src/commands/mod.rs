@@ -2,6 +2,7 @@
 
 mod cat;
 mod check;
+mod commit;
 mod compare;
 mod convert;
 mod copy_out;
@@ -13,8 +14,10 @@ mod info;
 mod ls;
 mod map;
 mod measure;
+mod rebase;
 mod resize;
 mod snapshot;
+mod sparsify;
 mod stat;
 mod tar_out;
 
@@ -57,6 +60,9 @@ enum Disk {
     Create(Box<create::Create>),
     Resize(resize::Resize),
     Snapshot(snapshot::SnapshotCommand),
+    Rebase(rebase::Rebase),
+    Commit(commit::Commit),
+    Sparsify(sparsify::Sparsify),
     Check(check::Check),
     Map(map::Map),
     Compare(compare::Compare),
@@ -82,6 +88,9 @@ impl Racker {
                 Disk::Create(c) => c.run(progress),
                 Disk::Resize(c) => c.run(progress),
                 Disk::Snapshot(c) => c.run(),
+                Disk::Rebase(c) => c.run(progress),
+                Disk::Commit(c) => c.run(progress),
+                Disk::Sparsify(c) => c.run(progress),
                 Disk::Check(c) => c.run(),
                 Disk::Map(c) => c.run(),
                 Disk::Compare(c) => c.run(progress),

@@ -1,6 +1,7 @@
 //! What a driver implements.
 
 use std::fmt::Debug;
+use std::fs::File;
 
 use super::Span;
 use crate::error::{Common, Result};
@@ -121,6 +122,18 @@ pub trait BlockDevice: Debug + Send + Sync {
     /// cannot do that but by writing.
     fn occupy(&self, span: Span) -> Result<bool> {
         let _ = span;
+        Ok(false)
+    }
+
+    /// The file of the host whose bytes are the disk's, one by one.
+    fn host_file(&self) -> Option<&File> {
+        None
+    }
+
+    /// Becomes a copy of `file`, which is as large, by sharing its space. `false` where the host's filesystem cannot
+    /// do that; the device reads as zeroes then.
+    fn share(&self, file: &File) -> Result<bool> {
+        let _ = file;
         Ok(false)
     }
 

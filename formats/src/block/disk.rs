@@ -1,5 +1,6 @@
 //! What everyone holds: a device behind one set of checks.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use super::{BlockDevice, Caps, Run, RunKind, SliceDevice, Span, Support};
@@ -129,6 +130,27 @@ impl Disk {
         self.for_write()?;
         self.check(span.start(), span.len())?;
         if span.is_empty() { Ok(true) } else { self.device.occupy(span) }
+    }
+
+    /// Makes a fresh disk that reads as zeroes a copy of `source`, as large, if both are files of one filesystem of
+    /// the host and it lets files share space (reflink). `false` if it cannot: nothing has changed then.
+    pub fn share(&self, source: &Self) -> Result<bool> {
+        self.for_write()?;
+        match source.device.host_file() {
+            Some(file) if source.size() == self.size() => self.device.share(file),
+            _ => Ok(false),
+        }
+    }
+
+    /// The file of the host whose bytes are the disk's, one by one.
+    pub(crate) fn host_file(&self) -> Option<&File> {
+        self.device.host_file()
+    }
+
+    /// Hands [`share`](Self::share) down to the file below.
+    pub(crate) fn share_file(&self, file: &File) -> Result<bool> {
+        self.for_write()?;
+        self.device.share(file)
     }
 
     /// The runs of `span` in order; together they cover it exactly.

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, ioctl_ficlone, seek};
 use rustix::io::Errno;
 
 use super::{BlockDevice, Caps, Run, RunKind, Span, Support};
@@ -140,6 +140,25 @@ impl BlockDevice for FileDevice {
             Err(Errno::NXIO) => Ok(Run { len: span.len(), kind: RunKind::Hole }),
             Err(_) => Ok(whole),
         }
+    }
+
+    fn host_file(&self) -> Option<&File> {
+        (!self.is_block).then_some(&self.file)
+    }
+
+    fn share(&self, file: &File) -> Result<bool> {
+        // Space that was set aside is to be written to.
+        if self.is_block || self.file.metadata()?.blocks() != 0 {
+            return Ok(false);
+        }
+        let size = self.size();
+        let is_shared = ioctl_ficlone(&self.file, file).is_ok() && self.file.metadata()?.len() == size;
+        if !is_shared {
+            // It may have failed half-way.
+            self.file.set_len(0)?;
+            self.file.set_len(size)?;
+        }
+        Ok(is_shared)
     }
 
     fn resize(&self, size: u64) -> Result<()> {

@@ -17,6 +17,7 @@
 //! * [`digest`](mod@digest): what was read, to be compared with what a reader of the copy gets
 //! * [`new_file`], [`existing`], [`pipe`]: the files that are written; [`concat`]: several sources as one
 
+mod bytes;
 mod concat;
 mod crew;
 mod digest;
@@ -42,12 +43,13 @@ use crate::error::{Error, Result};
 use crate::limits::MIB;
 use crate::registry::Image;
 
+pub use bytes::Bytes;
 pub use concat::Concat;
 pub use digest::Digest;
 pub use existing::ExistingSink;
 pub use gzip::GzipSink;
 pub use new_file::{Beside, NewFile, abandon};
-pub use pipe::{Pipe, PipeFault, from_input};
+pub use pipe::{Pipe, PipeFault, from_input, scratch};
 pub use sink::{DiskSink, Pack, Piece, Sink};
 pub use throttle::Throttle;
 
@@ -75,8 +77,8 @@ pub type Salvage<'a> = dyn Fn(Span, &Error) + Sync + 'a;
 /// The backing file of a copy, of which only what differs is written.
 #[derive(Clone, Debug)]
 pub struct Base {
-    /// The image that is copied: what it takes from its own parent is compared with `disk`.
-    pub image: Arc<dyn Image>,
+    /// The image that is copied: what it takes from its own parent is compared with `disk`. Without it all is.
+    pub image: Option<Arc<dyn Image>>,
     /// The backing file of the copy.
     pub disk: Disk,
     /// `disk` is the parent of `image`, so that nobody has to compare.
@@ -103,12 +105,17 @@ impl Options<'_> {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
         self.threads.map_or(cores, NonZero::get)
     }
+
+    /// Whether nobody has to look at the bytes.
+    fn may_share(&self) -> bool {
+        self.sparse == SPARSE_DEFAULT && self.base.is_none() && self.salvage.is_none() && !self.digest
+    }
 }
 
 /// Copies all of `source` into `sink` and finishes it. `progress` is told how many bytes are done.
 pub fn convert(
     source: &Disk,
-    sink: Box<dyn Sink>,
+    mut sink: Box<dyn Sink>,
     options: Options<'_>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Copied> {
@@ -116,6 +123,11 @@ pub fn convert(
     // A unit of the source that two chunks share would be unpacked twice.
     let unit = u64::from(source.caps().preferred).next_power_of_two();
     let chunk = BlockSize::from_bytes(block.bytes().max(unit).max(MIB)).unwrap_or(block);
+    if options.may_share() && sink.share(source)? {
+        progress(source.size());
+        sink.finish()?;
+        return Ok(Copied { digest: None, chunk });
+    }
     let sparse = options.sparse.max(block.bytes()).next_power_of_two();
     let grain = if options.sparse == 0 { None } else { BlockSize::from_bytes(sparse.min(chunk.bytes())) };
     let packer = sink.pack();
@@ -127,6 +139,7 @@ pub fn convert(
         block,
         salvage: options.salvage,
         digest: options.digest,
+        shelf: Arc::default(),
     };
     // What shows through from a parent is no hole.
     let plan = Plan::new(source, chunk, grain.is_some() && options.base.is_none(), options.salvage.is_some());
@@ -135,7 +148,19 @@ pub fn convert(
     Ok(Copied { digest: options.digest.then_some(digest), chunk })
 }
 
+/// The digest of a disk that nobody copies, for comparison with a copy that was made by other means.
+pub fn digest(source: &Disk, options: Options<'_>) -> Result<Copied> {
+    let chunk = BlockSize::from_bytes(MIB).unwrap_or_else(|| unreachable!("1 MiB is a power of two"));
+    convert(source, Box::new(Nowhere(chunk)), Options { digest: true, ..options }, &mut |_| ())
+}
+
 impl Copied {
+    /// Nobody has computed a digest: nothing is the same as this.
+    pub fn unknown() -> Self {
+        let chunk = BlockSize::from_bytes(MIB).unwrap_or_else(|| unreachable!("1 MiB is a power of two"));
+        Self { digest: None, chunk }
+    }
+
     /// Whether `copy` reads as what was copied. It may be larger, as formats round sizes up.
     pub fn verify(
         &self,
@@ -156,6 +181,7 @@ impl Copied {
             block: self.chunk,
             salvage: None,
             digest: true,
+            shelf: Arc::default(),
         };
         let plan = Plan::new(&copy, self.chunk, true, false);
         let sink = Box::new(Nowhere(self.chunk));
@@ -277,7 +303,8 @@ mod tests {
             count.0 += 1;
             match piece {
                 Piece::Zero(span) => count.1 += span.len(),
-                Piece::Data { bytes, .. } | Piece::Packed { bytes, .. } => count.2 += bytes.len() as u64,
+                Piece::Data { bytes, .. } => count.2 += bytes.len() as u64,
+                Piece::Packed { bytes, .. } => count.2 += bytes.len() as u64,
             }
             Ok(())
         }

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use super::bytes::Bytes;
 use crate::block::{BlockSize, Disk, Span};
 use crate::error::{Common, Result};
 use crate::registry::Image;
@@ -17,7 +18,7 @@ pub enum Piece {
         /// Where on the guest's disk.
         at: u64,
         /// What is there.
-        bytes: Vec<u8>,
+        bytes: Bytes,
     },
     /// One unit of the guest's disk, packed in the format's own way.
     Packed {
@@ -46,6 +47,11 @@ pub trait Sink: Debug + Send {
     /// Who packs for it, if it wants packed pieces.
     fn pack(&self) -> Option<Arc<dyn Pack>> {
         None
+    }
+    /// Takes all of `source` at once by sharing its space, if both are such files; `false` if nothing was done.
+    fn share(&mut self, source: &Disk) -> Result<bool> {
+        let _ = source;
+        Ok(false)
     }
     /// Takes the next piece.
     fn put(&mut self, piece: Piece) -> Result<()>;
@@ -100,6 +106,10 @@ impl DiskSink {
 impl Sink for DiskSink {
     fn block_size(&self) -> BlockSize {
         self.block
+    }
+
+    fn share(&mut self, source: &Disk) -> Result<bool> {
+        self.disk.share(source)
     }
 
     fn put(&mut self, piece: Piece) -> Result<()> {

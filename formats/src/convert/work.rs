@@ -1,5 +1,8 @@
 //! What is done with one chunk: it is read, cut into data and zeroes, and packed if the sink wants that.
 
+use std::sync::Arc;
+
+use super::bytes::{Buffer, Bytes, Shelf};
 use super::digest::of_chunk;
 use super::sink::{Pack, Piece};
 use super::{Base, Salvage};
@@ -22,6 +25,7 @@ pub(super) struct Work<'a> {
     pub(super) block: BlockSize,
     pub(super) salvage: Option<&'a Salvage<'a>>,
     pub(super) digest: bool,
+    pub(super) shelf: Arc<Shelf>,
 }
 
 /// A chunk that is ready to be written.
@@ -75,7 +79,10 @@ impl Work<'_> {
         }
         let mut rest = span;
         while !rest.is_empty() {
-            let run = base.image.locate(rest)?.run;
+            let run = match &base.image {
+                Some(image) => image.locate(rest)?.run,
+                None => Run { len: rest.len(), kind: RunKind::Parent },
+            };
             let here = rest.truncate(run.len.max(1));
             let touched = units.iter_mut().filter(|(unit, wanted)| !wanted && unit.intersect(here).is_some());
             for (unit, wanted) in touched {
@@ -97,15 +104,14 @@ impl Work<'_> {
             base.read_at(both.start(), part_mut(&mut there, 0, index(both.len())?, "unit")?)
                 .within(|| "the backing file of the copy")?;
         }
-        Ok(self.read(unit, true)? != there)
+        Ok(*self.read(unit, true)? != *there)
     }
 
     /// The bytes of `span`; none if all of it is zeroes that nobody stored, unless `all` are asked for.
-    fn read(&self, span: Span, all: bool) -> Result<Vec<u8>> {
-        let mut data = Vec::new();
-        if all {
-            data.resize(index(span.len())?, 0u8);
-        }
+    fn read(&self, span: Span, all: bool) -> Result<Buffer> {
+        let len = index(span.len())?;
+        // Memory is needed only where there is data: most chunks of most disks are holes.
+        let mut data = self.shelf.take(if all { len } else { 0 });
         let mut rest = span;
         while !rest.is_empty() {
             let run = match self.source.first_run(rest) {
@@ -114,15 +120,16 @@ impl Work<'_> {
             };
             let here = rest.truncate(run.len);
             rest = rest.skip(run.len);
-            if run.kind.is_zero() {
-                continue;
-            }
-            // Only now is memory needed: most chunks of most disks are holes.
-            if data.is_empty() {
-                data.resize(index(span.len())?, 0u8);
-            }
             let at = index(here.start().saturating_sub(span.start()))?;
-            self.fill(here, part_mut(&mut data, at, index(here.len())?, "chunk")?)?;
+            if data.is_empty() {
+                if run.kind.is_zero() {
+                    continue;
+                }
+                data = self.shelf.take(len);
+                part_mut(&mut data, 0, at, "chunk")?.fill(0);
+            }
+            let place = part_mut(&mut data, at, index(here.len())?, "chunk")?;
+            if run.kind.is_zero() { place.fill(0) } else { self.fill(here, place)? }
         }
         Ok(data)
     }
@@ -144,7 +151,8 @@ impl Work<'_> {
     }
 
     /// Cuts the bytes of a chunk into zeroes and data, and packs the data if the sink wants that.
-    fn cut(&self, span: Span, data: Vec<u8>, pieces: &mut Vec<Piece>) -> Result<()> {
+    fn cut(&self, span: Span, data: Buffer, pieces: &mut Vec<Piece>) -> Result<()> {
+        let data = Bytes::new(data);
         let unit = match (self.pack, self.grain) {
             (Some(pack), _) => pack.unit(),
             (None, Some(grain)) => grain,
@@ -162,36 +170,31 @@ impl Work<'_> {
             let zero = self.grain.is_some() && is_zero(part(&data, at, len, "chunk")?);
             if stretch.is_none_or(|(z, _)| z != zero) {
                 if let Some((was, from)) = stretch {
-                    self.piece(span, &data, from, at, was, pieces)?;
+                    self.piece(span, data.part(from..at), from, was, pieces)?;
                 }
                 stretch = Some((zero, at));
             }
             at = at.saturating_add(len);
         }
         match stretch {
-            Some((false, 0)) if self.pack.is_none() => {
-                pieces.push(Piece::Data { at: span.start(), bytes: data });
-            }
-            Some((zero, from)) => self.piece(span, &data, from, data.len(), zero, pieces)?,
-            None => {}
+            Some((zero, from)) => self.piece(span, data.part(from..data.len()), from, zero, pieces),
+            None => Ok(()),
         }
-        Ok(())
     }
 
+    /// The bytes that lie `from` bytes behind the beginning of `span`.
     fn piece(
         &self,
         span: Span,
-        data: &[u8],
+        bytes: Bytes,
         from: usize,
-        to: usize,
         zero: bool,
         pieces: &mut Vec<Piece>,
     ) -> Result<()> {
         let at = span.start().saturating_add(len64(from));
-        let bytes = part(data, from, to.saturating_sub(from), "chunk")?;
         match self.pack {
             _ if zero => pieces.push(Piece::Zero(Span::new(at, len64(bytes.len()))?)),
-            None => pieces.push(Piece::Data { at, bytes: bytes.to_vec() }),
+            None => pieces.push(Piece::Data { at, bytes }),
             Some(pack) => {
                 let unit = index(pack.unit().bytes())?;
                 let mut at = at;

@@ -1,10 +1,12 @@
 //! Raw: the file is the disk.
 
+use std::fs::File;
 use std::sync::Arc;
 
-use crate::block::{BlockDevice, Caps, Disk, Run, RunKind, Span};
+use crate::block::{BlockDevice, Caps, Disk, Run, Span};
 use crate::error::Result;
 use crate::map::Location;
+use crate::mapped::locate_plain;
 use crate::measure::Growth;
 use crate::options::{Opt, OptKind};
 use crate::registry::{Facts, Format, Guess, Head, Image, Opening, Plan, SubKind};
@@ -76,11 +78,10 @@ impl Image for RawImage {
         Facts { format: "raw", virtual_size: self.file.size(), ..Facts::default() }
     }
 
+    /// Holes are the disk's own.
     fn locate(&self, span: Span) -> Result<Location> {
-        let Run { len, kind } = self.file.first_run(span)?;
-        // What is a hole to the file is the image's own: nothing could show through.
-        let kind = if kind == RunKind::Hole { RunKind::Zero } else { kind };
-        Ok(Location { at: Some(span.start()), ..Location::of(Run { len, kind }) })
+        let location = locate_plain(&self.file, span.start(), span.len())?;
+        Ok(Location { hollow: false, ..location })
     }
 }
 
@@ -119,6 +120,14 @@ impl BlockDevice for RawImage {
 
     fn first_run(&self, span: Span) -> Result<Run> {
         self.file.first_run(span)
+    }
+
+    fn host_file(&self) -> Option<&File> {
+        self.file.host_file()
+    }
+
+    fn share(&self, file: &File) -> Result<bool> {
+        self.file.share_file(file)
     }
 
     fn resize(&self, size: u64) -> Result<()> {

@@ -139,22 +139,22 @@ pub(crate) fn first_run(map: &impl BlockMap, span: Span) -> Result<Run> {
 /// in images that have a place for every block, `holes` asks the file whether the place is a hole.
 pub(crate) fn locate(map: &impl BlockMap, span: Span, bottom: RunKind, holes: bool) -> Result<Location> {
     let Mapping { place, len } = map.lookup(span)?;
-    let location = |kind, at| Location { at, ..Location::of(Run { len, kind }) };
+    let run = |kind| Run { len, kind };
+    let location = |run, at| Location { run, at, compressed: false, hollow: false };
     Ok(match place {
         Place::Data(HostOffset(host)) if holes => locate_plain(map.data(), host, len)?,
-        Place::Data(HostOffset(host)) => location(RunKind::Data, Some(host)),
-        Place::Packed(_) => Location { compressed: true, ..location(RunKind::Data, None) },
-        Place::Zero => location(RunKind::Zero, None),
-        Place::Absent if map.parent().is_some() => location(RunKind::Parent, None),
-        Place::Absent => location(bottom, None),
+        Place::Data(HostOffset(host)) => location(run(RunKind::Data), Some(host)),
+        Place::Packed(_) => Location { compressed: true, ..location(run(RunKind::Data), None) },
+        Place::Zero => location(run(RunKind::Zero), None),
+        Place::Absent if map.parent().is_some() => location(run(RunKind::Parent), None),
+        Place::Absent => location(run(bottom), None),
     })
 }
 
 /// Where the disk in the file `data` from `host` on keeps `len` bytes: all of them there, some in holes of the file.
 pub(crate) fn locate_plain(data: &Disk, host: u64, len: u64) -> Result<Location> {
-    let Run { len, kind } = data_run(data, HostOffset(host), len)?;
-    let location = Location::of(Run { len, kind: RunKind::Data });
-    Ok(Location { at: Some(host), hole: kind.is_zero(), ..location })
+    let run = data_run(data, HostOffset(host), len)?;
+    Ok(Location { run, at: Some(host), compressed: false, hollow: run.kind.is_zero() })
 }
 
 /// What the file says about a stretch that is stored: a hole in it reads as zeroes.

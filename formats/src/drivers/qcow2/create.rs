@@ -55,7 +55,7 @@ pub(super) const OPTIONS: &[Opt] = &[
 /// Bytes of a header with all that version 3 defines.
 const HEADER_LENGTH: u32 = 112;
 /// The specification's limit for the length of the backing file's name.
-const BACKING_NAME_MAX: usize = 1023;
+pub(super) const BACKING_NAME_MAX: usize = 1023;
 
 /// Names of features: kind, bit, name. A program that does not know one can say what it is.
 const FEATURES: &[(u8, u8, &str)] = &[
@@ -293,7 +293,8 @@ fn check_data_file(plan: &Plan, data_file: Option<&(String, bool)>, backing: boo
     }
 }
 
-fn extension(all: &mut Vec<u8>, kind: u32, data: &[u8]) -> Result<()> {
+/// Appends an extension, padded.
+pub(super) fn extension(all: &mut Vec<u8>, kind: u32, data: &[u8]) -> Result<()> {
     let length = u32::try_from(data.len()).map_err(|_| Common::Index(len64(data.len())))?;
     let raw = RawExtension { kind: kind.into(), length: length.into() };
     all.extend_from_slice(raw.as_bytes());

@@ -236,6 +236,21 @@ impl Header {
         Ok(header)
     }
 
+    /// The same with another first sector, which names this parent.
+    pub(super) fn with_backing(&self, sector: [u8; SECTOR], backing: Option<Reference>) -> Self {
+        let mut new = Self { sector, backing, ..self.clone() };
+        new.extensions.backing_format = new.backing.as_ref().and_then(|b| b.format.clone());
+        new
+    }
+
+    /// Bytes of the fixed part, behind which the extensions begin.
+    pub(super) fn fixed_length(&self) -> Result<u32> {
+        if self.version == 2 {
+            return Ok(HEADER_V2);
+        }
+        Ok(take::<RawHeaderV3>(&self.sector, 72, "header")?.header_length.get())
+    }
+
     /// The first sector with what can change in an image's life: sizes, tables, feature bits.
     pub(super) fn to_sector(&self) -> Result<[u8; SECTOR]> {
         let narrow = |n: u64| u32::try_from(n).map_err(|_| Common::Index(n));

@@ -17,9 +17,10 @@ use super::header::{Header, L1_BYTES_MAX, SNAPSHOTS_MAX, TablePlace};
 use super::image::Qcow2;
 use super::l2::L2;
 use super::layout::{COPIED, OFFSET_MASK};
+use super::refcount::{Clusters, Refcounts};
 use super::snapshot::{Snapshot, SnapshotTable};
 use super::view::View;
-use crate::block::Disk;
+use crate::block::{Disk, Span, Support};
 use crate::check::{Report, Severity};
 use crate::error::{Common, Result, Within};
 use crate::mapped::HostOffset;
@@ -133,7 +134,39 @@ impl Qcow2 {
         self.prepared.store(false, Ordering::Release);
         let snapshots = SnapshotTable::read(&self.file, &next.header).within(|| "snapshot table")?;
         self.state_mut()?.snapshots = Arc::new(snapshots);
-        self.turn_to(next.header, next.l1)
+        self.turn_to(next.header, next.l1)?;
+        self.give_space_back()
+    }
+
+    /// Forgets everything that the disk has of its own: all of its parent shows through.
+    pub(super) fn forget_all(&self) -> Result<()> {
+        self.change_history(|next| {
+            next.l1.fill(0);
+            Ok(())
+        })
+    }
+
+    /// Gives the host back what nobody uses.
+    fn give_space_back(&self) -> Result<()> {
+        if self.file.caps().discard != Support::Native {
+            return Ok(());
+        }
+        let cluster = self.rules.geometry.cluster;
+        let mut counts = Refcounts::read(&self.file, &self.state()?.header)?;
+        let end = cluster.split(self.file.size()).0;
+        let mut free = Clusters { first: 0, count: 0 };
+        for number in 0..=end {
+            if number < end && counts.get(number)? == 0 {
+                free.count = free.count.saturating_add(1);
+                continue;
+            }
+            if free.count > 0 {
+                let offset = |n: u64| cluster.start_of(n).ok_or(Common::Index(n));
+                self.file.discard(Span::new(offset(free.first)?, offset(free.count)?)?)?;
+            }
+            free = Clusters { first: number.saturating_add(1), count: 0 };
+        }
+        Ok(())
     }
 
     /// Puts everything on stable storage that the header to be names.

@@ -26,7 +26,7 @@ use crate::check::Report;
 use crate::error::{Common, Result, Within};
 use crate::map::Location;
 use crate::mapped::{self, BlockMap, Busy, HostOffset, Mapping, Packed, Place, Recent};
-use crate::registry::{Facts, Image, Opening, Snapshots};
+use crate::registry::{Facts, Image, Opening, Reference, Snapshots};
 use crate::wire::index;
 
 /// A qcow2 image.
@@ -54,6 +54,8 @@ pub(super) struct Qcow2 {
     /// What no table in memory names any more, once for each reference that went.
     pub(super) freed: Mutex<Vec<Clusters>>,
     recent: Recent,
+    /// Another parent is about to come: zeroes are written down even where this one has zeroes.
+    leaving: AtomicBool,
     /// Whether clusters look as if they were set aside in advance, once somebody has asked.
     ahead: OnceLock<bool>,
 }
@@ -76,10 +78,10 @@ impl Qcow2 {
             None => None,
         };
         let parent = match &header.backing {
-            Some(reference) => Some(opening.follow_image(reference)?.1),
-            None => None,
+            Some(reference) if !opening.alone() => Some(opening.follow_image(reference)?.1),
+            _ => None,
         };
-        Self::new(file, header, data_file, parent)
+        Self::with_parent(file, header, data_file, parent)
     }
 
     /// An image that was made just now, with the files that it names. Nobody has said where its backing file may be
@@ -90,6 +92,16 @@ impl Qcow2 {
         parent: Option<Arc<dyn Image>>,
     ) -> Result<Self> {
         let header = Header::read(&file)?;
+        Self::with_parent(file, header, data_file, parent)
+    }
+
+    /// A parent that is named and not open stands there, and fails when it is asked.
+    fn with_parent(
+        file: Disk,
+        header: Header,
+        data_file: Option<Disk>,
+        parent: Option<Arc<dyn Image>>,
+    ) -> Result<Self> {
         let not_open = header.backing.as_ref().map(|_| Disk::new(NotOpen { size: header.size }));
         let mut new = Self::new(file, header, data_file, parent)?;
         new.parent = new.parent.or(not_open);
@@ -127,6 +139,7 @@ impl Qcow2 {
             busy: Busy::default(),
             freed: Mutex::default(),
             recent: Recent::default(),
+            leaving: AtomicBool::new(false),
             ahead: OnceLock::new(),
         })
     }
@@ -209,6 +222,11 @@ impl Qcow2 {
                 // Who cannot count does not know better.
                 count().is_ok_and(|used| used >= many)
             })
+    }
+
+    /// Whether another parent is about to come.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
     }
 
     /// Reads without asking anybody: for those who keep all others away.
@@ -332,20 +350,36 @@ impl Image for Qcow2 {
             Place::Absent if self.parent.is_some() => RunKind::Parent,
             Place::Absent => RunKind::Hole,
         };
-        let mut hole = false;
+        let (mut kind, mut hollow) = (kind, false);
         if let (Place::Data(host), None, true) = (place, &self.data_file, self.has_holes()) {
             let there = Span::new(host.0, len)?.truncate(self.file.size().saturating_sub(host.0));
             if !there.is_empty() {
                 let run = self.file.first_run(there)?;
-                (hole, len) = (run.kind.is_zero(), run.len);
+                (hollow, len) = (run.kind.is_zero(), run.len);
+                kind = if hollow { RunKind::Zero } else { kind };
             }
         }
         let compressed = matches!(place, Place::Packed(_));
-        Ok(Location { run: Run { len, kind }, at: at.map(|at| at.0), compressed, hole })
+        Ok(Location { run: Run { len, kind }, at: at.map(|at| at.0), compressed, hollow })
     }
 
     fn file_at(&self, _: u64) -> Option<String> {
-        Some(self.state().ok()?.header.data_file.as_ref()?.path.clone())
+        self.state().ok()?.header.data_file.as_ref().map(|reference| reference.path.clone())
+    }
+
+    fn leave_parent(&self) -> Result<()> {
+        self.leaving.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn name_parent(&self, parent: Option<&Reference>, _: Option<&dyn Image>) -> Result<()> {
+        let _gate = self.alone()?;
+        self.turn_parent(parent)
+    }
+
+    fn empty(&self) -> Result<()> {
+        let _gate = self.alone()?;
+        self.forget_all()
     }
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {

@@ -1,9 +1,12 @@
 //! Compressed clusters: raw deflate or zstd, which need not fill the sectors they are stored in.
 
+use std::cell::RefCell;
+use std::fmt::{Debug, Formatter};
 use std::sync::Mutex;
 
 use flate2::{Decompress, FlushDecompress, Status};
 use libdeflater::Decompressor;
+use zstd::bulk::Compressor;
 use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
 
 use super::header::Compression;
@@ -12,6 +15,12 @@ use crate::convert::{Pack, Piece};
 use crate::deflate::Encoder;
 use crate::error::{Common, Result};
 use crate::wire::{index, len64};
+
+thread_local! {
+    /// Making a decoder takes as long as a small cluster.
+    static ZSTD: RefCell<Option<Decoder<'static>>> = const { RefCell::new(None) };
+    static DEFLATE: RefCell<Decompressor> = RefCell::new(Decompressor::new());
+}
 
 /// Fills `out`, which is one cluster, from `stored`; `Err` says what is wrong with the bytes.
 pub(super) fn unpack(how: Compression, stored: &[u8], out: &mut [u8]) -> std::result::Result<(), String> {
@@ -23,7 +32,7 @@ pub(super) fn unpack(how: Compression, stored: &[u8], out: &mut [u8]) -> std::re
 
 fn inflate(stored: &[u8], out: &mut [u8]) -> std::result::Result<(), String> {
     // The fast way wants a stream that ends with the cluster, as every writer we know makes it.
-    if Decompressor::new().deflate_decompress(stored, out) == Ok(out.len()) {
+    if DEFLATE.with_borrow_mut(|d| d.deflate_decompress(stored, out)) == Ok(out.len()) {
         return Ok(());
     }
     // QEMU is content as soon as the cluster is full, so this is what decides.
@@ -38,7 +47,23 @@ fn inflate(stored: &[u8], out: &mut [u8]) -> std::result::Result<(), String> {
 }
 
 fn unzstd(stored: &[u8], out: &mut [u8]) -> std::result::Result<(), String> {
-    let mut stream = Decoder::new().map_err(|e| e.to_string())?;
+    ZSTD.with_borrow_mut(|kept| {
+        let mut stream = match kept.take() {
+            Some(stream) => stream,
+            None => Decoder::new().map_err(|e| e.to_string())?,
+        };
+        stream.reinit().map_err(|e| e.to_string())?;
+        let done = run_to_the_end(&mut stream, stored, out);
+        *kept = Some(stream);
+        done
+    })
+}
+
+fn run_to_the_end(
+    stream: &mut Decoder<'_>,
+    stored: &[u8],
+    out: &mut [u8],
+) -> std::result::Result<(), String> {
     let mut from = InBuffer::around(stored);
     let len = out.len();
     let mut to = OutBuffer::around(out);
@@ -54,32 +79,49 @@ fn unzstd(stored: &[u8], out: &mut [u8]) -> std::result::Result<(), String> {
 }
 
 /// Packs clusters for a new image.
-#[derive(Debug)]
 pub(super) struct ClusterPack {
     cluster: BlockSize,
     how: Compression,
     /// Encoders that nobody uses at the moment: making one costs more than a small cluster.
-    idle: Mutex<Vec<Encoder>>,
+    zlib: Idle<Encoder>,
+    zstd: Idle<Compressor<'static>>,
+}
+
+/// What one thread at a time uses.
+type Idle<T> = Mutex<Vec<T>>;
+
+/// Lends one that is idle, or a new one.
+fn lend<T, U>(idle: &Idle<T>, new: impl FnOnce() -> Result<T>, work: impl FnOnce(&mut T) -> U) -> Result<U> {
+    let waiting = idle.lock().map_err(|_| Common::Poisoned)?.pop();
+    let mut lent = waiting.map_or_else(new, Ok)?;
+    let done = work(&mut lent);
+    idle.lock().map_err(|_| Common::Poisoned)?.push(lent);
+    Ok(done)
+}
+
+impl Debug for ClusterPack {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClusterPack").field("cluster", &self.cluster).field("how", &self.how).finish()
+    }
 }
 
 impl ClusterPack {
     /// For clusters of that size.
     pub(super) fn new(cluster: BlockSize, how: Compression) -> Self {
-        Self { cluster, how, idle: Mutex::new(Vec::new()) }
+        Self { cluster, how, zlib: Mutex::default(), zstd: Mutex::default() }
     }
 
     /// The packed bytes, unless they take as much room as the cluster.
     fn packed(&self, whole: &[u8]) -> Result<Option<Vec<u8>>> {
+        let room = whole.len().saturating_sub(1);
         match self.how {
             Compression::Zlib => {
-                let mut encoder = self.idle.lock().map_err(|_| Common::Poisoned)?.pop().unwrap_or_default();
-                let packed = encoder.deflate(whole, whole.len().saturating_sub(1));
-                self.idle.lock().map_err(|_| Common::Poisoned)?.push(encoder);
-                Ok(packed)
+                lend(&self.zlib, || Ok(Encoder::default()), |encoder| encoder.deflate(whole, room))
             }
             Compression::Zstd => {
-                let packed = zstd::bulk::compress(whole, 0)?;
-                Ok(Some(packed).filter(|p| p.len() < whole.len()))
+                let packed =
+                    lend(&self.zstd, || Ok(Compressor::new(0)?), |encoder| encoder.compress(whole))??;
+                Ok(Some(packed).filter(|p| p.len() <= room))
             }
         }
     }
@@ -103,7 +145,7 @@ impl Pack for ClusterPack {
         };
         Ok(match self.packed(whole)? {
             Some(packed) => Piece::Packed { at, len, bytes: packed },
-            None => Piece::Data { at, bytes: bytes.to_vec() },
+            None => Piece::Data { at, bytes: bytes.to_vec().into() },
         })
     }
 }
@@ -138,7 +180,7 @@ mod tests {
             for bits in 9..=21 {
                 let cluster = BlockSize::from_shift(bits).unwrap();
                 let pack = ClusterPack::new(cluster, how);
-                let rounds = (1u64 << 24 >> bits).min(300);
+                let rounds = (1u64 << 22 >> bits).clamp(4, 60);
                 for seed in 0..rounds {
                     let data = mixture(1 << bits, seed * 7919 + u64::from(bits));
                     let Piece::Packed { bytes, .. } = pack.pack(0, &data).unwrap() else { continue };

@@ -133,6 +133,10 @@ pub(super) enum Source {
     Sparse {
         name: String,
     },
+    /// In a seSparse file.
+    SeSparse {
+        name: String,
+    },
     /// Something that racker does not read.
     Other {
         kind: String,
@@ -356,6 +360,7 @@ fn extent(line: &str, first: &str, access: Access, number: usize) -> Result<Exte
             };
             Source::Flat { name, at: in_bytes("extent offset", offset)? }
         }
+        "SESPARSE" => Source::SeSparse { name: named()?.0 },
         other => Source::Other { kind: other.to_string() },
     };
     Ok(ExtentLine { access, len: in_bytes("extent", sectors)?, source })

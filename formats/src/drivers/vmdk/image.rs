@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::descriptor::{Access, Descriptor};
 use super::fault::VmdkFault;
 use super::grains::{Mapping, SparseExtent};
+use super::sesparse::SeSparse;
 use super::write::Below;
 use super::{check, resize};
 use crate::block::{BlockDevice, Caps, Disk, Run, RunKind, Span, Support};
@@ -74,6 +75,7 @@ pub(super) enum Body {
     Zero,
     Flat { file: Disk, at: u64 },
     Sparse(Box<SparseExtent>),
+    SeSparse(Box<SeSparse>),
 }
 
 /// Where a stretch of the disk is.
@@ -171,6 +173,7 @@ impl VmdkImage {
             }
             Body::Sparse(sparse) if zero => sparse.zero(span, self.below(extent)),
             Body::Sparse(sparse) => sparse.discard(span, self.below(extent)),
+            Body::SeSparse(_) => Err(VmdkFault::ReadOnly("a seSparse extent").into()),
         })
     }
 }
@@ -202,6 +205,15 @@ impl State {
                 };
                 (place, len)
             }
+            Body::SeSparse(sparse) => {
+                let (mapping, len) = sparse.map(at, want).within(|| self.place_name(extent))?;
+                let place = match mapping {
+                    Mapping::Data { host } => Place::Bytes { file: &sparse.file, host, in_grains: true },
+                    Mapping::Zero => Place::Zero,
+                    Mapping::Absent | Mapping::Packed { .. } => Place::Absent,
+                };
+                (place, len)
+            }
         })
     }
 
@@ -221,6 +233,7 @@ impl State {
                 Body::Zero => ("ZERO", None),
                 Body::Flat { .. } => ("FLAT", None),
                 Body::Sparse(sparse) => ("SPARSE", Some(sparse)),
+                Body::SeSparse(_) => ("SESPARSE", None),
             };
             if let Some(map) = value.as_object_mut() {
                 map.insert("format".into(), format.into());
@@ -234,6 +247,15 @@ impl State {
             value
         };
         self.extents.iter().map(facts).collect()
+    }
+
+    /// Bytes in a grain of the first extent that has grains.
+    fn grain(&self) -> Option<u64> {
+        self.extents.iter().find_map(|e| match &e.body {
+            Body::Sparse(sparse) => Some(sparse.header.grain.bytes()),
+            Body::SeSparse(sparse) => Some(sparse.grain_bytes()),
+            Body::Zero | Body::Flat { .. } => None,
+        })
     }
 
     pub(super) fn sparse_extents(&self) -> impl Iterator<Item = (&Extent, &SparseExtent)> {
@@ -252,7 +274,7 @@ impl State {
                 Body::Zero => {}
                 Body::Flat { file, .. } => file.flush()?,
                 Body::Sparse(sparse) if sparse.file.writable() => sparse.sync()?,
-                Body::Sparse(_) => {}
+                Body::Sparse(_) | Body::SeSparse(_) => {}
             }
         }
         self.home.file.flush()
@@ -260,7 +282,7 @@ impl State {
 
     fn facts(&self) -> Facts {
         let mut facts = Facts { format: "vmdk", virtual_size: self.size, ..Facts::default() };
-        facts.cluster_size = self.sparse_extents().next().map(|(_, s)| s.header.grain.bytes());
+        facts.cluster_size = self.grain();
         facts.dirty = self.sparse_extents().any(|(_, s)| s.header.unclean);
         facts.data_files = self.extents.iter().map(|e| e.name.clone()).filter(|n| !n.is_empty()).collect();
         facts.specific.insert("extents".into(), self.extent_facts().into());
@@ -303,6 +325,11 @@ impl Image for VmdkImage {
                 sparse.collect()?;
             }
             check::extent(sparse, &state.place_name(extent), report)?;
+        }
+        for extent in &state.extents {
+            if let Body::SeSparse(sparse) = &extent.body {
+                sparse.check(&state.place_name(extent), report)?;
+            }
         }
         Ok(())
     }
@@ -348,8 +375,9 @@ impl BlockDevice for VmdkImage {
             Body::Zero => true,
             Body::Flat { file, .. } => file.writable(),
             Body::Sparse(sparse) => sparse.file.writable() && sparse.refuse_writes().is_ok(),
+            Body::SeSparse(_) => false,
         });
-        let grain = state.sparse_extents().next().map_or(64 << 10, |(_, s)| s.header.grain.bytes());
+        let grain = state.grain().unwrap_or(64 << 10);
         Caps {
             write,
             zero: Support::Native,
@@ -406,6 +434,7 @@ impl BlockDevice for VmdkImage {
                 Body::Zero => Err(VmdkFault::ReadOnly("an extent of kind ZERO").into()),
                 Body::Flat { file, at } => file.write_at(at.saturating_add(span.start()), piece),
                 Body::Sparse(sparse) => sparse.write(span.start(), piece, self.below(extent)),
+                Body::SeSparse(_) => Err(VmdkFault::ReadOnly("a seSparse extent").into()),
             }
         })
     }

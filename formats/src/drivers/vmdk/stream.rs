@@ -16,7 +16,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::create::{GRAIN_SECTORS, GT_ENTRIES, GT_SECTORS, Layout};
 use super::fault::VmdkFault;
 use super::layout::{GD_AT_END, RawGrainMarker, RawMarker, RawSparseHeader, SECTOR, flags, marker};
-use super::pack::deflate;
+use super::pack::Deflate;
 use crate::block::{BlockSize, Disk};
 use crate::convert::{Pack, Piece, Sink};
 use crate::error::Result;
@@ -161,7 +161,7 @@ impl Sink for StreamSink {
     }
 
     fn pack(&self) -> Option<Arc<dyn Pack>> {
-        Some(Arc::new(GrainPack))
+        Some(Arc::new(GrainPack(Deflate::new())))
     }
 
     fn put(&mut self, piece: Piece) -> Result<()> {
@@ -190,7 +190,7 @@ impl Sink for StreamSink {
 
 /// Makes compressed grains with their markers.
 #[derive(Debug)]
-struct GrainPack;
+struct GrainPack(Deflate);
 
 impl Pack for GrainPack {
     fn unit(&self) -> BlockSize {
@@ -201,12 +201,12 @@ impl Pack for GrainPack {
         let prefix = size_of::<RawGrainMarker>();
         let len = len64(block.len());
         let mut bytes = if len == GRAIN {
-            deflate(block, prefix)
+            self.0.deflate(block, prefix)?
         } else {
             // The last grain is whole as well: not every reader takes less.
             let mut whole = block.to_vec();
             whole.resize(index(GRAIN)?, 0);
-            deflate(&whole, prefix)
+            self.0.deflate(&whole, prefix)?
         };
         let size = u32::try_from(bytes.len().saturating_sub(prefix)).unwrap_or(u32::MAX);
         let raw = RawGrainMarker { lba: U64::new(at.div_euclid(SECTOR)), size: U32::new(size) };
