@@ -164,7 +164,21 @@ impl Descriptor {
     /// (VMDKstream has "# Disk Descriptor File").
     pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
         let bytes = bytes.split(|b| *b == 0).next().unwrap_or_default();
-        let text = std::str::from_utf8(bytes).map_err(|_| VmdkFault::Encoding)?;
+        Self::of_text(std::str::from_utf8(bytes).map_err(|_| VmdkFault::Encoding)?)
+    }
+
+    /// The same for a disk that is not written: older programs of VMware write names in the code page of their
+    /// machine. Each byte becomes a character then, which is right for most of Europe; the name that an extent
+    /// gives itself is of no use anyway.
+    pub(super) fn parse_to_read(bytes: &[u8]) -> Result<Self> {
+        let bytes = bytes.split(|b| *b == 0).next().unwrap_or_default();
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::of_text(text),
+            Err(_) => Self::of_text(&bytes.iter().map(|b| char::from(*b)).collect::<String>()),
+        }
+    }
+
+    fn of_text(text: &str) -> Result<Self> {
         let mut parser = Parser::default();
         for (i, line) in text.split('\n').enumerate() {
             parser.line(line, i.saturating_add(1))?;

@@ -225,7 +225,8 @@ fn embedded(file: &Disk, header: &SparseHeader) -> Result<(Option<Descriptor>, H
     if text.first().is_none_or(|b| *b == 0) {
         return Ok((None, home));
     }
-    Ok((Some(Descriptor::parse(&text)?), home))
+    let parse = if file.writable() { Descriptor::parse } else { Descriptor::parse_to_read };
+    Ok((Some(parse(&text)?), home))
 }
 
 fn lone_extent(file: &Disk, header: SparseHeader) -> Result<Extent> {
@@ -237,7 +238,8 @@ fn lone_extent(file: &Disk, header: SparseHeader) -> Result<Extent> {
 /// A file that is a descriptor: the data are in other files.
 fn open_described(file: Disk, opening: &mut Opening) -> Result<Arc<dyn Image>> {
     let text = bytes(&file, 0, file.size(), DESCRIPTOR_BYTES_MAX, "descriptor")?;
-    let descriptor = Descriptor::parse(&text)?;
+    let parse = if file.writable() { Descriptor::parse } else { Descriptor::parse_to_read };
+    let descriptor = parse(&text)?;
     refuse_devices(descriptor.create_type)?;
     let mut follow =
         |name: &str| opening.follow_file(&Reference { path: name.into(), format: None, role: Role::Extent });

@@ -3,6 +3,7 @@
 use racker_formats::Kind;
 use racker_formats::check::Report;
 use racker_formats::drivers::VmdkFault;
+use racker_tests::image::{read_by_qemu, scratch};
 use racker_tests::qemu;
 use racker_tests::rng::Rng;
 
@@ -147,6 +148,21 @@ fn what_is_elsewhere_is_refused_by_name() {
             .unwrap();
         assert_eq!(open(&path, false).unwrap_err().kind(), Kind::Denied, "{name}");
     }
+}
+
+#[test]
+fn names_in_a_code_page_hinder_nobody_to_read() {
+    let dir = scratch();
+    let path = dir.path().join("groesse.vmdk");
+    qemu::img(&["create", "-q", "-f", "vmdk", &text(&path), "1M"]);
+    qemu::io("vmdk", &path, &["write -P 7 64k 64k".into()]);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.windows(7).position(|w| w == b"groesse").unwrap();
+    bytes[at..at + 7].copy_from_slice(b"gr\xf6\xdfe__");
+    std::fs::write(&path, bytes).unwrap();
+    assert!(content(&disk(&open(&path, false).unwrap())) == read_by_qemu("vmdk", &path));
+    // What is written has to be put into the text.
+    assert_eq!(open(&path, true).unwrap_err().fault(), Some(&VmdkFault::Encoding));
 }
 
 /// A folder with the seSparse fixture, and its extent's bytes.
