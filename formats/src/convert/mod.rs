@@ -56,6 +56,9 @@ pub use throttle::Throttle;
 /// Zeroes shorter than this are copied as data, as `qemu-img convert` does by default (`-S 4k`).
 pub const SPARSE_DEFAULT: u64 = 4096;
 
+/// Smallest piece of the disk that is worked on at once.
+const CHUNK: u64 = MIB;
+
 /// How a disk is copied.
 #[derive(Clone, Copy)]
 pub struct Options<'a> {
@@ -122,7 +125,7 @@ pub fn convert(
     let block = sink.block_size();
     // A unit of the source that two chunks share would be unpacked twice.
     let unit = u64::from(source.caps().preferred).next_power_of_two();
-    let chunk = BlockSize::from_bytes(block.bytes().max(unit).max(MIB)).unwrap_or(block);
+    let chunk = BlockSize::from_bytes(block.bytes().max(unit).max(CHUNK)).unwrap_or(block);
     if options.may_share() && sink.share(source)? {
         progress(source.size());
         sink.finish()?;
