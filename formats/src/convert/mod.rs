@@ -226,28 +226,38 @@ mod tests {
     #[test]
     fn new_images_are_the_same_whatever_the_threads_and_give_back_what_went_in() {
         let source = source();
-        let vmdk = by_name("vmdk").unwrap();
-        for subformat in ["monolithicSparse", "streamOptimized"] {
+        let targets: [(&str, &[(&str, &str)], bool); 4] = [
+            ("vmdk", &[("subformat", "monolithicSparse"), ("cid", "123")], false),
+            ("vmdk", &[("subformat", "streamOptimized"), ("cid", "123")], false),
+            ("qcow2", &[], true),
+            ("qcow2", &[("compression_type", "zstd")], true),
+        ];
+        for (name, typed, compress) in targets {
+            let format = by_name(name).unwrap();
             for sparse in [0, 4096, 1 << 20] {
                 let copies = [1, 2, 7].map(|threads| {
-                    let typed = [("subformat", subformat), ("cid", "123")];
-                    let options = Values::parse("vmdk", vmdk.options(), typed).unwrap();
-                    let plan = registry::Plan { size: source.size(), options, ..registry::Plan::default() };
+                    let options = Values::parse(name, format.options(), typed.iter().copied()).unwrap();
+                    let plan = registry::Plan {
+                        size: source.size(),
+                        options,
+                        compress,
+                        ..registry::Plan::default()
+                    };
                     let file = Disk::new(MemDevice::new(0));
-                    let sink = vmdk.sink(file.clone(), &plan).unwrap();
+                    let sink = format.sink(file.clone(), &plan).unwrap();
                     let options = Options { threads: NonZero::new(threads), sparse, ..Options::default() };
                     convert(&source, sink, options, &mut |_| ()).unwrap();
                     file
                 });
                 let all = copies.each_ref().map(bytes);
-                assert!(all[0] == all[1] && all[0] == all[2], "{subformat} {sparse}");
+                assert!(all[0] == all[1] && all[0] == all[2], "{typed:?} {sparse}");
                 let opened =
-                    vmdk.open(copies[0].clone(), &mut Opening::new(None, Policy::Deny, false)).unwrap();
+                    format.open(copies[0].clone(), &mut Opening::new(None, Policy::Deny, false)).unwrap();
                 let mut read = bytes(&Disk::from_arc(opened));
-                // VMDK counts in sectors.
+                // VMDK and qcow2 count in sectors.
                 assert_eq!(read.len() as u64, source.size().next_multiple_of(512));
                 read.truncate(source.size() as usize);
-                assert!(read == bytes(&source), "{subformat} {sparse}");
+                assert!(read == bytes(&source), "{typed:?} {sparse}");
             }
         }
     }
