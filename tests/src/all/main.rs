@@ -26,6 +26,7 @@ mod partition;
 mod power;
 mod qcow2;
 mod redo;
+mod reflink;
 mod vdi;
 mod vhd;
 mod vhdx;
