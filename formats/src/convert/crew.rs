@@ -16,16 +16,22 @@ use super::sink::{Piece, Sink};
 use super::work::{Chunk, Work};
 use crate::block::Span;
 use crate::error::{Common, Error, Result};
+use crate::limits::MIB;
 
 /// Chunks in flight for each thread: one being worked on, one waiting, one being written.
 const TICKETS_PER_THREAD: usize = 3;
+/// Bytes of chunks in flight, however many threads there are.
+const MEMORY_MAX: u64 = 96 * MIB;
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(50);
 
 /// All that the threads share.
 struct Desk<'a> {
     state: Mutex<State<'a>>,
+    /// There may be something to do.
     changed: Condvar,
+    /// It is over, well or badly: for the one who watches.
+    over: Condvar,
 }
 
 struct State<'a> {
@@ -49,6 +55,8 @@ struct State<'a> {
     done: u64,
     /// The first thing that went wrong.
     error: Option<Error>,
+    /// Threads that wait for something to do: nobody is woken in vain.
+    waiting: usize,
 }
 
 struct Ready {
@@ -61,7 +69,7 @@ struct Ready {
 /// What a thread does next.
 enum Task {
     Write(Box<dyn Sink>, Ready),
-    Read(u64, Span),
+    Read(u64, Span, bool),
     Stop,
 }
 
@@ -75,20 +83,22 @@ pub(super) fn run(
     progress: &mut dyn FnMut(u64),
 ) -> Result<(Box<dyn Sink>, Digest)> {
     let threads = threads.max(1);
+    let most = usize::try_from(MEMORY_MAX.div_euclid(plan.chunk().bytes().max(1))).unwrap_or(usize::MAX);
     let state = State {
         plan,
         planned: false,
         issued: 0,
         next: 0,
         tickets: 0,
-        tickets_max: threads.saturating_mul(TICKETS_PER_THREAD),
+        tickets_max: threads.saturating_mul(TICKETS_PER_THREAD).min(most).max(1),
         ready: BTreeMap::new(),
         sink: Some(sink),
         tally: Tally::default(),
         done: 0,
         error: None,
+        waiting: 0,
     };
-    let desk = Desk { state: Mutex::new(state), changed: Condvar::new() };
+    let desk = Desk { state: Mutex::new(state), changed: Condvar::new(), over: Condvar::new() };
     thread::scope(|scope| {
         for _ in 0..threads {
             let body = || {
@@ -121,6 +131,7 @@ impl<'a> Desk<'a> {
             state.error.get_or_insert(e);
         }
         self.changed.notify_all();
+        self.over.notify_all();
     }
 
     /// Tells progress until all is done or something went wrong.
@@ -141,9 +152,11 @@ impl<'a> Desk<'a> {
                 drop(state);
                 progress(told);
                 state = self.lock()?;
-                continue;
+                if state.error.is_some() || state.is_done() {
+                    continue;
+                }
             }
-            let waited = self.changed.wait_timeout(state, PROGRESS_EVERY);
+            let waited = self.over.wait_timeout(state, PROGRESS_EVERY);
             (state, _) = waited.map_err(|_| Common::Poisoned)?;
         }
     }
@@ -151,11 +164,13 @@ impl<'a> Desk<'a> {
     /// Works until there is nothing left to do.
     fn serve(&self, work: &Work<'_>) -> Result<()> {
         loop {
-            match self.task()? {
+            let mut state = match self.task()? {
                 Task::Stop => return Ok(()),
-                Task::Read(number, span) => {
-                    let chunk = work.chunk(span)?;
-                    self.lock()?.ready.insert(number, Ready { span, chunk, has_ticket: true });
+                Task::Read(number, span, is_data) => {
+                    let chunk = work.chunk(span, is_data)?;
+                    let mut state = self.lock()?;
+                    state.ready.insert(number, Ready { span, chunk, has_ticket: true });
+                    state
                 }
                 Task::Write(mut sink, ready) => {
                     for piece in ready.chunk.pieces {
@@ -171,9 +186,14 @@ impl<'a> Desk<'a> {
                     if ready.has_ticket {
                         state.tickets = state.tickets.saturating_sub(1);
                     }
+                    state
                 }
+            };
+            let somebody_waits = std::mem::take(&mut state.waiting) > 0;
+            drop(state);
+            if somebody_waits {
+                self.changed.notify_all();
             }
-            self.changed.notify_all();
         }
     }
 
@@ -182,6 +202,10 @@ impl<'a> Desk<'a> {
         let mut state = self.lock()?;
         loop {
             if state.error.is_some() || state.is_done() {
+                drop(state);
+                // Those who wait shall see it as well.
+                self.changed.notify_all();
+                self.over.notify_all();
                 return Ok(Task::Stop);
             }
             if let Some(task) = state.write() {
@@ -195,6 +219,7 @@ impl<'a> Desk<'a> {
                 return Ok(task);
             }
             if !state.is_done() {
+                state.waiting = state.waiting.saturating_add(1);
                 state = self.changed.wait(state).map_err(|_| Common::Poisoned)?;
             }
         }
@@ -232,9 +257,9 @@ impl State<'_> {
                     let chunk = Chunk { pieces: vec![Piece::Zero(span)], digest: None };
                     self.ready.insert(number, Ready { span, chunk, has_ticket: false });
                 }
-                Step::Chunk(span) => {
+                Step::Chunk(span, is_data) => {
                     self.tickets = self.tickets.saturating_add(1);
-                    return Ok(Some(Task::Read(number, span)));
+                    return Ok(Some(Task::Read(number, span, is_data)));
                 }
             }
         }

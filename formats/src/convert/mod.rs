@@ -57,6 +57,9 @@ pub use throttle::Throttle;
 /// Zeroes shorter than this are copied as data, as `qemu-img convert` does by default (`-S 4k`).
 pub const SPARSE_DEFAULT: u64 = 4096;
 
+/// Smallest piece of the disk that is worked on at once.
+const CHUNK: u64 = MIB;
+
 /// How a disk is copied.
 #[derive(Clone, Copy)]
 pub struct Options<'a> {
@@ -123,7 +126,7 @@ pub fn convert(
     let block = sink.block_size();
     // A unit of the source that two chunks share would be unpacked twice.
     let unit = u64::from(source.caps().preferred).next_power_of_two();
-    let chunk = BlockSize::from_bytes(block.bytes().max(unit).max(MIB)).unwrap_or(block);
+    let chunk = BlockSize::from_bytes(block.bytes().max(unit).max(CHUNK)).unwrap_or(block);
     if options.may_share() && sink.share(source)? {
         progress(source.size());
         sink.finish()?;
@@ -236,28 +239,38 @@ mod tests {
     #[test]
     fn new_images_are_the_same_whatever_the_threads_and_give_back_what_went_in() {
         let source = source();
-        let vmdk = by_name("vmdk").unwrap();
-        for subformat in ["monolithicSparse", "streamOptimized"] {
+        let targets: [(&str, &[(&str, &str)], bool); 4] = [
+            ("vmdk", &[("subformat", "monolithicSparse"), ("cid", "123")], false),
+            ("vmdk", &[("subformat", "streamOptimized"), ("cid", "123")], false),
+            ("qcow2", &[], true),
+            ("qcow2", &[("compression_type", "zstd")], true),
+        ];
+        for (name, typed, compress) in targets {
+            let format = by_name(name).unwrap();
             for sparse in [0, 4096, 1 << 20] {
                 let copies = [1, 2, 7].map(|threads| {
-                    let typed = [("subformat", subformat), ("cid", "123")];
-                    let options = Values::parse("vmdk", vmdk.options(), typed).unwrap();
-                    let plan = registry::Plan { size: source.size(), options, ..registry::Plan::default() };
+                    let options = Values::parse(name, format.options(), typed.iter().copied()).unwrap();
+                    let plan = registry::Plan {
+                        size: source.size(),
+                        options,
+                        compress,
+                        ..registry::Plan::default()
+                    };
                     let file = Disk::new(MemDevice::new(0));
-                    let sink = vmdk.sink(file.clone(), &plan).unwrap();
+                    let sink = format.sink(file.clone(), &plan).unwrap();
                     let options = Options { threads: NonZero::new(threads), sparse, ..Options::default() };
                     convert(&source, sink, options, &mut |_| ()).unwrap();
                     file
                 });
                 let all = copies.each_ref().map(bytes);
-                assert!(all[0] == all[1] && all[0] == all[2], "{subformat} {sparse}");
+                assert!(all[0] == all[1] && all[0] == all[2], "{typed:?} {sparse}");
                 let opened =
-                    vmdk.open(copies[0].clone(), &mut Opening::new(None, Policy::Deny, false)).unwrap();
+                    format.open(copies[0].clone(), &mut Opening::new(None, Policy::Deny, false)).unwrap();
                 let mut read = bytes(&Disk::from_arc(opened));
-                // VMDK counts in sectors.
+                // VMDK and qcow2 count in sectors.
                 assert_eq!(read.len() as u64, source.size().next_multiple_of(512));
                 read.truncate(source.size() as usize);
-                assert!(read == bytes(&source), "{subformat} {sparse}");
+                assert!(read == bytes(&source), "{typed:?} {sparse}");
             }
         }
     }

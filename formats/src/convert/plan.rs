@@ -12,8 +12,9 @@ const LOOK_AHEAD: u64 = GIB;
 pub(super) enum Step {
     /// A stretch of zeroes that nobody needs to read.
     Zero(Span),
-    /// A chunk for a worker.
-    Chunk(Span),
+    /// A chunk for a worker, and whether all of it is known to be data: asking a filesystem where the next hole is may
+    /// take as long as reading the chunk.
+    Chunk(Span, bool),
 }
 
 /// The rest of the disk.
@@ -27,13 +28,18 @@ pub(super) struct Plan<'a> {
     holes: bool,
     /// Where the source cannot say, there may be data.
     salvage: bool,
-    /// Up to here there is data, or nobody knows.
-    looked: u64,
+    /// Here there is data, or nobody knows.
+    data: Span,
 }
 
 impl<'a> Plan<'a> {
     pub(super) fn new(source: &'a Disk, chunk: BlockSize, holes: bool, salvage: bool) -> Self {
-        Self { source, rest: Span::first(source.size()), chunk, holes, salvage, looked: 0 }
+        Self { source, rest: Span::first(source.size()), chunk, holes, salvage, data: Span::first(0) }
+    }
+
+    /// The most bytes of a chunk.
+    pub(super) fn chunk(&self) -> BlockSize {
+        self.chunk
     }
 
     /// The next step, or `None` at the end of the disk.
@@ -42,12 +48,13 @@ impl<'a> Plan<'a> {
         if self.rest.is_empty() {
             return Ok(None);
         }
-        let hole = if self.holes && self.looked <= start { self.hole()? } else { 0 };
+        let hole = if self.holes && self.data.end() <= start { self.hole()? } else { 0 };
         if hole > 0 {
             return Ok(Some(Step::Zero(self.take(hole))));
         }
         let (_, into) = self.chunk.split(start);
-        Ok(Some(Step::Chunk(self.take(self.chunk.bytes().saturating_sub(into)))))
+        let chunk = self.take(self.chunk.bytes().saturating_sub(into));
+        Ok(Some(Step::Chunk(chunk, self.data.intersect(chunk) == Some(chunk))))
     }
 
     fn take(&mut self, len: u64) -> Span {
@@ -71,7 +78,7 @@ impl<'a> Plan<'a> {
                 run => run?,
             };
             if !run.kind.is_zero() {
-                self.looked = ahead.start().saturating_add(run.len);
+                self.data = ahead.truncate(run.len);
                 return Ok(self.chunk.floor(ahead.start()).saturating_sub(start));
             }
             len = len.saturating_add(run.len);
@@ -120,7 +127,7 @@ mod tests {
             while let Some(step) = plan.next().unwrap() {
                 let span = match step {
                     Step::Zero(span) => span,
-                    Step::Chunk(span) => {
+                    Step::Chunk(span, _) => {
                         chunks += 1;
                         assert!(span.len() <= CHUNK);
                         span

@@ -37,12 +37,12 @@ pub(super) struct Chunk {
 }
 
 impl Work<'_> {
-    /// Reads one chunk and cuts it into pieces.
-    pub(super) fn chunk(&self, span: Span) -> Result<Chunk> {
+    /// Reads one chunk, of which nothing is known or that all of it is data, and cuts it into pieces.
+    pub(super) fn chunk(&self, span: Span, is_data: bool) -> Result<Chunk> {
         if let Some(base) = self.base {
             return self.chunk_over(span, base);
         }
-        let data = self.read(span, self.grain.is_none())?;
+        let data = if is_data { self.read_data(span)? } else { self.read(span, self.grain.is_none())? };
         let digest = if self.digest { of_chunk(&data) } else { None };
         if data.is_empty() && !span.is_empty() {
             return Ok(Chunk { pieces: vec![Piece::Zero(span)], digest });
@@ -105,6 +105,13 @@ impl Work<'_> {
                 .within(|| "the backing file of the copy")?;
         }
         Ok(*self.read(unit, true)? != *there)
+    }
+
+    /// The bytes of `span`, none of which is a hole.
+    fn read_data(&self, span: Span) -> Result<Buffer> {
+        let mut data = self.shelf.take(index(span.len())?);
+        self.fill(span, &mut data)?;
+        Ok(data)
     }
 
     /// The bytes of `span`; none if all of it is zeroes that nobody stored, unless `all` are asked for.

@@ -28,6 +28,7 @@ mod partition;
 mod power;
 mod qcow2;
 mod redo;
+mod reflink;
 mod sparsify;
 mod vdi;
 mod vhd;
