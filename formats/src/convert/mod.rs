@@ -239,7 +239,9 @@ mod tests {
     #[test]
     fn new_images_are_the_same_whatever_the_threads_and_give_back_what_went_in() {
         let source = source();
-        let targets: [(&str, &[(&str, &str)], bool); 4] = [
+        /// A format, its options, and whether they say that the data are compressed.
+        type Target = (&'static str, &'static [(&'static str, &'static str)], bool);
+        let targets: [Target; 4] = [
             ("vmdk", &[("subformat", "monolithicSparse"), ("cid", "123")], false),
             ("vmdk", &[("subformat", "streamOptimized"), ("cid", "123")], false),
             ("qcow2", &[], true),
