@@ -1,4 +1,4 @@
-//! The backing file of a new image, as it is typed.
+//! A backing file that was typed.
 
 use std::path::Path;
 use std::time::UNIX_EPOCH;
@@ -8,19 +8,20 @@ use racker_formats::registry::{Backing, Policy, Reference, Role};
 
 use crate::fault::{About, Failure, Outcome};
 
-/// Opens what was typed as the backing file of the new image at `image`, which makes it trusted. The name is relative to
-/// the new image's folder.
+/// Opens the backing file `name` of `image`, which was typed and is trusted for it; it lies relative to the image's
+/// folder.
 pub(crate) fn open_backing(
     image: &Path,
     name: &str,
     format: Option<&str>,
-    policy: Policy,
+    allow_external: bool,
 ) -> Outcome<Backing> {
     let path = image.parent().unwrap_or(Path::new("")).join(name);
+    let policy = if allow_external { Policy::Any } else { Policy::SameFolder };
     let opened = open(&path, &OpenOptions { format, policy, ..OpenOptions::default() }).about(&path)?;
     if opened.in_container() {
-        return Err(Failure::new("lies inside an archive: no image can have it as its backing file"))
-            .about(&path);
+        let failure = Failure::new("lies inside an archive: no image can have it as its backing file");
+        return Err(failure).about(&path);
     }
     if opened.guessed_raw {
         let failure = Failure::new("has the content of no format that racker knows");

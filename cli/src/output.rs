@@ -110,6 +110,11 @@ pub(crate) fn minute(time: Time) -> String {
     stamp(time).map_or_else(|| time.sec.to_string(), |t| t.strftime("%Y-%m-%d %H:%M").to_string())
 }
 
+/// A time in UTC to the second.
+pub(crate) fn second(time: Time) -> String {
+    stamp(time).map_or_else(|| time.sec.to_string(), |t| t.strftime("%Y-%m-%d %H:%M:%S").to_string())
+}
+
 /// A time in UTC to the nanosecond.
 pub(crate) fn exact(time: Time) -> String {
     stamp(time)

@@ -56,6 +56,7 @@ impl HowArgs {
             member: self.member.as_deref(),
             policy: if self.allow_external { Policy::Any } else { Policy::SameFolder },
             write,
+            alone: false,
             expand_max: None,
         }
     }

@@ -13,6 +13,7 @@
 //! * [`compare`]: two disks by what they read as; [`map`]: where an image keeps its disk
 //! * [`measure`]: the size of a file that is not there
 //! * [`transaction`]: an edit that lands whole or not at all
+//! * [`package`]: OVA and boxes
 //! * [`recognised`]: what is known by sight only
 //! * [`options`], [`check`], [`limits`], [`wire`], [`error`]: what all of them share
 
@@ -20,6 +21,7 @@
 
 pub mod block;
 pub mod check;
+pub mod commit;
 pub mod compare;
 pub mod container;
 pub mod convert;
@@ -32,9 +34,13 @@ mod mapped;
 pub mod measure;
 pub mod open;
 pub mod options;
+pub mod package;
+pub mod rebase;
 pub mod recognised;
 pub mod registry;
+pub mod sparsify;
 pub mod transaction;
+pub mod unopened;
 pub mod wire;
 
 pub use error::{Error, Kind, Result};

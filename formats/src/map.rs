@@ -11,12 +11,20 @@ use crate::registry::Image;
 pub struct Location {
     /// The run.
     pub run: Run,
-    /// Offset in the image's file in bytes, where the bytes lie there as they are read.
+    /// Offset in bytes in the image's file, or in the file that it keeps its data in: of the bytes as they are read,
+    /// or of space that is set aside for them.
     pub at: Option<u64>,
     /// The bytes lie there compressed.
     pub compressed: bool,
     /// The bytes have their place in the file, and the file has a hole there.
     pub hollow: bool,
+}
+
+impl Location {
+    /// A run of which nothing is known but its kind.
+    pub fn of(run: Run) -> Self {
+        Self { run, at: None, compressed: false, hollow: false }
+    }
 }
 
 /// A stretch of disk that lies in one place.
@@ -39,6 +47,11 @@ pub struct Extent {
 }
 
 impl Extent {
+    /// Zeroes that no image of the chain says anything about.
+    fn absent(span: Span) -> Self {
+        Self { span, depth: 0, kind: RunKind::Hole, at: None, compressed: false, hollow: false, file: None }
+    }
+
     /// Whether `next` goes on where this one ends, so that the two are one.
     fn is_continued_by(&self, next: &Self) -> bool {
         let joined = match (self.at, next.at) {
@@ -94,23 +107,23 @@ pub fn map(image: &Arc<dyn Image>, span: Span) -> impl Iterator<Item = Result<Ex
 
 /// The extent that `span` begins with.
 fn first(chain: &[Arc<dyn Image>], span: Span) -> Result<Extent> {
+    let mut found = Extent::absent(span);
     let mut span = span;
-    let mut last = 0usize;
     for (depth, image) in chain.iter().enumerate() {
         let known = image.size().saturating_sub(span.start());
         if known == 0 {
-            // A parent shorter than its child goes on with zeroes: the child's, which says nothing about them.
+            // A parent shorter than its child goes on with zeroes: it is the child that says so.
             break;
         }
-        last = depth;
         span = span.truncate(known);
         let Location { run, at, compressed, hollow } = image.locate(span)?;
         span = span.truncate(run.len.max(1));
+        let kind = if run.kind == RunKind::Parent { RunKind::Hole } else { run.kind };
+        let file = if at.is_some() { image.file_at(span.start()) } else { None };
+        found = Extent { span, depth, kind, at, compressed, hollow, file };
         if run.kind != RunKind::Parent {
-            let file = if at.is_some() { image.file_at(span.start()) } else { None };
-            return Ok(Extent { span, depth, kind: run.kind, at, compressed, hollow, file });
+            break;
         }
     }
-    let kind = RunKind::Hole;
-    Ok(Extent { span, depth: last, kind, at: None, compressed: false, hollow: false, file: None })
+    Ok(found)
 }

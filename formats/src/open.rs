@@ -11,7 +11,7 @@ use crate::drivers::FORMATS;
 use crate::error::{Fault, Kind, Result, Within};
 use crate::limits::{ARCHIVE_PROBED_MAX, CONTAINER_DEPTH_MAX};
 use crate::recognised::recognise;
-use crate::registry::{Format, Image, Opening, Policy, by_name, probe, with_head};
+use crate::registry::{Format, Image, Opening, Policy, Reference, by_name, probe, with_head};
 use crate::transaction::{Transaction, open_file};
 
 /// How an image is opened.
@@ -26,6 +26,8 @@ pub struct OpenOptions<'a> {
     pub policy: Policy,
     /// For writing.
     pub write: bool,
+    /// Leave the image's parent alone: it need not be there, and what shows through from it cannot be read.
+    pub alone: bool,
     /// Bytes that compressed containers may expand to, instead of what `limits` allows.
     pub expand_max: Option<u64>,
 }
@@ -58,6 +60,13 @@ impl Opened {
             format.open(staged, &mut Opening::new(self.path.as_deref(), self.policy, true))
         })?;
         Ok(if self.guessed_raw { edit.keep_raw() } else { edit })
+    }
+
+    /// The parent that the image names, and where its file lies, if policy allows to open it.
+    pub fn parent_file(&self) -> Result<Option<(Reference, PathBuf)>> {
+        let Some(reference) = self.image.facts().backing else { return Ok(None) };
+        let path = Opening::new(self.path.as_deref(), self.policy, false).resolve(&reference)?;
+        Ok(Some((reference, path)))
     }
 
     /// Whether the image lies inside an archive or a compressed stream.
@@ -250,6 +259,9 @@ impl Way<'_> {
         }
         let path = if outer.is_some() { None } else { path };
         let mut opening = Opening::new(path, options.policy, options.write);
+        if options.alone {
+            opening = opening.without_parent();
+        }
         let image = format.open(file.clone(), &mut opening)?;
         if let Some(layer) = self.layers.last_mut() {
             layer.kinds.push(format.name());

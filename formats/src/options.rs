@@ -167,9 +167,14 @@ impl Opt {
     }
 }
 
-/// A size as `qemu-img` reads it: a number with an optional suffix b, k, M, G, T, P, E (powers of 1024).
+/// A size as `qemu-img` reads it: a hexadecimal number, or one with an optional suffix b, k, M, G, T, P, E (powers of
+/// 1024).
 pub fn parse_size(text: &str) -> Option<u64> {
     let text = text.trim();
+    if let Some(digits) = text.strip_prefix("0x").or(text.strip_prefix("0X")) {
+        // A sign is no digit, but would be read.
+        return u64::from_str_radix(digits, 16).ok().filter(|_| !digits.starts_with('+'));
+    }
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match text.get(digits.len()..)?.to_ascii_lowercase().as_str() {
         "" | "b" => 0u32,
@@ -203,6 +208,7 @@ mod tests {
         assert_eq!(parse_size("64k"), Some(65536));
         assert_eq!(parse_size("1.5G"), Some(1_610_612_736));
         assert_eq!(parse_size("17"), Some(17));
+        assert_eq!((parse_size("0x10000"), parse_size("0x"), parse_size("0x+1")), (Some(65536), None, None));
         assert_eq!(parse_size("1X"), None);
         assert_eq!(parse_size("99999999999E"), None);
     }

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
@@ -19,6 +20,8 @@ use crate::map::Location;
 use crate::measure::Growth;
 use crate::options::{Opt, Values};
 use crate::recognised::recognise;
+use crate::transaction::recover;
+use crate::unopened::Unopened;
 use crate::wire::{bytes, len64};
 
 /// The bytes that a probe may look at.
@@ -179,12 +182,55 @@ pub trait Image: BlockDevice {
     /// no parents hold all of their disk: what they did not allocate is zeroes of theirs, not a hole, as `qemu-img`
     /// has it. The default is for formats that have no parent and do not say where.
     fn locate(&self, span: Span) -> Result<Location> {
-        Ok(Location { run: self.first_run(span)?, at: None, compressed: false, hollow: false })
+        Ok(Location::of(self.first_run(span)?))
     }
 
     /// The file that holds the byte at `at` of the disk, as the image names it, if that is not the image's own.
     fn file_at(&self, at: u64) -> Option<String> {
         let _ = at;
+        None
+    }
+
+    /// Whether the image records something of its parent that changes with the parent's content, so that it has to
+    /// [keep up](Self::keep_parent) with a commit; an error if a commit would leave it without its parent.
+    fn follows_parent(&self) -> Result<bool> {
+        let by = self.facts().format.into();
+        Err(Common::Unsupported { what: "committing into the parent of an image", by }.into())
+    }
+
+    /// Gives the image a new identity now rather than before its content changes; on return it is on stable storage.
+    fn renew_identity(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Records what `parent`, which is the same parent as ever, says of itself now; on return it is on stable storage.
+    fn keep_parent(&self, parent: &dyn Image) -> Result<()> {
+        let _ = parent;
+        Ok(())
+    }
+
+    /// Makes ready for [another parent](Self::name_parent): from now on zeroes that are written are the image's own,
+    /// even where its parent has zeroes too.
+    fn leave_parent(&self) -> Result<()> {
+        Err(Common::Unsupported { what: "naming another parent", by: self.facts().format.into() }.into())
+    }
+
+    /// Names another parent, or none, and leaves everything else as it is: where the image has nothing of its own,
+    /// what the new parent holds shows through. `opened` is the new parent, for formats that record its identity.
+    /// Lands whole or not at all; then the image is to be opened anew.
+    fn name_parent(&self, parent: Option<&Reference>, opened: Option<&dyn Image>) -> Result<()> {
+        let _ = (parent, opened);
+        Err(Common::Unsupported { what: "naming another parent", by: self.facts().format.into() }.into())
+    }
+
+    /// Forgets everything that the image has of its own, so that all of its parent shows through. Lands whole or not
+    /// at all.
+    fn empty(&self) -> Result<()> {
+        Err(Common::Unsupported { what: "emptying an image", by: self.facts().format.into() }.into())
+    }
+
+    /// Snapshots inside the image, where the format has them.
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
         None
     }
 
@@ -249,8 +295,51 @@ pub struct Snapshot {
     pub name: String,
     /// Seconds since 1970.
     pub date_sec: u64,
+    /// Nanoseconds beyond these.
+    pub date_nsec: u32,
+    /// Nanoseconds that the virtual machine had been running.
+    pub vm_clock_nsec: u64,
+    /// Bytes of the virtual machine's state that were saved with the disk.
+    pub vm_state_size: u64,
+    /// Instructions that the virtual machine had run, where it counted them.
+    pub icount: Option<u64>,
     /// Virtual size in bytes at that time.
     pub virtual_size: u64,
+}
+
+/// When a snapshot is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// Seconds since 1970; the format has 32 bits for them.
+    pub date_sec: u32,
+    /// Nanoseconds beyond these.
+    pub date_nsec: u32,
+    /// Nanoseconds that the virtual machine has been running.
+    pub vm_clock_nsec: u64,
+}
+
+impl Moment {
+    /// Now, of a disk that no virtual machine uses.
+    pub fn now() -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let date_sec = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
+        Self { date_sec, date_nsec: now.subsec_nanos(), vm_clock_nsec: 0 }
+    }
+}
+
+/// Snapshots inside an image, which [`Facts::snapshots`] lists. `which` is a snapshot's number or its name. Where one
+/// has the other's name for a number, `qemu-img` takes the number, but for a snapshot to delete the name; so does this.
+///
+/// Each change lands whole or not at all, and is on stable storage on return.
+pub trait Snapshots {
+    /// Keeps the disk as it is now under `name`.
+    fn create(&self, name: &str, moment: Moment) -> Result<Snapshot>;
+    /// Turns the disk, its size included, back to what it was; what it is now is lost.
+    fn apply(&self, which: &str) -> Result<()>;
+    /// Forgets a snapshot. Disks that show it must not be read any more.
+    fn delete(&self, which: &str) -> Result<()>;
+    /// What the disk was, to be read.
+    fn disk(&self, which: &str) -> Result<Disk>;
 }
 
 /// A file that an image names.
@@ -361,7 +450,7 @@ impl Fault for OpenFault {
                 Some(format!("racker knows {}", names.join(", ")))
             }
             Self::BackingFormat { found, .. } => {
-                Some(format!("record it with: qemu-img rebase -u -F {found} -b BACKING IMAGE"))
+                Some(format!("record it with: racker disk rebase -u -F {found} -b BACKING IMAGE"))
             }
             _ => None,
         }
@@ -376,6 +465,8 @@ pub struct Opening {
     policy: Policy,
     /// Whether files are opened for writing; only the top image and its own extents are.
     write: bool,
+    /// Parents are left alone.
+    alone: bool,
     /// Device and inode of each image from the top down to this one.
     chain: Vec<(u64, u64)>,
     /// Files opened so far.
@@ -393,12 +484,29 @@ impl Opening {
             None => PathBuf::from("/"),
         });
         let chain = path.and_then(|p| p.metadata().ok()).map(|m| (m.dev(), m.ino())).into_iter().collect();
-        Self { folder, policy, write, chain, count: 0, made: None }
+        Self { folder, policy, write, alone: false, chain, count: 0, made: None }
     }
 
     /// For an image whose further files were made just now, and have no names yet.
     pub(crate) fn with_made(self, made: Beside) -> Self {
         Self { made: Some(made), ..self }
+    }
+
+    /// Leaves the image's parent alone: it need not be there, and what shows through from it cannot be read.
+    #[must_use]
+    pub fn without_parent(mut self) -> Self {
+        self.alone = true;
+        self
+    }
+
+    /// Whether the image's parent is not to be opened.
+    pub fn alone(&self) -> bool {
+        self.alone
+    }
+
+    /// Where a file that the image names lies, if policy allows to open it.
+    pub fn resolve(&mut self, reference: &Reference) -> Result<PathBuf> {
+        Ok(self.open_reference(reference, false)?.1)
     }
 
     /// Whether the image shall be writable.
@@ -424,6 +532,12 @@ impl Opening {
 
     /// Opens a parent image, read-only, with everything that it names in turn.
     pub fn follow_image(&mut self, reference: &Reference) -> Result<(Disk, Arc<dyn Image>)> {
+        if self.alone {
+            // Parents of any size there is are served by one that has no bytes.
+            let image: Arc<dyn Image> = Arc::new(Unopened { size: u64::MAX >> 1 });
+            let device: Arc<dyn BlockDevice> = image.clone();
+            return Ok((Disk::from_arc(device), image));
+        }
         let place = || format!("{} {}", reference.role, reference.path);
         let (file, path) = self.open_reference(reference, false).within(place)?;
         if self.chain.len() >= CHAIN_DEPTH_MAX {
@@ -431,7 +545,8 @@ impl Opening {
         }
         lock(&file, LockMode::Read)?;
         let meta = file.metadata()?;
-        let disk = Disk::new(FileDevice::new(file, false)?);
+        // An edit of the parent that was interrupted while it landed is shown as landed.
+        let disk = recover(&path, Disk::new(FileDevice::new(file, false)?)).within(place)?;
         let format = match &reference.format {
             Some(name) => by_name(name).within(place)?,
             None => {
@@ -450,6 +565,7 @@ impl Opening {
             folder: path.parent().map(Path::to_path_buf),
             policy: self.policy,
             write: false,
+            alone: false,
             chain: self.chain.clone(),
             count: self.count,
             made: None,

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use racker_formats::block::Disk;
+use racker_formats::block::{Disk, Span};
 use racker_formats::error::{Common, Fault, Kind, Result};
 use racker_formats::registry::{Guess, Head};
 
@@ -255,6 +255,12 @@ pub trait Filesystem: Debug + Send + Sync {
     fn read(&self, file: NodeId, at: u64, buf: &mut [u8]) -> Result<usize>;
     /// The extents of a file in order, holes included, from 0 to its size.
     fn extents(&self, file: NodeId, visit: &mut Visit<'_, Extent>) -> Result<()>;
+    /// The stretches of the volume that are free, in bytes and in order, where the filesystem was closed cleanly and
+    /// can tell; `false` if it cannot. Checksums and counts are compared: what contradicts itself is an error.
+    fn free_space(&self, visit: &mut Visit<'_, Span>) -> Result<bool> {
+        let _ = visit;
+        Ok(false)
+    }
     /// The target of a symbolic link, as stored.
     fn read_link(&self, link: NodeId) -> Result<Vec<u8>>;
     /// All extended attributes, under the names that the kernel shows (`user.x`, `system.posix_acl_access`).

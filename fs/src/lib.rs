@@ -20,5 +20,6 @@ pub mod inspect;
 pub mod partition;
 pub mod path;
 pub mod recognised;
+pub mod sparsify;
 pub mod tree;
 pub mod volume;

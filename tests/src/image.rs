@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use racker_formats::Kind;
 use racker_formats::block::{BlockDevice, Disk, FileDevice, Span};
 use racker_formats::check::Report;
 use racker_formats::options::Values;
@@ -20,8 +21,19 @@ pub fn scratch() -> TempDir {
     dir.or_else(|_| tempfile::tempdir()).expect("a folder for temporary files")
 }
 
-/// Opens the image at `path`, for writing if asked.
+/// Opens the image at `path`, for writing if asked. A lock that somebody holds is waited for: what another thread
+/// starts holds copies of our descriptors, locks included, until it has become another program.
 pub fn open(format: &str, path: &Path, write: bool) -> racker_formats::Result<Arc<dyn Image>> {
+    for _ in 0..20 {
+        match open_once(format, path, write) {
+            Err(e) if e.kind() == Kind::Busy => std::thread::sleep(std::time::Duration::from_millis(50)),
+            done => return done,
+        }
+    }
+    open_once(format, path, write)
+}
+
+fn open_once(format: &str, path: &Path, write: bool) -> racker_formats::Result<Arc<dyn Image>> {
     let file = std::fs::File::options().read(true).write(write).open(path).expect("an image to open");
     let disk = Disk::new(FileDevice::new(file, write).expect("a regular file"));
     by_name(format)?.open(disk, &mut Opening::new(Some(path), Policy::SameFolder, write))

@@ -7,7 +7,7 @@ use clap::Args;
 use racker_formats::block::{Disk, FileDevice};
 use racker_formats::convert::NewFile;
 use racker_formats::options::{Values, parse_size};
-use racker_formats::registry::{Plan, Policy, by_name};
+use racker_formats::registry::{Plan, by_name};
 
 use crate::backing::open_backing;
 use crate::exit::Exit;
@@ -73,8 +73,7 @@ impl Create {
         };
         let backing = match &backing {
             Some(name) if !self.unseen => {
-                let policy = if self.allow_external { Policy::Any } else { Policy::SameFolder };
-                Some(open_backing(&self.image, name, backing_format.as_deref(), policy)?)
+                Some(open_backing(&self.image, name, backing_format.as_deref(), self.allow_external)?)
             }
             _ => None,
         };

@@ -3,6 +3,7 @@
 use clap::Args;
 use racker_formats::container::CONTAINERS;
 use racker_formats::drivers::FORMATS;
+use racker_formats::package;
 use racker_fs::drivers::DRIVERS;
 use serde_json::{Value, json};
 
@@ -52,14 +53,18 @@ fn rows() -> Vec<Row> {
     });
     let containers = CONTAINERS.iter().map(|c| Row {
         name: c.name(),
-        kind: if c.name() == "tar" { "around any of these (box, OVA)" } else { "around any of these" },
+        kind: "around any of these",
         write: false,
         create: false,
+    });
+    let packages = package::NAMES.iter().flat_map(|name| {
+        let kinds = package::kinds(name).iter();
+        kinds.map(|kind| Row { name, kind, write: false, create: true })
     });
     let filesystems = DRIVERS.iter().flat_map(|d| {
         d.kinds().iter().map(|(kind, write)| Row { name: d.name(), kind, write: *write, create: false })
     });
-    formats.chain(containers).chain(filesystems).collect()
+    formats.chain(containers).chain(packages).chain(filesystems).collect()
 }
 
 fn view() -> Value {
@@ -89,7 +94,15 @@ fn view() -> Value {
             json!({ "name": d.name(), "kinds": kinds })
         })
         .collect();
-    json!({ "formats": formats, "containers": containers, "filesystems": filesystems })
+    let packages: Vec<_> = package::NAMES
+        .iter()
+        .map(|name| {
+            let options = package::options(name).unwrap_or_default().iter();
+            let options: Vec<_> = options.map(|o| json!({ "name": o.name, "help": o.help })).collect();
+            json!({ "name": name, "kinds": package::kinds(name), "options": options })
+        })
+        .collect();
+    json!({ "formats": formats, "containers": containers, "packages": packages, "filesystems": filesystems })
 }
 
 fn markdown() -> Vec<String> {
@@ -118,6 +131,12 @@ fn text() -> Outcome<()> {
         let suffixes = format.suffixes().join(", .");
         line(&format!("\noptions of a new {} (.{suffixes}):", format.name()))?;
         for opt in format.options() {
+            line(&format!("  -o {:20} {}", format!("{}=…", opt.name), opt.help))?;
+        }
+    }
+    for name in package::NAMES {
+        line(&format!("\noptions of a new {name}:"))?;
+        for opt in package::options(name).unwrap_or_default() {
             line(&format!("  -o {:20} {}", format!("{}=…", opt.name), opt.help))?;
         }
     }

@@ -74,11 +74,7 @@ fn view(target: &Target) -> Value {
         put("data-files", facts.data_files.clone().into());
     }
     if !facts.snapshots.is_empty() {
-        let all = facts.snapshots.iter().map(|s| {
-            json!({ "id": s.id, "name": s.name, "date-sec": s.date_sec, "vm-clock-nsec": 0,
-                    "virtual-size": s.virtual_size })
-        });
-        put("snapshots", all.collect());
+        put("snapshots", facts.snapshots.iter().map(super::snapshot::object).collect());
     }
     if !facts.specific.is_empty() {
         put("format-specific", json!({ "type": facts.format, "data": facts.specific }));

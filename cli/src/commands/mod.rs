@@ -2,6 +2,7 @@
 
 mod cat;
 mod check;
+mod commit;
 mod compare;
 mod convert;
 mod copy_out;
@@ -13,7 +14,10 @@ mod info;
 mod ls;
 mod map;
 mod measure;
+mod rebase;
 mod resize;
+mod snapshot;
+mod sparsify;
 mod stat;
 mod tar_out;
 
@@ -55,6 +59,10 @@ enum Disk {
     Convert(Box<convert::Convert>),
     Create(Box<create::Create>),
     Resize(resize::Resize),
+    Snapshot(snapshot::SnapshotCommand),
+    Rebase(rebase::Rebase),
+    Commit(commit::Commit),
+    Sparsify(sparsify::Sparsify),
     Check(check::Check),
     Map(map::Map),
     Compare(compare::Compare),
@@ -79,6 +87,10 @@ impl Racker {
                 Disk::Convert(c) => c.run(progress),
                 Disk::Create(c) => c.run(progress),
                 Disk::Resize(c) => c.run(progress),
+                Disk::Snapshot(c) => c.run(),
+                Disk::Rebase(c) => c.run(progress),
+                Disk::Commit(c) => c.run(progress),
+                Disk::Sparsify(c) => c.run(progress),
                 Disk::Check(c) => c.run(),
                 Disk::Map(c) => c.run(),
                 Disk::Compare(c) => c.run(progress),

@@ -113,6 +113,11 @@ pub trait BlockDevice: Debug + Send + Sync {
         Err(Common::ReadOnly.into())
     }
 
+    /// Bytes of storage that the device takes on its host, where that is known; holes take none.
+    fn stored(&self) -> Option<u64> {
+        None
+    }
+
     /// Sets the space for `span` aside, so that writing there cannot fail for want of it; `false` where the device
     /// cannot do that but by writing.
     fn occupy(&self, span: Span) -> Result<bool> {

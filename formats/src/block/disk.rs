@@ -120,6 +120,11 @@ impl Disk {
         self.device.discard(span)
     }
 
+    /// Bytes of storage that the disk takes on its host, where that is known; holes take none.
+    pub fn stored(&self) -> Option<u64> {
+        self.device.stored()
+    }
+
     /// Sets the space for `span` aside; `false` where the device cannot do that but by writing.
     pub fn occupy(&self, span: Span) -> Result<bool> {
         self.for_write()?;

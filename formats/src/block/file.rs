@@ -117,6 +117,10 @@ impl BlockDevice for FileDevice {
         if self.is_block { Ok(true) } else { self.punch(span, FallocateFlags::empty()) }
     }
 
+    fn stored(&self) -> Option<u64> {
+        if self.is_block { None } else { self.file.metadata().ok().map(|m| m.blocks().saturating_mul(512)) }
+    }
+
     fn first_run(&self, span: Span) -> Result<Run> {
         // The file's own position is never used, so moving it harms nobody.
         let whole = Run { len: span.len(), kind: RunKind::Data };

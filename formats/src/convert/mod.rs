@@ -15,7 +15,8 @@
 //!
 //! * [`plan`]: chunks and holes; [`work`]: one chunk; [`crew`]: the threads; [`sink`]: where it goes
 //! * [`digest`](mod@digest): what was read, to be compared with what a reader of the copy gets
-//! * [`new_file`], [`existing`], [`pipe`]: the files that are written; [`concat`]: several sources as one
+//! * [`new_file`], [`existing`], [`pipe`]: the files that are written; [`concat`](mod@concat): several sources as one
+//! * [`gzip`], [`throttle`]: what stands before a file: it compresses, or takes its time
 
 mod bytes;
 mod concat;
@@ -49,7 +50,7 @@ pub use digest::Digest;
 pub use existing::ExistingSink;
 pub use gzip::GzipSink;
 pub use new_file::{Beside, NewFile, abandon};
-pub use pipe::{Pipe, PipeFault, from_input};
+pub use pipe::{Pipe, PipeFault, from_input, scratch};
 pub use sink::{DiskSink, Pack, Piece, Sink};
 pub use throttle::Throttle;
 
@@ -80,8 +81,8 @@ pub type Salvage<'a> = dyn Fn(Span, &Error) + Sync + 'a;
 /// The backing file of a copy, of which only what differs is written.
 #[derive(Clone, Debug)]
 pub struct Base {
-    /// The image that is copied: what it takes from its own parent is compared with `disk`.
-    pub image: Arc<dyn Image>,
+    /// The image that is copied: what it takes from its own parent is compared with `disk`. Without it all is.
+    pub image: Option<Arc<dyn Image>>,
     /// The backing file of the copy.
     pub disk: Disk,
     /// `disk` is the parent of `image`, so that nobody has to compare.
@@ -151,7 +152,19 @@ pub fn convert(
     Ok(Copied { digest: options.digest.then_some(digest), chunk })
 }
 
+/// The digest of a disk that nobody copies, for comparison with a copy that was made by other means.
+pub fn digest(source: &Disk, options: Options<'_>) -> Result<Copied> {
+    let chunk = BlockSize::from_bytes(MIB).unwrap_or_else(|| unreachable!("1 MiB is a power of two"));
+    convert(source, Box::new(Nowhere(chunk)), Options { digest: true, ..options }, &mut |_| ())
+}
+
 impl Copied {
+    /// Nobody has computed a digest: nothing is the same as this.
+    pub fn unknown() -> Self {
+        let chunk = BlockSize::from_bytes(MIB).unwrap_or_else(|| unreachable!("1 MiB is a power of two"));
+        Self { digest: None, chunk }
+    }
+
     /// Whether `copy` reads as what was copied. It may be larger, as formats round sizes up.
     pub fn verify(
         &self,

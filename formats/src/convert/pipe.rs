@@ -133,6 +133,11 @@ impl BlockDevice for Pipe {
     }
 }
 
+/// An empty, writable file without a name in `folder`, for what has to be complete before it is passed on.
+pub fn scratch(folder: &Path) -> Result<Disk> {
+    Ok(Disk::new(FileDevice::new(tempfile::tempfile_in(folder)?, true)?))
+}
+
 /// What comes from `input` as a read-only disk: a file or a block device as it is, anything else by way of a
 /// temporary file in `folder` that has no name. Zeroes take no room there.
 pub fn from_input(input: File, folder: &Path) -> Result<Disk> {

@@ -79,7 +79,10 @@ impl Work<'_> {
         }
         let mut rest = span;
         while !rest.is_empty() {
-            let run = base.image.locate(rest)?.run;
+            let run = match &base.image {
+                Some(image) => image.locate(rest)?.run,
+                None => Run { len: rest.len(), kind: RunKind::Parent },
+            };
             let here = rest.truncate(run.len.max(1));
             let touched = units.iter_mut().filter(|(unit, wanted)| !wanted && unit.intersect(here).is_some());
             for (unit, wanted) in touched {

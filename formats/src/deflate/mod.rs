@@ -4,7 +4,7 @@
 //! encoder at hand is fast under that window: libdeflate and its like always use 32 KiB, and zlib keeps its chains
 //! of 32 KiB and throws most of what it finds away. This one is made for the small window:
 //!
-//! * [`matches`]: a bucket of the last few places for each hash of four bytes instead of chains, compared without
+//! * [`matches`](mod@matches): a bucket of the last few places for each hash of four bytes instead of chains, compared without
 //!   branches, and the next byte's match is looked at while the first is short
 //! * [`blocks`]: neighbouring stretches of alike statistics become one block with Huffman codes of its own
 //! * [`huffman`]: the codes; [`bits`]: the way out; [`symbol`]: what lies between matches and codes

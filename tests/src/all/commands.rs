@@ -259,3 +259,49 @@ fn compare_is_quiet_if_asked() {
         assert_eq!((ran.status, ran.text().as_str(), ran.err.as_str()), (status, "", ""));
     }
 }
+
+#[test]
+fn snapshots_are_what_qemu_img_takes_them_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    tool("qemu-img").args(["create", "-q", "-f", "qcow2", "d.qcow2", "8M"]).dir(at).ok();
+    let put = |byte: u8| {
+        let write = format!("write -q -P {byte} 64k 300k");
+        tool("qemu-io").args(["-f", "qcow2", "-c", &write, "d.qcow2"]).dir(at).ok();
+    };
+    let is = |byte: u8| {
+        let read = format!("read -q -P {byte} 64k 300k");
+        let ran = tool("qemu-io").args(["-f", "qcow2", "-c", &read, "d.qcow2"]).dir(at).run();
+        ran.status == 0 && !ran.text().contains("failed")
+    };
+    put(1);
+    disk(at, &["snapshot", "-c", "one", "d.qcow2"]).ok();
+    put(2);
+    tool("qemu-img").args(["snapshot", "-c", "two", "d.qcow2"]).dir(at).ok();
+    put(3);
+    // The same rows but for the time zone, which is UTC here.
+    let theirs = tool("qemu-img").args(["snapshot", "-l", "d.qcow2"]).dir(at).ok();
+    let ours = disk(at, &["snapshot", "d.qcow2"]).ok();
+    let words = |text: &str| text.split_whitespace().map(String::from).collect::<Vec<_>>();
+    assert_eq!(words(&ours), words(&theirs));
+    let info: Value =
+        serde_json::from_str(&tool("qemu-img").args(["info", "--output=json", "d.qcow2"]).dir(at).ok())
+            .unwrap();
+    let ours: Value = serde_json::from_str(&disk(at, &["snapshot", "-l", "--json", "d.qcow2"]).ok()).unwrap();
+    for (theirs, ours) in info["snapshots"].as_array().unwrap().iter().zip(ours.as_array().unwrap()) {
+        for (field, value) in theirs.as_object().unwrap() {
+            assert_eq!(&ours[field], value, "{field}");
+        }
+    }
+    disk(at, &["snapshot", "-a", "one", "d.qcow2"]).ok();
+    assert!(is(1));
+    disk(at, &["snapshot", "-a", "2", "d.qcow2"]).ok();
+    assert!(is(2));
+    disk(at, &["snapshot", "-d", "one", "d.qcow2"]).ok();
+    assert!(disk(at, &["snapshot", "-d", "one", "d.qcow2"]).failed().contains("no snapshot"));
+    assert_eq!(disk(at, &["snapshot", "-d", "two", "-c", "x", "d.qcow2"]).status, 2);
+    tool("qemu-img").args(["check", "-q", "d.qcow2"]).dir(at).ok();
+    tool("qemu-img").args(["create", "-q", "d.raw", "1M"]).dir(at).ok();
+    assert_eq!(disk(at, &["snapshot", "-f", "raw", "d.raw"]).ok(), "");
+    assert!(disk(at, &["snapshot", "-f", "raw", "-c", "x", "d.raw"]).failed().contains("hold no snapshots"));
+}

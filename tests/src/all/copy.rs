@@ -265,3 +265,56 @@ fn commas_in_values_are_typed_twice() {
     bench.convert(&["-O", "qcow2", "-o", option, "top.qcow2", "out.qcow2"]).ok();
     bench.same("top.qcow2", "out.qcow2");
 }
+
+#[test]
+fn a_snapshot_is_copied_by_number_or_name() {
+    let bench = Bench::new();
+    // The second snapshot is called as the first one is numbered.
+    for (name, pattern) in [("first", "0x21"), ("1", "0x22"), ("third one", "0x23")] {
+        bench.io("top.qcow2", &[&format!("write -P {pattern} 2M 100k")]);
+        bench.qemu(&["snapshot", "-c", name, "top.qcow2"]);
+    }
+    bench.io("top.qcow2", &["write -P 0x24 2M 100k"]);
+    for which in
+        ["first", "1", "third one", "snapshot.id=2", "snapshot.name=1", "snapshot.name=first,snapshot.id=1"]
+    {
+        bench.qemu(&["convert", "-l", which, "-O", "raw", "top.qcow2", "theirs.raw"]);
+        bench.convert(&["--verify", "-l", which, "-O", "qcow2", "top.qcow2", "ours.qcow2"]).ok();
+        bench.same("theirs.raw", "ours.qcow2");
+        let over = ["-l", which, "-O", "qcow2", "-B", "base.qcow2", "-F", "qcow2", "top.qcow2", "over.qcow2"];
+        bench.convert(&over).ok();
+        bench.same("theirs.raw", "over.qcow2");
+    }
+    for (args, said) in [
+        (&["-l", "none", "top.qcow2", "x"][..], "no snapshot"),
+        (&["-l", "snapshot.id=9", "top.qcow2", "x"], "no snapshot"),
+        (&["-l", "snapshot.uuid=9", "top.qcow2", "x"], "snapshot.id"),
+        (&["-l", "1", "-f", "raw", "top.qcow2", "x"], "raw images have no snapshots"),
+        (&["-l", "1", "top.qcow2", "base.qcow2", "x"], "several"),
+    ] {
+        let ran = bench.convert(args);
+        assert!(ran.failed().contains(said), "{args:?}: {ran}");
+    }
+}
+
+#[test]
+fn levels_trade_time_for_size() {
+    let bench = Bench::new();
+    let text: Vec<u8> =
+        (0..400_000u32).flat_map(|i| format!("{} ", i.wrapping_mul(7919) % 100_003).into_bytes()).collect();
+    std::fs::write(bench.path("in.raw"), &text[..2 << 20]).unwrap();
+    let size = |format: &str, options: &str| {
+        bench.convert(&["-c", "-f", "raw", "-O", format, "-o", options, "in.raw", "out"]).ok();
+        bench.qemu(&["compare", "-f", "raw", "-F", format, "in.raw", "out"]);
+        bench.path("out").metadata().unwrap().len()
+    };
+    let stream = "subformat=streamOptimized,compression_level=";
+    assert!(size("vmdk", &format!("{stream}12")) < size("vmdk", &format!("{stream}1")));
+    let zstd = "compression_type=zstd,compression_level=";
+    assert!(size("qcow2", &format!("{zstd}19")) < size("qcow2", &format!("{zstd}1")));
+    for (format, options) in
+        [("qcow2", "compression_level=3"), ("vmdk", "compression_level=3"), ("raw", "compression_level=3")]
+    {
+        bench.convert(&["-O", format, "-o", options, "in.raw", "x"]).failed();
+    }
+}

@@ -1,8 +1,12 @@
 //! The power fails while an edit of a raw disk is sealed or applied.
 
+use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
-use racker_formats::block::{BlockDevice, Disk, MemDevice, Span, Staged, redo};
+use racker_formats::block::{BlockDevice, Disk, FileDevice, MemDevice, Span, Staged, redo};
+use racker_formats::open::{OpenOptions, open};
+use racker_tests::qemu;
 use racker_tests::rng::Rng;
 use racker_tests::sim::CrashDisk;
 
@@ -69,4 +73,28 @@ fn a_power_cut_leaves_the_old_raw_disk_or_the_new_one() {
             assert!(content(&disk) == new, "seed {seed}, cut {cut}");
         });
     }
+}
+
+/// A parent whose edit was interrupted while it landed shows it through its children, too.
+#[test]
+fn an_interrupted_edit_of_a_parent_shows_through() {
+    let dir = tempfile::tempdir().unwrap();
+    let parent = dir.path().join("base.raw");
+    std::fs::write(&parent, vec![1; 1 << 20]).unwrap();
+    let args = ["create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", "top.qcow2"];
+    qemu::img_in(dir.path(), &args);
+    let file = |path: &Path, new: bool| {
+        let file = File::options().read(true).write(true).create_new(new).open(path).unwrap();
+        Disk::new(FileDevice::new(file, true).unwrap())
+    };
+    let (host, journal) = (file(&parent, false), file(&dir.path().join("base.raw.racker-redo"), true));
+    let staged = Arc::new(Staged::new(host.clone()));
+    let top = Disk::from_arc(staged.clone() as Arc<dyn BlockDevice>);
+    top.write_at(70_000, &[9; 100]).unwrap();
+    redo::seal(&journal, &host, &top, &staged.changes().unwrap()).unwrap();
+    let opened = open(&dir.path().join("top.qcow2"), &OpenOptions::default()).unwrap();
+    let mut buf = [0; 2];
+    opened.disk.read_at(69_999, &mut buf).unwrap();
+    assert_eq!(buf, [1, 9]);
+    assert!(std::fs::read(parent).unwrap().iter().all(|b| *b == 1), "a reader writes nothing");
 }

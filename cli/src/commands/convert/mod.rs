@@ -1,7 +1,10 @@
 //! `racker disk convert`
 //!
-//! * [`source`]: what is copied; [`target`]: where it goes
+//! * [`source`]: what is copied; [`target`]: where it goes; [`pack`]: with an archive around it
+//! * [`purpose`]: what platforms want
 
+mod pack;
+mod purpose;
 mod source;
 mod target;
 
@@ -10,7 +13,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use racker_formats::convert::SPARSE_DEFAULT;
+use racker_formats::package;
 
+use self::purpose::{Preset, Purpose, rounded};
 use self::target::Copy;
 use crate::exit::Exit;
 use crate::fault::{Failure, Outcome};
@@ -33,7 +38,10 @@ const SPARSE_MAX: u64 = 16 << 20;
     racker disk convert -O qcow2 -c debian.box debian.qcow2\n  \
     racker disk convert -O vmdk -o subformat=streamOptimized boot.qcow2 boot.vmdk\n  \
     racker disk convert -O vmdk -o subformat=streamOptimized boot.qcow2 - | gzip > boot.vmdk.gz\n  \
-    racker disk convert --verify -O qcow2 -c -o compression_type=zstd boot.qcow2 small.qcow2")]
+    racker disk convert --verify -O qcow2 -c -o compression_type=zstd boot.qcow2 small.qcow2\n  \
+    racker disk convert --for azure boot.qcow2 boot.vhd\n  \
+    racker disk convert -O ova -o profile=virtualbox,memory=4G boot.qcow2 boot.ova\n  \
+    racker disk convert -O box -o provider=libvirt boot.qcow2 boot.box")]
 pub(crate) struct Convert {
     /// Disk image, compressed image, archive with a disk inside, or block device; `-` is standard input
     #[arg(value_name = "SRC", required = true)]
@@ -43,9 +51,12 @@ pub(crate) struct Convert {
     target: PathBuf,
     #[command(flatten)]
     how: HowArgs,
-    /// Format of the new image; raw where not given
+    /// Format of the new image; raw where not given. `ova` and `box` are packages with the disk inside
     #[arg(short = 'O', long, value_name = "FORMAT")]
     output_format: Option<String>,
+    /// What this platform imports: format, options and size
+    #[arg(long = "for", value_name = "PLATFORM", conflicts_with_all = ["output_format", "existing", "backing"])]
+    purpose: Option<Purpose>,
     #[command(flatten)]
     new: NewImage,
     /// Image that the new one shall be an overlay of: only what differs is written. It is looked for in DST's folder
@@ -54,6 +65,9 @@ pub(crate) struct Convert {
     /// Format of that image
     #[arg(short = 'F', long, value_name = "FORMAT")]
     backing_format: Option<String>,
+    /// A snapshot inside SRC instead of what it is now: its number or name, or snapshot.id=NUMBER, snapshot.name=NAME
+    #[arg(short = 'l', long, value_name = "SNAPSHOT")]
+    snapshot: Option<String>,
     /// Write into DST, which is an image already and large enough, instead of making it
     #[arg(short = 'n')]
     existing: bool,
@@ -115,16 +129,29 @@ fn sparse(text: &str) -> Result<u64, String> {
 impl Convert {
     pub(super) fn run(self, progress: ProgressArgs) -> Outcome<Exit> {
         interrupt::clean_up();
-        let source = source::open_all(&self)?;
+        let mut source = source::open_all(&self)?;
+        let preset = self.purpose.map(|p| p.preset(&self.target));
+        let mut new = self.new.clone();
+        if let Some(Preset { options, unit, .. }) = preset {
+            new.options.insert(0, options.into());
+            new.options.retain(|o| !o.is_empty());
+            source.disk = rounded(&source.disk, unit, progress)?;
+        }
         let copy = Copy {
             disk: &source.disk,
-            new: &self.new,
+            new: &new,
             salvage: self.salvage,
             rate: self.rate.unwrap_or(0),
             verify: self.verify,
             progress,
         };
-        let format = self.output_format.as_deref();
+        let format = preset.map(|p| p.output).or(self.output_format.as_deref());
+        if let Some(name) =
+            format.filter(|f| package::NAMES.contains(f) || (*f == "gce" && self.purpose.is_some()))
+        {
+            self.archive(&copy, name)?;
+            return Ok(Exit::Done);
+        }
         if self.existing {
             let over = self.base(&source, (None, None))?;
             copy.overwrite(&self.target, format, &self.how, self.target_is_zero, over.as_ref())?;
@@ -140,6 +167,18 @@ impl Convert {
         }
         copy.make(&self.target, format, &mut |named| self.base(&source, named))?;
         Ok(Exit::Done)
+    }
+}
+
+impl Convert {
+    fn archive(&self, copy: &Copy<'_>, name: &str) -> Outcome<()> {
+        if self.existing || self.backing.is_some() {
+            return Err(Failure::new(format!("{name}: -n and -B are for images, not for archives")));
+        }
+        if name == "gce" {
+            return copy.gce(&self.target);
+        }
+        copy.package(&self.target, name)
     }
 }
 

@@ -10,11 +10,13 @@ use racker_formats::block::Disk;
 use racker_formats::convert::{self, Base, Concat};
 use racker_formats::error::Error;
 use racker_formats::open::{Opened, open, open_disk};
-use racker_formats::registry::{Backing, Image, Policy};
+use racker_formats::registry::{Backing, Image, Snapshot};
 
+use super::pack::folder;
 use super::{Convert, is_dash};
 use crate::backing::open_backing;
 use crate::fault::{About, Failure, Outcome};
+use crate::typed;
 
 /// Disks begin at sectors.
 const SECTOR: u64 = 512;
@@ -22,8 +24,8 @@ const SECTOR: u64 = 512;
 /// What is copied.
 pub(super) struct Source {
     pub(super) disk: Disk,
-    /// The image, if it is one only, and its path.
-    image: Option<(Arc<dyn Image>, PathBuf)>,
+    /// The image, unless a snapshot of it is copied, and its path, if it is one only.
+    image: Option<(Option<Arc<dyn Image>>, PathBuf)>,
 }
 
 /// Opens all sources.
@@ -40,8 +42,17 @@ pub(super) fn open_all(convert: &Convert) -> Outcome<Source> {
             return Err(failure.hint("name another file for the new image")).about(&convert.target);
         }
     }
+    if let Some(which) = &convert.snapshot {
+        return match (opened.as_slice(), convert.sources.as_slice()) {
+            ([only], [path]) => {
+                let disk = snapshot(only.image.as_ref(), which).about(path)?;
+                Ok(Source { disk, image: Some((None, path.clone())) })
+            }
+            _ => Err(Failure::new("a snapshot (-l) is one disk, and cannot be one of several in a row")),
+        };
+    }
     match (opened.pop(), convert.sources.as_slice()) {
-        (Some(only), [path]) => Ok(Source { disk: only.disk, image: Some((only.image, path.clone())) }),
+        (Some(only), [path]) => Ok(Source { disk: only.disk, image: Some((Some(only.image), path.clone())) }),
         (Some(last), _) => {
             let disks = opened.into_iter().chain([last]).map(|o| o.disk).collect();
             Ok(Source { disk: Disk::new(Concat::new(disks, SECTOR)?), image: None })
@@ -56,12 +67,7 @@ fn open_one(convert: &Convert, path: &Path) -> Outcome<Opened> {
         return open(path, &options).about(path);
     }
     // What comes down a pipe is kept where there must be room anyway.
-    let beside = convert.target.parent().filter(|p| !p.as_os_str().is_empty());
-    let folder = match beside {
-        Some(folder) => folder.to_path_buf(),
-        None if is_dash(&convert.target) => std::env::temp_dir(),
-        None => PathBuf::from("."),
-    };
+    let folder = folder(&convert.target);
     let input = std::io::stdin().as_fd().try_clone_to_owned().map_err(Error::from).about(path)?;
     let disk = convert::from_input(File::from(input), &folder).about(path)?;
     open_disk(disk, None, &options).about(path)
@@ -85,17 +91,49 @@ impl Convert {
             let failure = Failure::new("several disks in a row cannot have a backing file (-B)");
             return Err(failure.hint("copy them into a new image, then make an overlay of that"));
         };
-        let policy = if self.how.allow_external { Policy::Any } else { Policy::SameFolder };
-        let backing = open_backing(&self.target, name, format, policy)?;
+        let backing = open_backing(&self.target, name, format, self.how.allow_external)?;
         let there = self.target.parent().unwrap_or(Path::new("")).join(name);
         let disk = Disk::from_arc(backing.image.clone()).read_only();
-        let is_parent = is_parent(image.as_ref(), path, &there);
+        let is_parent = image.as_ref().is_some_and(|image| is_parent(image.as_ref(), path, &there));
         Ok(Some((backing, Base { image: image.clone(), disk, is_parent })))
     }
 }
 
 /// A backing file and its format, as `-o` has them.
 pub(super) type Named<'a> = (Option<&'a str>, Option<&'a str>);
+
+/// A snapshot inside an image, however it is typed.
+fn snapshot(image: &dyn Image, which: &str) -> Outcome<Disk> {
+    let missing = || {
+        let names: Vec<String> =
+            image.facts().snapshots.iter().map(|s| format!("{} ({})", s.name, s.id)).collect();
+        let failure = Failure::new(format!("there is no snapshot {which:?} in it"));
+        if names.is_empty() { failure } else { failure.hint(format!("there are {}", names.join(", "))) }
+    };
+    let format = image.facts().format;
+    let snapshots = image
+        .snapshots()
+        .ok_or_else(|| Failure::new(format!("{format} images have no snapshots inside (-l)")))?;
+    if !which.starts_with("snapshot.") {
+        let is_it = |s: &Snapshot| s.id == which || s.name == which;
+        return match image.facts().snapshots.iter().any(is_it) {
+            true => Ok(snapshots.disk(which)?),
+            false => Err(missing()),
+        };
+    }
+    let (mut id, mut name) = (None, None);
+    for (key, value) in typed::pairs(&[which.to_string()])? {
+        match key.as_str() {
+            "snapshot.id" => id = Some(value),
+            "snapshot.name" => name = Some(value),
+            _ => return Err(Failure::new(format!("-l knows snapshot.id and snapshot.name, not {key}"))),
+        }
+    }
+    let fits = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|w| w == found);
+    let all = image.facts().snapshots;
+    let found = all.iter().find(|s| fits(&id, &s.id) && fits(&name, &s.name)).ok_or_else(missing)?;
+    Ok(snapshots.disk(&found.id)?)
+}
 
 /// Whether the file that an image names as its parent is the one at `there`.
 fn is_parent(image: &dyn Image, path: &Path, there: &Path) -> bool {

@@ -65,7 +65,7 @@ impl Copy<'_> {
     }
 
     /// Copies into `sink`, with everything that was asked for.
-    fn copy(&self, sink: Box<dyn Sink>, base: Option<&Base>) -> Outcome<Copied> {
+    pub(super) fn copy(&self, sink: Box<dyn Sink>, base: Option<&Base>) -> Outcome<Copied> {
         let sink = if self.rate == 0 { sink } else { Box::new(Throttle::new(sink, self.rate)) };
         let lost = AtomicU64::new(0);
         let told = AtomicU64::new(0);
@@ -93,7 +93,7 @@ impl Copy<'_> {
     }
 
     /// Reads the copy back.
-    fn verify(&self, copied: Copied, copy: &Disk) -> Outcome<()> {
+    pub(super) fn check(&self, copied: Copied, copy: &Disk) -> Outcome<()> {
         let options = Options { threads: self.new.threads, ..Options::default() };
         let mut bar = self.progress.start("verifying", self.disk.size());
         let same = copied.verify(self.disk, copy, options, &mut |n| bar.at(n));
@@ -138,7 +138,7 @@ impl Copy<'_> {
             // The backing file was named by the user, and opened before.
             let policy = if base.is_some() { Policy::Any } else { Policy::SameFolder };
             let image = file.open(format, policy).about(target)?;
-            self.verify(copied, &Disk::from_arc(image)).about(target)?;
+            self.check(copied, &Disk::from_arc(image)).about(target)?;
         }
         file.publish().about(target)
     }
@@ -180,7 +180,7 @@ impl Copy<'_> {
         let copied = self.copy(sink, over.map(|(_, base)| base)).about(target)?;
         if self.verify {
             let opened = open(target, &options).about(target)?;
-            self.verify(copied, &opened.disk).about(target)?;
+            self.check(copied, &opened.disk).about(target)?;
         }
         Ok(())
     }
@@ -205,7 +205,7 @@ impl Copy<'_> {
 }
 
 /// Standard output, for a disk.
-fn output() -> Outcome<Pipe> {
+pub(super) fn output() -> Outcome<Pipe> {
     if std::io::stdout().is_terminal() {
         return Err(Failure::new("is a terminal, and a disk is not for reading"));
     }

@@ -14,7 +14,7 @@ use super::layout::OFFSET_MASK;
 use super::refcount::Clusters;
 use super::snapshot::SnapshotTable;
 use crate::block::Disk;
-use crate::check::Severity;
+use crate::check::{Severity, Statistics};
 use crate::error::Result;
 use crate::limits::MIB;
 use crate::mapped::HostOffset;
@@ -40,7 +40,17 @@ pub(super) struct Census<'a> {
     scope: Scope<'a>,
     counts: Vec<u32>,
     /// How often each L2 table is referred to. It is read once, however many snapshots share it.
-    l2: BTreeMap<u64, u32>,
+    l2: BTreeMap<u64, Users>,
+    statistics: Statistics,
+}
+
+/// Who refers to an L2 table.
+#[derive(Clone, Copy, Debug, Default)]
+struct Users {
+    /// All of them.
+    times: u32,
+    /// The disk as it is now is one.
+    active: bool,
 }
 
 impl<'a> Census<'a> {
@@ -57,11 +67,12 @@ impl<'a> Census<'a> {
             }
             .into());
         }
-        let mut all = Self { scope, counts: vec![0; index(clusters)?], l2: BTreeMap::new() };
+        let statistics = Statistics { total: cluster.count(scope.header.size), ..Statistics::default() };
+        let mut all = Self { scope, counts: vec![0; index(clusters)?], l2: BTreeMap::new(), statistics };
         all.add("the header", 0, 1, 1, report);
         all.tables(report)?;
-        for (at, times) in std::mem::take(&mut all.l2) {
-            all.l2_table(at, times, report);
+        for (at, users) in std::mem::take(&mut all.l2) {
+            all.l2_table(at, users, report);
         }
         if let Some(directory) = scope.header.extensions.bitmaps.filter(|_| !scope.bitmaps.is_empty()) {
             all.add("the bitmap directory", directory.at, directory.len, 1, report);
@@ -87,6 +98,11 @@ impl<'a> Census<'a> {
         at.and_then(|at| self.counts.get(at)).copied().unwrap_or_default().into()
     }
 
+    /// What was seen of the disk as it is now.
+    pub(super) fn statistics(&self) -> Statistics {
+        self.statistics
+    }
+
     /// Clusters of the file.
     pub(super) fn len(&self) -> u64 {
         len64(self.counts.len())
@@ -102,7 +118,7 @@ impl<'a> Census<'a> {
     fn tables(&mut self, report: &mut Findings<'_>) -> Result<()> {
         let Scope { file, header, l1, snapshots, .. } = self.scope;
         self.add("the L1 table", header.l1.at, header.l1.entries.saturating_mul(8), 1, report);
-        self.l1_entries(l1.iter().copied());
+        self.l1_entries(l1.iter().copied(), true);
         self.add("the snapshot table", header.snapshots.at, snapshots.table_bytes, 1, report);
         // Tables do not overlap in a sound image, so together they are no longer than the file.
         let mut budget = file.size();
@@ -116,19 +132,21 @@ impl<'a> Census<'a> {
             budget = left;
             self.add("a snapshot's L1 table", at, len, 1, report);
             let raw: Vec<U64> = table(file, at, entries, L1_BYTES_MAX, "L1 table")?;
-            self.l1_entries(raw.into_iter().map(U64::get));
+            self.l1_entries(raw.into_iter().map(U64::get), false);
         }
         Ok(())
     }
 
-    fn l1_entries(&mut self, entries: impl Iterator<Item = u64>) {
+    fn l1_entries(&mut self, entries: impl Iterator<Item = u64>, active: bool) {
         for at in entries.map(|entry| entry & OFFSET_MASK).filter(|at| *at != 0) {
-            let times = self.l2.entry(at).or_default();
-            *times = times.saturating_add(1);
+            let users = self.l2.entry(at).or_default();
+            users.times = users.times.saturating_add(1);
+            users.active |= active;
         }
     }
 
-    fn l2_table(&mut self, at: u64, times: u32, report: &mut Findings<'_>) {
+    fn l2_table(&mut self, at: u64, users: Users, report: &mut Findings<'_>) {
+        let times = users.times;
         let Scope { file, rules, .. } = self.scope;
         let what = || format!("L2 table at {at:#x}");
         if !rules.geometry.cluster.aligned(at) {
@@ -140,8 +158,14 @@ impl<'a> Census<'a> {
             Ok(l2) => l2,
             Err(e) => return report.add(Severity::Corruption, || format!("{}: {e}", what())),
         };
+        // Where the next cluster lies in a table without fragments.
+        let mut next = None;
         for slot in 0..l2.len() {
-            match l2.get(slot) {
+            let entry = l2.get(slot);
+            if let (true, Ok(entry)) = (users.active, &entry) {
+                self.watch(entry, &mut next);
+            }
+            match entry {
                 Ok(Entry::Packed(p)) => self.add("a compressed cluster", p.host.0, p.stored, times, report),
                 Ok(Entry::Plain(Plain { host: Some(host), .. })) if !rules.data_file => {
                     self.add("a data cluster", host.0, 1, times, report);
@@ -149,6 +173,27 @@ impl<'a> Census<'a> {
                 Ok(Entry::Plain(_)) => {}
                 Err(e) => report.add(Severity::Corruption, || format!("{}, entry {slot}: {e}", what())),
             }
+        }
+    }
+
+    /// Takes an entry of the disk as it is now into the statistics.
+    fn watch(&mut self, entry: &Entry, next: &mut Option<u64>) {
+        let count = |n: &mut u64| *n = n.saturating_add(1);
+        match entry {
+            Entry::Packed(_) => {
+                count(&mut self.statistics.allocated);
+                count(&mut self.statistics.compressed);
+                // As QEMU sees it, such clusters are fragments by nature.
+                count(&mut self.statistics.fragmented);
+            }
+            Entry::Plain(Plain { host: Some(host), .. }) => {
+                count(&mut self.statistics.allocated);
+                if next.is_some_and(|next| next != host.0) {
+                    count(&mut self.statistics.fragmented);
+                }
+                *next = host.0.checked_add(self.scope.header.geometry.cluster.bytes());
+            }
+            Entry::Plain(_) => {}
         }
     }
 

@@ -43,13 +43,17 @@ impl Qcow2 {
         let mut found = Findings::new(report, false);
         let lists = self.lists()?;
         let census = Census::take(self.scope(&header, &l1, &lists), &mut found)?;
+        let mut statistics = census.statistics();
         // Without knowing all that is used nothing may be called free.
         let mend = repair && found.worst() != Some(Severity::Corruption);
         drop(found);
         // What is wrong with the counts' own structures is mended by making new ones.
         let mut own = Findings::new(report, mend);
         let wrong = match self.wrong_counts(&header, census, &mut own) {
-            Ok(wrong) => wrong,
+            Ok((wrong, end)) => {
+                statistics.end = self.rules.geometry.cluster.start_of(end).unwrap_or(u64::MAX);
+                wrong
+            }
             Err(e) if e.kind() == Kind::Corrupt => {
                 own.add(Severity::Corruption, || e.to_string());
                 Vec::new()
@@ -63,6 +67,7 @@ impl Qcow2 {
         }
         list_counts(&wrong, &mut own);
         drop(own);
+        report.statistics = Some(statistics);
         if report.worst() == Some(Severity::Corruption) {
             // Marks are compared with counts that are right.
             return Ok(());
@@ -86,13 +91,14 @@ impl Qcow2 {
         Scope { file: &self.file, header, rules: self.rules, l1, snapshots: &lists.0, bitmaps: &lists.1 }
     }
 
-    /// Runs of clusters whose counts are not what they should be.
+    /// Runs of clusters whose counts are not what they should be, and the number behind the last cluster that is
+    /// used or counted.
     fn wrong_counts(
         &self,
         header: &Header,
         mut census: Census<'_>,
         found: &mut Findings<'_>,
-    ) -> Result<Vec<Wrong>> {
+    ) -> Result<(Vec<Wrong>, u64)> {
         let mut counts = Refcounts::read(&self.file, header).within(|| "refcount table")?;
         let blocks: Vec<u64> = counts.block_places().collect();
         let mut places = BTreeSet::new();
@@ -101,12 +107,13 @@ impl Qcow2 {
             found.add(Severity::Corruption, || {
                 format!("two refcount table entries name the block at {twice:#x}")
             });
-            return Ok(Vec::new());
+            return Ok((Vec::new(), census.end()));
         }
         census.add_refcounts(blocks.into_iter(), found);
         let mut all: Vec<Wrong> = Vec::new();
         let counted = counts.table_entries().saturating_mul(counts.per_block().bytes());
         let mut cluster = 0;
+        let mut end = 0;
         while cluster < census.len().max(counted) {
             let (number, _) = counts.per_block().split(cluster);
             if cluster >= census.len() && matches!(counts.block(number), Ok(None)) {
@@ -115,12 +122,15 @@ impl Qcow2 {
                 continue;
             }
             let (counted, used) = (counts.get(cluster)?, census.count(cluster));
+            if (counted | used) != 0 && cluster < census.len() {
+                end = cluster.saturating_add(1);
+            }
             if counted != used {
                 note(&mut all, cluster, counted, used);
             }
             cluster = cluster.saturating_add(1);
         }
-        Ok(all)
+        Ok((all, end))
     }
 
     /// Takes leaked clusters back; nothing refers to them, so the order does not matter.
@@ -179,7 +189,9 @@ impl Qcow2 {
         let mut changed = false;
         for slot in 0..l2.len() {
             let (raw, entry) = (l2.raw(slot), l2.get(slot));
-            let right = right_mark(raw, &entry, |at| counts.get(cluster.split(at).0))?;
+            // Clusters of an external data file are not counted: each is its only owner's.
+            let count = |at: u64| if self.rules.data_file { Ok(1) } else { counts.get(cluster.split(at).0) };
+            let right = right_mark(raw, &entry, count)?;
             let Some(right) = right else { continue };
             found.add(Severity::Corruption, || {
                 format!("L2 table at {at:#x}, entry {slot}: the mark of a single owner is wrong")
@@ -213,7 +225,7 @@ fn note(all: &mut Vec<Wrong>, cluster: u64, counted: u64, used: u64) {
 }
 
 /// The mark that an entry should have, if it has the other one.
-fn right_mark(
+pub(super) fn right_mark(
     raw: RawEntry,
     entry: &Result<Entry>,
     mut count: impl FnMut(u64) -> Result<u64>,

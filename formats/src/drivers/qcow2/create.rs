@@ -41,6 +41,11 @@ pub(super) const OPTIONS: &[Opt] = &[
     },
     Opt { name: "extended_l2", help: "allocate 32nds of clusters", kind: OptKind::Flag },
     Opt { name: "compression_type", help: "how -c compresses", kind: OptKind::Choice(&["zlib", "zstd"]) },
+    Opt {
+        name: "compression_level",
+        help: "how hard -c tries with zstd: 1 is fast, 19 is small (3)",
+        kind: OptKind::Size { min: 1, max: 19, power_of_two: false },
+    },
     Opt { name: "data_file", help: "the file to keep the data in", kind: OptKind::Text },
     Opt { name: "data_file_raw", help: "let the data file be a raw image of its own", kind: OptKind::Flag },
     Opt {
@@ -55,7 +60,7 @@ pub(super) const OPTIONS: &[Opt] = &[
 /// Bytes of a header with all that version 3 defines.
 const HEADER_LENGTH: u32 = 112;
 /// The specification's limit for the length of the backing file's name.
-const BACKING_NAME_MAX: usize = 1023;
+pub(super) const BACKING_NAME_MAX: usize = 1023;
 
 /// Names of features: kind, bit, name. A program that does not know one can say what it is.
 const FEATURES: &[(u8, u8, &str)] = &[
@@ -76,6 +81,8 @@ pub(super) struct Design {
     pub(super) version: u32,
     pub(super) geometry: Geometry,
     pub(super) compression: Compression,
+    /// Level of zstd; 0 is its own default.
+    pub(super) level: i32,
     /// Virtual size in bytes.
     pub(super) size: u64,
     lazy: bool,
@@ -110,6 +117,10 @@ impl Design {
             Some("zstd") => Compression::Zstd,
             _ => Compression::Zlib,
         };
+        let level = options.size("compression_level").and_then(|n| i32::try_from(n).ok()).unwrap_or(0);
+        if level != 0 && compression == Compression::Zlib {
+            return Err(Fault::LevelOfZlib.into());
+        }
         let (lazy, extended) = (flag("lazy_refcounts"), flag("extended_l2"));
         let newer = [
             ("lazy_refcounts", lazy),
@@ -145,7 +156,7 @@ impl Design {
         if geometry.l1_entries(size) > L1_BYTES_MAX / 8 {
             return Err(Fault::TooLarge(size).into());
         }
-        Ok(Self { version, geometry, compression, size, lazy, backing, data_file, preallocation })
+        Ok(Self { version, geometry, compression, level, size, lazy, backing, data_file, preallocation })
     }
 
     /// The first cluster.
@@ -207,6 +218,26 @@ impl Design {
             autoclear_features: if raw { AUTOCLEAR_RAW_DATA } else { 0 }.into(),
             refcount_order: self.geometry.refcount_order.into(),
             header_length: HEADER_LENGTH.into(),
+        }
+    }
+
+    /// Bytes of the file once all clusters are allocated: header, data, L2 and L1 tables, and the counts of all that.
+    pub(super) fn full_size(&self) -> u64 {
+        let cluster = self.geometry.cluster;
+        let data = cluster.count(self.size);
+        let l2 = self.geometry.l1_entries(self.size);
+        let l1 = cluster.count(l2.saturating_mul(8));
+        let counted = [1, l1, l2, data].into_iter().fold(0, u64::saturating_add);
+        // Counts count themselves: more of them until they reach.
+        let (mut blocks, mut table) = (0u64, 0u64);
+        loop {
+            let all = counted.saturating_add(blocks).saturating_add(table);
+            let need = all.div_ceil(self.geometry.counts_per_block().max(1));
+            let need_table = cluster.count(need.saturating_mul(8));
+            if (need, need_table) == (blocks, table) {
+                return cluster.start_of(all).unwrap_or(u64::MAX);
+            }
+            (blocks, table) = (need, need_table);
         }
     }
 
@@ -273,7 +304,8 @@ fn check_data_file(plan: &Plan, data_file: Option<&(String, bool)>, backing: boo
     }
 }
 
-fn extension(all: &mut Vec<u8>, kind: u32, data: &[u8]) -> Result<()> {
+/// Appends an extension, padded.
+pub(super) fn extension(all: &mut Vec<u8>, kind: u32, data: &[u8]) -> Result<()> {
     let length = u32::try_from(data.len()).map_err(|_| Common::Index(len64(data.len())))?;
     let raw = RawExtension { kind: kind.into(), length: length.into() };
     all.extend_from_slice(raw.as_bytes());

@@ -66,6 +66,15 @@ impl Entry {
     }
 }
 
+impl Entry {
+    /// The space that is set aside for subcluster `number`, whatever is read from it.
+    pub(super) fn host(&self, number: u32, geometry: &Geometry) -> Option<HostOffset> {
+        let Self::Plain(Plain { host, .. }) = self else { return None };
+        let within = u64::from(number).wrapping_shl(geometry.subcluster.shift());
+        host.map(|host| HostOffset(host.0.saturating_add(within)))
+    }
+}
+
 impl EntryRules {
     /// Those of an image.
     pub(super) fn of(header: &Header) -> Self {

@@ -39,6 +39,15 @@ impl Extensions {
     /// Walks the area from `start` to `end` of the first cluster, of which `area` holds what the file has.
     pub(super) fn parse(area: &[u8], start: u32, end: u64) -> Result<Self> {
         let mut all = Self::default();
+        for (kind, data) in Self::list(area, start, end)? {
+            all.add(kind, data)?;
+        }
+        Ok(all)
+    }
+
+    /// All extensions of that area but the one that ends them, by kind.
+    pub(super) fn list(area: &[u8], start: u32, end: u64) -> Result<Vec<(u32, &[u8])>> {
+        let mut all = Vec::new();
         let mut at = u64::from(start);
         // Each step takes at least eight bytes, so the walk ends.
         while at.saturating_add(8) <= end.min(len64(area.len())) {
@@ -53,7 +62,7 @@ impl Extensions {
             let Some(data) = data else {
                 return Err(Fault::Extension { kind, len, area: end }.into());
             };
-            all.add(kind, data)?;
+            all.push((kind, data));
             at = from.saturating_add(u64::from(len).next_multiple_of(8));
         }
         Ok(all)

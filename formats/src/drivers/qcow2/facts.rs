@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use super::bitmap::Bitmap;
 use super::header::{AUTOCLEAR_RAW_DATA, Header, Incompatible, LAZY_REFCOUNTS};
 use super::image::Qcow2;
-use crate::registry::{Facts, Snapshot};
+use super::snapshot::Snapshot;
+use crate::registry::Facts;
 
 /// Collects what the header and the lists say.
 pub(super) fn facts(image: &Qcow2) -> Facts {
@@ -21,20 +22,11 @@ pub(super) fn facts(image: &Qcow2) -> Facts {
         subformat: None,
         backing: header.backing.clone(),
         data_files: header.data_file.iter().map(|r| r.path.clone()).collect(),
-        snapshots: state.snapshots.list.iter().map(snapshot).collect(),
+        snapshots: state.snapshots.list.iter().map(Snapshot::public).collect(),
         dirty: header.incompatible.contains(Incompatible::DIRTY),
         corrupt: header.incompatible.contains(Incompatible::CORRUPT),
         encrypted: false,
         specific: specific(&state.bitmaps, header),
-    }
-}
-
-fn snapshot(from: &super::snapshot::Snapshot) -> Snapshot {
-    Snapshot {
-        id: from.id.clone(),
-        name: from.name.clone(),
-        date_sec: from.date_sec,
-        virtual_size: from.size,
     }
 }
 

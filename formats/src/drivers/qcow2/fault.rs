@@ -91,6 +91,8 @@ pub(super) enum Fault {
     PreallocatedChild,
     #[error("compression and preallocation exclude each other")]
     PreallocatedPacked,
+    #[error("zlib has one level in qcow2: compression_level is for compression_type=zstd")]
+    LevelOfZlib,
     #[error("data_file_raw needs a data_file")]
     RawDataWithoutFile,
     #[error("the data file {0:?} of the new image is not open")]
@@ -109,10 +111,14 @@ pub(super) enum Fault {
         "the backing file has {parent} bytes, more than the disk of {size} bytes, whose data lie in an external file"
     )]
     ResizeOverParent { parent: u64, size: u64 },
+    #[error("there is no snapshot {0:?}")]
+    NoSnapshot(String),
+    #[error("there is a snapshot {0:?} already")]
+    SnapshotExists(String),
+    #[error("a snapshot's name of {0} bytes: it has 65535 at most")]
+    SnapshotName(usize),
     #[error("a piece for offset {at} came when the image was written up to {written}")]
     Order { at: u64, written: u64 },
-    #[error("the backing file of a new image is not open")]
-    ParentNotOpen,
     #[error("{0} is cut short")]
     Cut(&'static str),
 }
@@ -131,14 +137,17 @@ impl error::Fault for Fault {
             Self::NeedsVersion3(_)
             | Self::BackingFormatMissing
             | Self::PreallocatedChild
+            | Self::SnapshotName(_)
             | Self::PreallocatedPacked
             | Self::RawDataWithoutFile
+            | Self::LevelOfZlib
             | Self::DataFileNotOpen(_)
             | Self::NewBackingName(_)
             | Self::TooLarge(_)
             | Self::HeaderFull { .. }
-            | Self::Order { .. }
-            | Self::ParentNotOpen => Kind::Invalid,
+            | Self::Order { .. } => Kind::Invalid,
+            Self::NoSnapshot(_) => Kind::NotFound,
+            Self::SnapshotExists(_) => Kind::Exists,
             Self::RefcountTableFull { .. } | Self::NoCluster => Kind::NoSpace,
             _ => Kind::Corrupt,
         }

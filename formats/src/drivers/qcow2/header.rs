@@ -117,6 +117,11 @@ impl Geometry {
         self.subcluster.shift() != self.cluster.shift()
     }
 
+    /// Reference counts in one block of them.
+    pub(super) const fn counts_per_block(&self) -> u64 {
+        self.cluster.bytes().wrapping_shl(3).wrapping_shr(self.refcount_order)
+    }
+
     /// Entries that the L1 table of a disk of `size` bytes needs.
     pub(super) const fn l1_entries(&self, size: u64) -> u64 {
         self.l2_reach.count(size)
@@ -231,6 +236,21 @@ impl Header {
         Ok(header)
     }
 
+    /// The same with another first sector, which names this parent.
+    pub(super) fn with_backing(&self, sector: [u8; SECTOR], backing: Option<Reference>) -> Self {
+        let mut new = Self { sector, backing, ..self.clone() };
+        new.extensions.backing_format = new.backing.as_ref().and_then(|b| b.format.clone());
+        new
+    }
+
+    /// Bytes of the fixed part, behind which the extensions begin.
+    pub(super) fn fixed_length(&self) -> Result<u32> {
+        if self.version == 2 {
+            return Ok(HEADER_V2);
+        }
+        Ok(take::<RawHeaderV3>(&self.sector, 72, "header")?.header_length.get())
+    }
+
     /// The first sector with what can change in an image's life: sizes, tables, feature bits.
     pub(super) fn to_sector(&self) -> Result<[u8; SECTOR]> {
         let narrow = |n: u64| u32::try_from(n).map_err(|_| Common::Index(n));
@@ -243,6 +263,8 @@ impl Header {
         let per_cluster = self.geometry.cluster.bytes() / 8;
         let clusters = self.refcount_table.entries.checked_div(per_cluster).unwrap_or_default();
         raw.refcount_table_clusters = narrow(clusters)?.into();
+        raw.nb_snapshots = narrow(self.snapshots.entries)?.into();
+        raw.snapshots_offset = self.snapshots.at.into();
         part_mut(&mut sector, 0, 72, "header")?.copy_from_slice(raw.as_bytes());
         if self.version > 2 {
             let mut raw: RawHeaderV3 = take(&sector, 72, "header")?;

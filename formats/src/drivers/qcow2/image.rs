@@ -8,7 +8,7 @@
 //! `allocator`, `state`, `owners`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::alloc::Allocator;
 use super::bitmap::{Bitmap, read_bitmaps};
@@ -18,7 +18,7 @@ use super::header::{Compression, Header};
 use super::land::writable;
 use super::owners::Owners;
 use super::pack;
-use super::refcount::Clusters;
+use super::refcount::{Clusters, Refcounts};
 use super::snapshot::SnapshotTable;
 use super::tables::Tables;
 use crate::block::{BlockDevice, BlockSize, Caps, Change, Disk, Run, RunKind, Span, Support};
@@ -26,7 +26,8 @@ use crate::check::Report;
 use crate::error::{Common, Result, Within};
 use crate::map::Location;
 use crate::mapped::{self, BlockMap, Busy, HostOffset, Mapping, Packed, Place, Recent};
-use crate::registry::{Facts, Image, Opening};
+use crate::registry::{Facts, Image, Opening, Reference, Snapshots};
+use crate::unopened::Unopened;
 use crate::wire::index;
 
 /// A qcow2 image.
@@ -54,6 +55,10 @@ pub(super) struct Qcow2 {
     /// What no table in memory names any more, once for each reference that went.
     pub(super) freed: Mutex<Vec<Clusters>>,
     recent: Recent,
+    /// Another parent is about to come: zeroes are written down even where this one has zeroes.
+    leaving: AtomicBool,
+    /// Whether clusters look as if they were set aside in advance, once somebody has asked.
+    ahead: OnceLock<bool>,
 }
 
 /// What changes in an image's life.
@@ -74,10 +79,10 @@ impl Qcow2 {
             None => None,
         };
         let parent = match &header.backing {
-            Some(reference) => Some(opening.follow_image(reference)?.1),
-            None => None,
+            Some(reference) if !opening.alone() => Some(opening.follow_image(reference)?.1),
+            _ => None,
         };
-        Self::new(file, header, data_file, parent)
+        Self::with_parent(file, header, data_file, parent)
     }
 
     /// An image that was made just now, with the files that it names. Nobody has said where its backing file may be
@@ -88,7 +93,17 @@ impl Qcow2 {
         parent: Option<Arc<dyn Image>>,
     ) -> Result<Self> {
         let header = Header::read(&file)?;
-        let not_open = header.backing.as_ref().map(|_| Disk::new(NotOpen { size: header.size }));
+        Self::with_parent(file, header, data_file, parent)
+    }
+
+    /// A parent that is named and not open stands there, and fails when it is asked.
+    fn with_parent(
+        file: Disk,
+        header: Header,
+        data_file: Option<Disk>,
+        parent: Option<Arc<dyn Image>>,
+    ) -> Result<Self> {
+        let not_open = header.backing.as_ref().map(|_| Disk::new(Unopened { size: header.size }));
         let mut new = Self::new(file, header, data_file, parent)?;
         new.parent = new.parent.or(not_open);
         Ok(new)
@@ -125,6 +140,8 @@ impl Qcow2 {
             busy: Busy::default(),
             freed: Mutex::default(),
             recent: Recent::default(),
+            leaving: AtomicBool::new(false),
+            ahead: OnceLock::new(),
         })
     }
 
@@ -180,6 +197,37 @@ impl Qcow2 {
     /// The L2 table that the L1 entry `number` names.
     pub(super) fn l2_at(&self, number: u64) -> Result<Option<HostOffset>> {
         self.state()?.tables.l2_at(number)
+    }
+
+    /// Whether so many more clusters are counted than the file has room for that they must have been set aside in
+    /// advance; the measure is QEMU's.
+    fn has_holes(&self) -> bool {
+        let cluster = self.rules.geometry.cluster;
+        let Some(stored) = self.file.stored() else { return false };
+        let (there, _) = cluster.split(stored);
+        let many = (there.saturating_mul(10) / 9).max(there.saturating_add(2));
+        let all = cluster.count(self.file.size());
+        all >= many
+            && *self.ahead.get_or_init(|| {
+                let count = || -> Result<u64> {
+                    let mut counts = Refcounts::read(&self.file, &self.state()?.header)?;
+                    let mut used = 0u64;
+                    for number in 0..all {
+                        used = used.saturating_add(u64::from(counts.get(number)? != 0));
+                        if used >= many {
+                            break;
+                        }
+                    }
+                    Ok(used)
+                };
+                // Who cannot count does not know better.
+                count().is_ok_and(|used| used >= many)
+            })
+    }
+
+    /// Whether another parent is about to come.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
     }
 
     /// Reads without asking anybody: for those who keep all others away.
@@ -296,15 +344,51 @@ impl Image for Qcow2 {
 
     fn locate(&self, span: Span) -> Result<Location> {
         let _moving = self.moving()?;
-        let Mapping { place, len } = self.lookup(span)?;
-        let (kind, at, compressed) = match place {
-            Place::Data(host) => (RunKind::Data, Some(host.0).filter(|_| self.data_file.is_none()), false),
-            Place::Packed(_) => (RunKind::Data, None, true),
-            Place::Zero => (RunKind::Zero, None, false),
-            Place::Absent if self.parent.is_some() => (RunKind::Parent, None, false),
-            Place::Absent => (RunKind::Hole, None, false),
+        let (Mapping { place, mut len }, at) = self.state()?.tables.locate(self.data().size(), span)?;
+        let kind = match place {
+            Place::Data(_) | Place::Packed(_) => RunKind::Data,
+            Place::Zero => RunKind::Zero,
+            Place::Absent if self.parent.is_some() => RunKind::Parent,
+            Place::Absent => RunKind::Hole,
         };
-        Ok(Location { run: Run { len, kind }, at, compressed, hollow: false })
+        let (mut kind, mut hollow) = (kind, false);
+        if let (Place::Data(host), None, true) = (place, &self.data_file, self.has_holes()) {
+            let there = Span::new(host.0, len)?.truncate(self.file.size().saturating_sub(host.0));
+            if !there.is_empty() {
+                let run = self.file.first_run(there)?;
+                (hollow, len) = (run.kind.is_zero(), run.len);
+                kind = if hollow { RunKind::Zero } else { kind };
+            }
+        }
+        let compressed = matches!(place, Place::Packed(_));
+        Ok(Location { run: Run { len, kind }, at: at.map(|at| at.0), compressed, hollow })
+    }
+
+    fn file_at(&self, _: u64) -> Option<String> {
+        self.state().ok()?.header.data_file.as_ref().map(|reference| reference.path.clone())
+    }
+
+    fn leave_parent(&self) -> Result<()> {
+        self.leaving.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn follows_parent(&self) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn name_parent(&self, parent: Option<&Reference>, _: Option<&dyn Image>) -> Result<()> {
+        let _gate = self.alone()?;
+        self.turn_parent(parent)
+    }
+
+    fn empty(&self) -> Result<()> {
+        let _gate = self.alone()?;
+        self.forget_all()
+    }
+
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
     }
 
     fn applies(&self) -> bool {
@@ -324,33 +408,5 @@ impl Image for Qcow2 {
         self.may_edit()?;
         let _gate = self.alone()?;
         self.land(staged, |edit| edit.resize(staged.size()).and_then(|()| edit.stage(changes)))
-    }
-}
-
-/// Stands for a backing file that is named and not open.
-#[derive(Debug)]
-struct NotOpen {
-    size: u64,
-}
-
-impl BlockDevice for NotOpen {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn caps(&self) -> Caps {
-        Caps { runs: Support::Native, ..Caps::READ_ONLY }
-    }
-
-    fn read_at(&self, _: u64, _: &mut [u8]) -> Result<()> {
-        Err(Fault::ParentNotOpen.into())
-    }
-
-    fn flush(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn first_run(&self, _: Span) -> Result<Run> {
-        Err(Fault::ParentNotOpen.into())
     }
 }

@@ -106,7 +106,8 @@ impl Qcow2 {
         with(alloc)
     }
 
-    fn open_allocator(&self) -> Result<Allocator> {
+    /// Reads the counts.
+    pub(super) fn open_allocator(&self) -> Result<Allocator> {
         let cluster = self.rules.geometry.cluster;
         let refcounts = Refcounts::read(&self.file, &self.state()?.header).within(|| "refcount table")?;
         let alloc = Allocator::new(&self.file, cluster, refcounts, Arc::clone(&self.owners));

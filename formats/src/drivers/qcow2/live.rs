@@ -426,7 +426,7 @@ impl Qcow2 {
         let mapping = self.lookup(span)?;
         let nothing_to_do = match mapping.place {
             Place::Zero => !discard,
-            Place::Absent => discard || self.parent.is_none(),
+            Place::Absent => discard || (self.parent.is_none() && !self.is_leaving()),
             _ => false,
         };
         if nothing_to_do {
@@ -501,6 +501,10 @@ impl Qcow2 {
 
     /// Whether all of `span` would read as zeroes if nothing were allocated here.
     fn nothing_below(&self, span: Span) -> Result<bool> {
+        if self.is_leaving() {
+            // Nobody knows what comes to lie below.
+            return Ok(false);
+        }
         let run = parent_run(self.parent.as_ref(), span)?;
         Ok(run.kind.is_zero() && run.len >= span.len())
     }
@@ -513,8 +517,9 @@ impl Qcow2 {
                 let _moving = self.moving()?;
                 mapped::first_run(self, rest)?
             };
-            let piece = rest.truncate(if run.kind.is_zero() { run.len } else { run.len.min(PIECE) });
-            if !run.kind.is_zero() {
+            let as_it_is = run.kind.is_zero() && !self.is_leaving();
+            let piece = rest.truncate(if as_it_is { run.len } else { run.len.min(PIECE) });
+            if !as_it_is {
                 self.write_live(piece.start(), &vec![0; index(piece.len())?])?;
             }
             rest = rest.skip(piece.len().max(1));

@@ -1,10 +1,10 @@
 //! qcow2, versions 2 and 3, as `docs/interop/qcow2.rst` of QEMU 10 describes it.
 //!
 //! Read: every cluster size and refcount width, zero clusters, extended L2, clusters compressed with zlib or zstd,
-//! backing files, external data files. Internal snapshots and bitmaps are listed.
+//! backing files, external data files, internal snapshots. Bitmaps are listed.
 //!
-//! Written: atomic edits on all of these but external data files; new images, compressed or not; `check` mends
-//! counts and marks.
+//! Written: atomic edits on all of these but external data files; new images, compressed or not; snapshots; another
+//! backing file; `check` mends counts and marks.
 //!
 //! Refused by name: encryption (AES, LUKS), incompatible features that nobody has told racker about.
 //!
@@ -16,6 +16,7 @@
 //! * [`tables`]: lookup; [`pack`]: compressed clusters; [`snapshot`], [`bitmap`]: lists
 //! * [`refcount`], [`alloc`], [`owners`]: who uses what; [`edit`], [`rewrite`], [`l2`], [`land`]: atomic edits
 //! * [`census`], [`check`], [`findings`], [`renew`]: counting anew; [`create`], [`stream`]: new images
+//! * [`history`], [`view`]: snapshots made, gone back to, deleted, read; [`parent`]: another backing file
 //! * [`image`]: the block device; [`facts`]: what `info` prints; [`fault`]: what can be wrong
 
 mod alloc;
@@ -31,6 +32,7 @@ mod fault;
 mod findings;
 mod flush;
 mod header;
+mod history;
 mod image;
 mod l2;
 mod land;
@@ -38,6 +40,7 @@ mod layout;
 mod live;
 mod owners;
 mod pack;
+mod parent;
 mod refcount;
 mod renew;
 mod resize;
@@ -45,6 +48,7 @@ mod rewrite;
 mod snapshot;
 mod stream;
 mod tables;
+mod view;
 
 use std::sync::Arc;
 
@@ -113,6 +117,11 @@ impl Format for Qcow2Format {
             return Ok(Box::new(DiskSink::new(self.create(file, plan)?)));
         }
         Ok(Box::new(Stream::new(&file, plan.data_file.as_ref(), design, plan.compress)?))
+    }
+
+    fn full_size(&self, plan: &Plan) -> Result<Option<u64>> {
+        let design = Design::new(plan)?;
+        Ok(design.data_file.is_none().then(|| design.full_size()))
     }
 
     fn options(&self) -> &'static [Opt] {

@@ -82,6 +82,8 @@ fn run_to_the_end(
 pub(super) struct ClusterPack {
     cluster: BlockSize,
     how: Compression,
+    /// Level of zstd; 0 is its own default.
+    level: i32,
     /// Encoders that nobody uses at the moment: making one costs more than a small cluster.
     zlib: Idle<Encoder>,
     zstd: Idle<Compressor<'static>>,
@@ -107,8 +109,8 @@ impl Debug for ClusterPack {
 
 impl ClusterPack {
     /// For clusters of that size.
-    pub(super) fn new(cluster: BlockSize, how: Compression) -> Self {
-        Self { cluster, how, zlib: Mutex::default(), zstd: Mutex::default() }
+    pub(super) fn new(cluster: BlockSize, how: Compression, level: i32) -> Self {
+        Self { cluster, how, level, zlib: Mutex::default(), zstd: Mutex::default() }
     }
 
     /// The packed bytes, unless they take as much room as the cluster.
@@ -119,8 +121,11 @@ impl ClusterPack {
                 lend(&self.zlib, || Ok(Encoder::default()), |encoder| encoder.deflate(whole, room))
             }
             Compression::Zstd => {
-                let packed =
-                    lend(&self.zstd, || Ok(Compressor::new(0)?), |encoder| encoder.compress(whole))??;
+                let packed = lend(
+                    &self.zstd,
+                    || Ok(Compressor::new(self.level)?),
+                    |encoder| encoder.compress(whole),
+                )??;
                 Ok(Some(packed).filter(|p| p.len() <= room))
             }
         }
@@ -179,7 +184,7 @@ mod tests {
         for how in [Compression::Zlib, Compression::Zstd] {
             for bits in 9..=21 {
                 let cluster = BlockSize::from_shift(bits).unwrap();
-                let pack = ClusterPack::new(cluster, how);
+                let pack = ClusterPack::new(cluster, how, 0);
                 let rounds = (1u64 << 22 >> bits).clamp(4, 60);
                 for seed in 0..rounds {
                     let data = mixture(1 << bits, seed * 7919 + u64::from(bits));
@@ -195,7 +200,7 @@ mod tests {
     #[test]
     fn a_stream_that_is_cut_short_is_an_error() {
         for how in [Compression::Zlib, Compression::Zstd] {
-            let pack = ClusterPack::new(BlockSize::from_shift(16).unwrap(), how);
+            let pack = ClusterPack::new(BlockSize::from_shift(16).unwrap(), how, 0);
             let Piece::Packed { bytes, .. } = pack.pack(0, &[7; 65536]).unwrap() else { panic!() };
             let mut out = vec![0; 65536];
             assert!(unpack(how, &bytes[..bytes.len() / 2], &mut out).is_err());

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeSet;
 
+use super::alloc::Allocator;
 use super::census::Census;
+use super::check::Lists;
 use super::fault::Fault;
 use super::findings::Findings;
 use super::header::{Header, Incompatible, TablePlace};
@@ -28,26 +30,46 @@ impl Qcow2 {
     /// Counts all references and writes them to new blocks. The allocator's lock is held.
     pub(super) fn renew_counts(&self) -> Result<()> {
         let (mut header, l1) = self.header_and_l1()?;
-        let place = self.write_new_counts(&header, &l1)?;
+        let lists = self.lists()?;
+        let place = self.write_new_counts(&header, &l1, &lists, None)?;
         header.refcount_table = place;
         header.incompatible.remove(Incompatible::DIRTY);
         self.turn_header(&header)?;
         self.turn_to(header, l1)
     }
 
-    /// Puts new counts on stable storage, where nothing refers to them yet; says where the table is.
-    fn write_new_counts(&self, header: &Header, l1: &[u64]) -> Result<TablePlace> {
+    /// Puts new counts on stable storage, where nothing refers to them yet; says where the table is. They go where
+    /// `alloc` finds room, or without one behind everything.
+    pub(super) fn write_new_counts(
+        &self,
+        header: &Header,
+        l1: &[u64],
+        lists: &Lists,
+        alloc: Option<&mut Allocator>,
+    ) -> Result<TablePlace> {
         let mut report = Report::default();
-        let lists = self.lists()?;
-        let census = Census::take(self.scope(header, l1, &lists), &mut Findings::new(&mut report, false))?;
+        let census = Census::take(self.scope(header, l1, lists), &mut Findings::new(&mut report, false))?;
         if let Some(found) = report.findings.iter().find(|f| f.severity == Severity::Corruption) {
             return Err(Fault::CannotCount(found.what.clone()).into());
         }
         let mut counts = Refcounts::empty(&self.file, &header.geometry)?;
         let used = (0..census.end()).filter(|cluster| census.count(*cluster) != 0);
-        let blocks = used.map(|cluster| counts.per_block().split(cluster).0).collect();
-        let start = self.behind_counts(header, &census);
-        let layout = plan(&counts, blocks, start, self.rules.geometry.cluster.bytes() / 8);
+        let blocks: BTreeSet<u64> = used.map(|cluster| counts.per_block().split(cluster).0).collect();
+        let per_cluster = self.rules.geometry.cluster.bytes() / 8;
+        let layout = match alloc {
+            None => plan(&counts, blocks, self.behind_counts(header, &census), per_cluster),
+            Some(alloc) => {
+                let mut room = Clusters { first: 0, count: 0 };
+                loop {
+                    let layout = plan(&counts, blocks.clone(), room.first, per_cluster);
+                    if layout.all.count <= room.count {
+                        break layout;
+                    }
+                    // Another place may need another block.
+                    room = alloc.all(layout.all.count.max(room.count.saturating_add(1)))?;
+                }
+            }
+        };
         self.extend(layout.all.end())?;
         let place = self.fill_counts(&mut counts, &census, &layout)?;
         counts.store()?;
@@ -82,8 +104,8 @@ impl Qcow2 {
             at = at.saturating_add(1);
             let reach = counts.per_block();
             let first = reach.start_of(*number).ok_or(Common::Index(*number))?;
-            // Everything that is used lies before the new structures.
-            for cluster in first..first.saturating_add(reach.bytes()).min(layout.all.end()) {
+            let end = layout.all.end().max(census.end());
+            for cluster in first..first.saturating_add(reach.bytes()).min(end) {
                 let new = u64::from(layout.all.numbers().contains(&cluster));
                 if let count @ 1.. = census.count(cluster).saturating_add(new) {
                     counts.set(cluster, count)?;

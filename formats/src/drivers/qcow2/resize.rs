@@ -71,10 +71,12 @@ impl Edit<'_> {
         self.image.may_resize(size)?;
         let entries = index(self.header.geometry.l1_entries(size))?;
         self.header.size = size;
-        for number in entries..self.l1.len() {
+        // What a virtual machine kept behind the old end must not become part of the disk.
+        let kept = index(self.header.geometry.l1_entries(self.old_size))?.min(entries);
+        for number in kept..self.l1.len() {
             self.drop_table(len64(number)).within(|| format!("L2 table {number}"))?;
         }
-        self.l1.truncate(entries);
+        self.l1.truncate(kept);
         self.l1.resize(entries.max(1), 0);
         Ok(())
     }

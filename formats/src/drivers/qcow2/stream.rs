@@ -61,7 +61,8 @@ impl Stream {
         }
         let geometry = design.geometry;
         let rules = EntryRules { geometry, version2: design.version == 2, data_file: data.is_some() };
-        let pack = compress.then(|| Arc::new(ClusterPack::new(geometry.cluster, design.compression)));
+        let pack =
+            compress.then(|| Arc::new(ClusterPack::new(geometry.cluster, design.compression, design.level)));
         let l1 = vec![0; index(geometry.l1_entries(design.size).max(1))?];
         let mut new = Self {
             file: file.clone(),

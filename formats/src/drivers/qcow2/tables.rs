@@ -125,33 +125,52 @@ impl Tables {
 
     /// Where the first part of `span` lives; looks at one sheet of one L2 table, or passes over empty L1 entries.
     pub(super) fn lookup(&self, data_size: u64, span: Span) -> Result<Mapping> {
+        Ok(self.find_first(data_size, span, Aim::Read)?.0)
+    }
+
+    /// The same, and the offset of the space that is set aside for the first byte, whatever is read. All of what the
+    /// answer speaks of has such space in one piece, or none of it.
+    pub(super) fn locate(&self, data_size: u64, span: Span) -> Result<(Mapping, Option<HostOffset>)> {
+        self.find_first(data_size, span, Aim::Locate)
+    }
+
+    fn find_first(&self, data_size: u64, span: Span, aim: Aim) -> Result<(Mapping, Option<HostOffset>)> {
         let (number, _) = self.rules.geometry.l2_reach.split(span.start());
         let Some(l2) = self.l2_at(number)? else {
-            return Ok(Mapping { place: Place::Absent, len: self.unmapped(span)? });
+            return Ok((Mapping { place: Place::Absent, len: self.unmapped(span)? }, None));
         };
-        let mapping = self.walk(l2, data_size, span, false)?;
+        let found = self.walk(l2, data_size, span, aim)?;
         // The span is not empty and its first entry lies in the sheet, so there is a mapping.
-        mapping.ok_or_else(|| Fault::Cut("L2 table").into())
+        found.ok_or_else(|| Fault::Cut("L2 table").into())
     }
 
     /// Where the first part of `span` is stored, if its bytes can be changed there: they are nobody else's.
     pub(super) fn own(&self, data_size: u64, span: Span) -> Result<Option<Mapping>> {
         let (number, _) = self.rules.geometry.l2_reach.split(span.start());
         match self.l2_at(number)? {
-            Some(l2) if self.l2_alone(number)? => self.walk(l2, data_size, span, true),
+            Some(l2) if self.l2_alone(number)? => {
+                Ok(self.walk(l2, data_size, span, Aim::Own)?.map(|(mapping, _)| mapping))
+            }
             _ => Ok(None),
         }
     }
 
-    fn walk(&self, l2: HostOffset, data_size: u64, span: Span, own: bool) -> Result<Option<Mapping>> {
+    fn walk(
+        &self,
+        l2: HostOffset,
+        data_size: u64,
+        span: Span,
+        aim: Aim,
+    ) -> Result<Option<(Mapping, Option<HostOffset>)>> {
         let (number, within) = self.rules.geometry.l2_reach.split(span.start());
         let place = || format!("L2 table {number} at {:#x}", l2.0);
         let (cluster, _) = self.rules.geometry.cluster.split(within);
         let (sheet, next) = self.sheet_of(l2, cluster)?;
         let sheet = self.sheet(sheet).within(place)?;
-        let mut walk = Walk { tables: self, sheet: &sheet, next, span, data_size, own, mapping: None };
+        let mut walk =
+            Walk { tables: self, sheet: &sheet, next, span, data_size, aim, mapping: None, host: None };
         walk.run().within(place)?;
-        Ok(walk.mapping)
+        Ok(walk.mapping.map(|mapping| (mapping, walk.host)))
     }
 
     /// What is said about the cluster that holds byte `at` of the disk.
@@ -268,6 +287,17 @@ impl Tables {
     }
 }
 
+/// What a walk looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Aim {
+    /// What is read.
+    Read,
+    /// What is read, and the space that is set aside for it.
+    Locate,
+    /// Only what can be changed in place.
+    Own,
+}
+
 /// Joins what neighbours in one sheet say.
 struct Walk<'a> {
     tables: &'a Tables,
@@ -278,9 +308,10 @@ struct Walk<'a> {
     span: Span,
     /// Size of the disk that data lie on.
     data_size: u64,
-    /// Only what can be changed in place is looked for.
-    own: bool,
+    aim: Aim,
     mapping: Option<Mapping>,
+    /// Where space is set aside for the first byte of the mapping.
+    host: Option<HostOffset>,
 }
 
 impl Walk<'_> {
@@ -301,10 +332,10 @@ impl Walk<'_> {
     fn cluster(&mut self) -> Result<bool> {
         match self.tables.entry(self.sheet, self.next)? {
             None => Ok(false),
-            Some(Entry::Plain(plain)) if self.own && !plain.copied => Ok(false),
-            Some(Entry::Packed(_)) if self.own => Ok(false),
+            Some(Entry::Plain(plain)) if self.aim == Aim::Own && !plain.copied => Ok(false),
+            Some(Entry::Packed(_)) if self.aim == Aim::Own => Ok(false),
             Some(Entry::Packed(packed)) => {
-                self.join(Place::Packed(packed), self.tables.rules.geometry.cluster)
+                self.join(Place::Packed(packed), None, self.tables.rules.geometry.cluster)
             }
             Some(entry) => self.subclusters(&entry),
         }
@@ -318,11 +349,12 @@ impl Walk<'_> {
             let (number, _) = geometry.subcluster.split(within);
             let number = u32::try_from(number).map_err(|_| Common::Index(number))?;
             let place = entry.place(number, &geometry);
-            if self.own && !matches!(place, Place::Data(_)) {
+            if self.aim == Aim::Own && !matches!(place, Place::Data(_)) {
                 return Ok(false);
             }
             self.check_data(place, number)?;
-            if !self.join(place, geometry.subcluster)? {
+            let host = if self.aim == Aim::Locate { entry.host(number, &geometry) } else { None };
+            if !self.join(place, host, geometry.subcluster)? {
                 return Ok(false);
             }
             if self.span.is_empty() || geometry.cluster.aligned(self.span.start()) {
@@ -332,11 +364,12 @@ impl Walk<'_> {
     }
 
     /// Takes the block that `span` starts in, if it goes on as what came before it.
-    fn join(&mut self, place: Place, block: BlockSize) -> Result<bool> {
+    fn join(&mut self, place: Place, host: Option<HostOffset>, block: BlockSize) -> Result<bool> {
         let (_, within) = block.split(self.span.start());
         let piece = self.span.truncate(block.bytes().saturating_sub(within));
         match &mut self.mapping {
             None => {
+                self.host = host.map(|host| HostOffset(host.0.saturating_add(within)));
                 // Data are named by their first byte, not by their block's.
                 let place = match place {
                     Place::Data(host) => Place::Data(HostOffset(host.0.saturating_add(within))),
@@ -350,7 +383,9 @@ impl Walk<'_> {
                     (Place::Zero, Place::Zero) | (Place::Absent, Place::Absent) => true,
                     _ => false,
                 };
-                if !goes_on {
+                let room_goes_on =
+                    host.map(|now| now.0) == self.host.map(|first| first.0.saturating_add(mapping.len));
+                if !goes_on || !room_goes_on {
                     return Ok(false);
                 }
                 mapping.len = mapping.len.saturating_add(piece.len());

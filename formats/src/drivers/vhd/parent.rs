@@ -36,7 +36,7 @@ pub(super) fn reference(file: &Disk, header: &Header) -> Result<Reference> {
 pub(super) fn open(reference: &Reference, expected: Uuid, opening: &mut Opening) -> Result<Arc<dyn Image>> {
     let (_, image) = opening.follow_image(&of_windows(reference)?)?;
     let found = unique_id(image.as_ref()).unwrap_or_default();
-    if found != expected {
+    if found != expected && !opening.alone() {
         return Err(VhdFault::ParentId { found, expected }.into());
     }
     Ok(image)

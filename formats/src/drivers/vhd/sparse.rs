@@ -374,6 +374,11 @@ impl Image for SparseVhd {
         check::check(self, report)
     }
 
+    /// A parent is known by an identity that it keeps for life.
+    fn follows_parent(&self) -> Result<bool> {
+        Ok(false)
+    }
+
     fn parent(&self) -> Option<Arc<dyn Image>> {
         self.parent_image.clone()
     }

@@ -22,7 +22,9 @@ pub(super) fn check(image: &Vhdx, report: &mut Report) -> Result<()> {
     let repair = report.repair && image.file.writable();
     if image.marks.dirty.load(std::sync::atomic::Ordering::Relaxed) {
         let (what, repaired) = ("the log had to be replayed".to_string(), image.file.writable());
-        report.findings.push(Finding { what, severity: Severity::Leak, repaired });
+        // A log that was replayed for good counts as QEMU counts it; one that waits is no harm.
+        let severity = if repaired { Severity::Corruption } else { Severity::Leak };
+        report.findings.push(Finding { what, severity, repaired });
     }
     copies(image, &state, repair, report)?;
     // The space of a fixed disk is set aside on purpose, also where no block has it yet, as in QEMU's.

@@ -38,7 +38,7 @@ pub(super) fn open(
     // While Hyper-V merges disks both are right.
     let expected = [Some(linkage), pairs.get("parent_linkage2")];
     let same = |text: &&String| guid(text).is_some() && guid(text) == guid(&found);
-    if !expected.iter().flatten().any(same) {
+    if !expected.iter().flatten().any(same) && !opening.alone() {
         return Err(VhdxFault::Linkage { found, expected: linkage.clone() }.into());
     }
     Ok((image, reference))

@@ -56,6 +56,11 @@ pub(super) const OPTIONS: &[Opt] = &[
         help: "zeroes are an entry in a table, and take no space",
         kind: OptKind::Flag,
     },
+    Opt {
+        name: "compression_level",
+        help: "how hard streamOptimized tries: 1 is fast, 12 is small (4)",
+        kind: OptKind::Size { min: 1, max: 12, power_of_two: false },
+    },
     Opt { name: "toolsversion", help: "version of the guest's VMware tools", kind: OptKind::Text },
     Opt { name: "cid", help: "content ID, up to 8 hexadecimal digits (random)", kind: OptKind::Text },
 ];

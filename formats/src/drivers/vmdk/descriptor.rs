@@ -48,6 +48,8 @@ pub(super) struct Parent {
     pub(super) cid: u32,
     /// Its file, as the child names it.
     pub(super) name: Option<String>,
+    /// Where the digits of its content ID stand in the text, and how many they are.
+    pub(super) cid_at: Option<(u64, usize)>,
 }
 
 /// What kind of disk it is as a whole.
@@ -133,6 +135,10 @@ pub(super) enum Source {
     Sparse {
         name: String,
     },
+    /// In a seSparse file.
+    SeSparse {
+        name: String,
+    },
     /// Something that racker does not read.
     Other {
         kind: String,
@@ -158,7 +164,21 @@ impl Descriptor {
     /// (VMDKstream has "# Disk Descriptor File").
     pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
         let bytes = bytes.split(|b| *b == 0).next().unwrap_or_default();
-        let text = std::str::from_utf8(bytes).map_err(|_| VmdkFault::Encoding)?;
+        Self::of_text(std::str::from_utf8(bytes).map_err(|_| VmdkFault::Encoding)?)
+    }
+
+    /// The same for a disk that is not written: older programs of VMware write names in the code page of their
+    /// machine. Each byte becomes a character then, which is right for most of Europe; the name that an extent
+    /// gives itself is of no use anyway.
+    pub(super) fn parse_to_read(bytes: &[u8]) -> Result<Self> {
+        let bytes = bytes.split(|b| *b == 0).next().unwrap_or_default();
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::of_text(text),
+            Err(_) => Self::of_text(&bytes.iter().map(|b| char::from(*b)).collect::<String>()),
+        }
+    }
+
+    fn of_text(text: &str) -> Result<Self> {
         let mut parser = Parser::default();
         for (i, line) in text.split('\n').enumerate() {
             parser.line(line, i.saturating_add(1))?;
@@ -229,6 +249,7 @@ struct Parser {
     cid: Option<u32>,
     cid_at: Option<(u64, usize)>,
     parent_cid: Option<u32>,
+    parent_cid_at: Option<(u64, usize)>,
     parent_name: Option<String>,
     create_type: Option<CreateType>,
     extents: Vec<ExtentLine>,
@@ -258,12 +279,11 @@ impl Parser {
             "version" => self.version = Some(value.parse().map_err(|_| wrong("version is no number"))?),
             "cid" => {
                 self.cid = Some(hex(value).ok_or_else(|| wrong("CID is no number"))?);
-                let digits = raw.rfind(value).filter(|_| (1..=8).contains(&value.len()));
-                let at = digits.and_then(|n| u64::try_from(self.at.checked_add(n)?).ok());
-                self.cid_at = at.map(|at| (at, value.len()));
+                self.cid_at = self.digits(raw, value);
             }
             "parentcid" => {
                 self.parent_cid = Some(hex(value).ok_or_else(|| wrong("parentCID is no number"))?);
+                self.parent_cid_at = self.digits(raw, value);
             }
             "parentfilenamehint" => self.parent_name = Some(value.to_string()),
             "createtype" => {
@@ -281,6 +301,13 @@ impl Parser {
         Ok(())
     }
 
+    /// Where the digits of a content ID stand in the text, and how many they are.
+    fn digits(&self, line: &str, value: &str) -> Option<(u64, usize)> {
+        let within = line.rfind(value).filter(|_| (1..=8).contains(&value.len()))?;
+        let at = u64::try_from(self.at.checked_add(within)?).ok()?;
+        Some((at, value.len()))
+    }
+
     fn finish(self, text: &str) -> Result<Descriptor> {
         match self.version {
             Some(1..=3) => {}
@@ -291,7 +318,8 @@ impl Parser {
             return Err(VmdkFault::Missing("extent").into());
         }
         let name = self.parent_name;
-        let parent = self.parent_cid.filter(|cid| *cid != NO_PARENT).map(|cid| Parent { cid, name });
+        let cid_at = self.parent_cid_at;
+        let parent = self.parent_cid.filter(|cid| *cid != NO_PARENT).map(|cid| Parent { cid, name, cid_at });
         Ok(Descriptor {
             cid: self.cid.ok_or(VmdkFault::Missing("CID"))?,
             cid_at: self.cid_at,
@@ -342,6 +370,7 @@ fn extent(line: &str, first: &str, access: Access, number: usize) -> Result<Exte
             };
             Source::Flat { name, at: in_bytes("extent offset", offset)? }
         }
+        "SESPARSE" => Source::SeSparse { name: named()?.0 },
         other => Source::Other { kind: other.to_string() },
     };
     Ok(ExtentLine { access, len: in_bytes("extent", sectors)?, source })

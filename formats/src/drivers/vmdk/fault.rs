@@ -112,6 +112,43 @@ pub enum VmdkFault {
         /// What the decoder says.
         why: &'static str,
     },
+    /// A seSparse header with something that nobody has described.
+    #[error("the seSparse header has a {what} that racker does not know: {value:#x}")]
+    SeField {
+        /// The field.
+        what: &'static str,
+        /// What it says.
+        value: u64,
+    },
+    /// The header of a seSparse extent that changes is not where it should be.
+    #[error("the volatile header has the magic {0:#x}")]
+    Volatile(u64),
+    /// Changes that were written to a journal and never to their places.
+    #[error("the journal holds changes that were not written to their places, and racker cannot replay it")]
+    Journal,
+    /// A seSparse grain directory entry that makes no sense.
+    #[error("grain directory entry {index} is {entry:#x}; there are {tables} grain tables")]
+    SeDirectory {
+        /// Number of the entry.
+        index: u64,
+        /// What it says.
+        entry: u64,
+        /// Tables in the file.
+        tables: u64,
+    },
+    /// A seSparse grain table entry of a kind that nobody has described.
+    #[error("grain table entry {0:#x} is of no kind that racker knows")]
+    SeEntry(u64),
+    /// A seSparse grain outside the file.
+    #[error(
+        "grain {number} of the file lies behind the end of the grains, byte {end}: the file may be truncated"
+    )]
+    SeGrain {
+        /// Number among the grains of the file.
+        number: u64,
+        /// Where the grains end.
+        end: u64,
+    },
     /// The descriptor cannot be understood.
     #[error("line {line} of the descriptor: {why}")]
     Descriptor {
@@ -145,6 +182,9 @@ pub enum VmdkFault {
         /// What the descriptor says.
         expected: u64,
     },
+    /// The content ID of the parent cannot be written in place.
+    #[error("parentCID has {0} digits: there is no room for another one")]
+    ParentCidDigits(usize),
     /// The parent was changed after the child was made.
     #[error(
         "the parent's content ID is {found:08x}, the child expects {expected:08x}: the parent was changed"
@@ -228,6 +268,8 @@ impl Fault for VmdkFault {
             | Self::Device(_)
             | Self::ExtentKind(_)
             | Self::EmbeddedExtents(_)
+            | Self::Journal
+            | Self::SeField { .. }
             | Self::StreamOnly => Kind::Unsupported,
             Self::GrainSize { sectors, .. } if sectors.is_power_of_two() => Kind::Unsupported,
             Self::ReadOnly(_) => Kind::ReadOnly,
@@ -249,6 +291,7 @@ impl Fault for VmdkFault {
                 Some("mend the image with: racker disk check --repair".into())
             }
             Self::Plain(_) => Some("try -o subformat=streamOptimized".into()),
+            Self::Journal => Some("start and stop the virtual machine once: ESXi replays the journal".into()),
             Self::StreamOnly => {
                 Some("make one with: racker disk convert -o subformat=streamOptimized".into())
             }

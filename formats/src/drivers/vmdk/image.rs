@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::descriptor::{Access, Descriptor};
 use super::fault::VmdkFault;
 use super::grains::{Mapping, SparseExtent};
+use super::sesparse::SeSparse;
 use super::write::Below;
 use super::{check, resize};
 use crate::block::{BlockDevice, Caps, Disk, Run, RunKind, Span, Support};
@@ -74,6 +75,7 @@ pub(super) enum Body {
     Zero,
     Flat { file: Disk, at: u64 },
     Sparse(Box<SparseExtent>),
+    SeSparse(Box<SeSparse>),
 }
 
 /// Where a stretch of the disk is.
@@ -161,6 +163,17 @@ impl VmdkImage {
         Ok(())
     }
 
+    /// Where the content ID of the parent stands in the file, and how many digits it has.
+    fn parent_cid_at(&self) -> Result<(u64, usize)> {
+        let state = self.shared()?;
+        let parent = state.descriptor.as_ref().and_then(|d| d.parent.as_ref());
+        let (at, len) = parent.and_then(|p| p.cid_at).ok_or(VmdkFault::Missing("parentCID"))?;
+        if len < 8 {
+            return Err(VmdkFault::ParentCidDigits(len).into());
+        }
+        Ok((state.home.embedded.map_or(0, |e| e.start()).saturating_add(at), len))
+    }
+
     /// Clears something: `zero` covers what the parent has, otherwise it may show.
     fn clear(&self, span: Span, zero: bool) -> Result<()> {
         self.for_change(span, |extent, span, _| match &extent.body {
@@ -171,6 +184,7 @@ impl VmdkImage {
             }
             Body::Sparse(sparse) if zero => sparse.zero(span, self.below(extent)),
             Body::Sparse(sparse) => sparse.discard(span, self.below(extent)),
+            Body::SeSparse(_) => Err(VmdkFault::ReadOnly("a seSparse extent").into()),
         })
     }
 }
@@ -202,6 +216,15 @@ impl State {
                 };
                 (place, len)
             }
+            Body::SeSparse(sparse) => {
+                let (mapping, len) = sparse.map(at, want).within(|| self.place_name(extent))?;
+                let place = match mapping {
+                    Mapping::Data { host } => Place::Bytes { file: &sparse.file, host, in_grains: true },
+                    Mapping::Zero => Place::Zero,
+                    Mapping::Absent | Mapping::Packed { .. } => Place::Absent,
+                };
+                (place, len)
+            }
         })
     }
 
@@ -221,6 +244,7 @@ impl State {
                 Body::Zero => ("ZERO", None),
                 Body::Flat { .. } => ("FLAT", None),
                 Body::Sparse(sparse) => ("SPARSE", Some(sparse)),
+                Body::SeSparse(_) => ("SESPARSE", None),
             };
             if let Some(map) = value.as_object_mut() {
                 map.insert("format".into(), format.into());
@@ -234,6 +258,15 @@ impl State {
             value
         };
         self.extents.iter().map(facts).collect()
+    }
+
+    /// Bytes in a grain of the first extent that has grains.
+    fn grain(&self) -> Option<u64> {
+        self.extents.iter().find_map(|e| match &e.body {
+            Body::Sparse(sparse) => Some(sparse.header.grain.bytes()),
+            Body::SeSparse(sparse) => Some(sparse.grain_bytes()),
+            Body::Zero | Body::Flat { .. } => None,
+        })
     }
 
     pub(super) fn sparse_extents(&self) -> impl Iterator<Item = (&Extent, &SparseExtent)> {
@@ -252,7 +285,7 @@ impl State {
                 Body::Zero => {}
                 Body::Flat { file, .. } => file.flush()?,
                 Body::Sparse(sparse) if sparse.file.writable() => sparse.sync()?,
-                Body::Sparse(_) => {}
+                Body::Sparse(_) | Body::SeSparse(_) => {}
             }
         }
         self.home.file.flush()
@@ -260,7 +293,7 @@ impl State {
 
     fn facts(&self) -> Facts {
         let mut facts = Facts { format: "vmdk", virtual_size: self.size, ..Facts::default() };
-        facts.cluster_size = self.sparse_extents().next().map(|(_, s)| s.header.grain.bytes());
+        facts.cluster_size = self.grain();
         facts.dirty = self.sparse_extents().any(|(_, s)| s.header.unclean);
         facts.data_files = self.extents.iter().map(|e| e.name.clone()).filter(|n| !n.is_empty()).collect();
         facts.specific.insert("extents".into(), self.extent_facts().into());
@@ -304,7 +337,34 @@ impl Image for VmdkImage {
             }
             check::extent(sparse, &state.place_name(extent), report)?;
         }
+        for extent in &state.extents {
+            if let Body::SeSparse(sparse) = &extent.body {
+                sparse.check(&state.place_name(extent), report)?;
+            }
+        }
         Ok(())
+    }
+
+    fn follows_parent(&self) -> Result<bool> {
+        self.parent_cid_at().map(|_| true)
+    }
+
+    fn renew_identity(&self) -> Result<()> {
+        let state = self.shared()?;
+        self.renew_cid(&state)?;
+        state.home.file.flush()
+    }
+
+    fn keep_parent(&self, parent: &dyn Image) -> Result<()> {
+        let (at, len) = self.parent_cid_at()?;
+        let cid = parent.facts().specific.get("cid").and_then(serde_json::Value::as_u64);
+        let digits = format!("{:0len$x}", cid.ok_or(VmdkFault::Missing("CID"))?);
+        if digits.len() != len {
+            return Err(VmdkFault::ParentCidDigits(len).into());
+        }
+        let state = self.shared()?;
+        state.home.file.write_at(at, digits.as_bytes())?;
+        state.home.file.flush()
     }
 
     fn parent(&self) -> Option<Arc<dyn Image>> {
@@ -325,15 +385,14 @@ impl Image for VmdkImage {
 impl VmdkImage {
     fn location(&self, state: &State, span: Span) -> Result<Location> {
         let (place, len) = state.place(span)?;
-        let run = |kind| Run { len, kind };
-        let location = |run, at| Location { run, at, compressed: false, hollow: false };
+        let location = |kind, at| Location { at, ..Location::of(Run { len, kind }) };
         Ok(match place {
             Place::Bytes { file, host, in_grains: false } => locate_plain(file, host, len)?,
-            Place::Bytes { host, .. } => location(run(RunKind::Data), Some(host)),
-            Place::Packed { .. } => Location { compressed: true, ..location(run(RunKind::Data), None) },
-            Place::Zero => location(run(RunKind::Zero), None),
-            Place::Absent if self.parent.is_some() => location(run(RunKind::Parent), None),
-            Place::Absent => location(run(RunKind::Hole), None),
+            Place::Bytes { host, .. } => location(RunKind::Data, Some(host)),
+            Place::Packed { .. } => Location { compressed: true, ..location(RunKind::Data, None) },
+            Place::Zero => location(RunKind::Zero, None),
+            Place::Absent if self.parent.is_some() => location(RunKind::Parent, None),
+            Place::Absent => location(RunKind::Hole, None),
         })
     }
 }
@@ -349,8 +408,9 @@ impl BlockDevice for VmdkImage {
             Body::Zero => true,
             Body::Flat { file, .. } => file.writable(),
             Body::Sparse(sparse) => sparse.file.writable() && sparse.refuse_writes().is_ok(),
+            Body::SeSparse(_) => false,
         });
-        let grain = state.sparse_extents().next().map_or(64 << 10, |(_, s)| s.header.grain.bytes());
+        let grain = state.grain().unwrap_or(64 << 10);
         Caps {
             write,
             zero: Support::Native,
@@ -407,6 +467,7 @@ impl BlockDevice for VmdkImage {
                 Body::Zero => Err(VmdkFault::ReadOnly("an extent of kind ZERO").into()),
                 Body::Flat { file, at } => file.write_at(at.saturating_add(span.start()), piece),
                 Body::Sparse(sparse) => sparse.write(span.start(), piece, self.below(extent)),
+                Body::SeSparse(_) => Err(VmdkFault::ReadOnly("a seSparse extent").into()),
             }
         })
     }

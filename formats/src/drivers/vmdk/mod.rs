@@ -2,13 +2,13 @@
 //!
 //! Read: monolithicSparse (header versions 1 to 3, zeroed grains), streamOptimized (with the grain directory at
 //! the end, as VMware and VirtualBox write it, or at the front, as QEMU does), monolithicFlat, split disks of both
-//! kinds, vmfs and vmfsThin (flat), vmfsSparse (COWD), and parents of all these.
+//! kinds, vmfs and vmfsThin (flat), vmfsSparse (COWD), seSparse, and parents of all these.
 //! Written, created, resized and mended: monolithicSparse and split sparse disks (children of another VMDK
 //! included, but those keep their size), flat and split flat ones; streamOptimized is written in one go, by
 //! conversion.
 //!
-//! Refused by name: devices of other machines (fullDevice, partitionedDevice, raw device maps), seSparse, extents
-//! marked NOACCESS, compressed grains without markers, writing to compressed or ESX Server extents.
+//! Refused by name: devices of other machines (fullDevice, partitionedDevice, raw device maps), extents
+//! marked NOACCESS, seSparse with a journal to be replayed, compressed grains without markers, writing to compressed or ESX Server extents.
 //!
 //! Disagreements of others: QEMU takes any extent list in an embedded descriptor for good and ignores it; here a
 //! list of several is refused. QEMU does not look at the disk sector before a compressed grain; here it must fit.
@@ -18,6 +18,7 @@
 //! * [`layout`]: structures as they lie on disk; [`header`]: their checked form; [`descriptor`]: the text
 //! * [`grains`]: where a grain is; [`pack`]: compressed grains; [`write`](mod@write): changes while in use
 //! * [`census`]: what is in use, and where there is room; [`check`]: inconsistencies, and mending them
+//! * [`sesparse`]: ESXi's newer snapshots
 //! * [`image`]: extents in a row; [`resize`]: more of them, or larger ones
 //! * [`create`]: new images; [`stream`]: those that are written in one go
 
@@ -32,6 +33,7 @@ mod image;
 mod layout;
 mod pack;
 mod resize;
+mod sesparse;
 mod stream;
 mod write;
 
@@ -46,6 +48,7 @@ use self::grains::SparseExtent;
 use self::header::SparseHeader;
 use self::image::{Body, Extent, Home, VmdkImage};
 use self::layout::{COWD_MAGIC, MAGIC, SECTOR};
+use self::sesparse::SeSparse;
 use self::stream::StreamSink;
 use crate::block::{Disk, Span};
 use crate::convert::{DiskSink, Sink};
@@ -81,6 +84,7 @@ impl Format for Vmdk {
             SubKind::create("streamOptimized"),
             SubKind::write("vmfs, vmfsThin (flat)"),
             SubKind::read("vmfsSparse (COWD)"),
+            SubKind::read("seSparse"),
             SubKind::all("delta links"),
         ];
         KINDS
@@ -92,6 +96,7 @@ impl Format for Vmdk {
             Some(MAGIC) if matches!(version, Some(1..=3)) => Guess::Strong,
             Some(COWD_MAGIC) if version == Some(1) => Guess::Strong,
             Some(MAGIC | COWD_MAGIC) => Guess::Weak,
+            _ if is_sesparse(head.first) => Guess::Strong,
             // However large: a raw disk whose guest wrote such text is refused for its size, not followed.
             _ if looks_like_descriptor(head.first) => Guess::Weak,
             _ => Guess::No,
@@ -102,6 +107,9 @@ impl Format for Vmdk {
         let magic = bytes(&file, 0, 4.min(file.size()), 4, "VMDK magic")?;
         if magic == MAGIC || magic == COWD_MAGIC {
             return open_sparse(file, opening);
+        }
+        if is_sesparse(&bytes(&file, 0, 16.min(file.size()), 16, "seSparse magic")?) {
+            return open_sesparse(file, opening);
         }
         open_described(file, opening)
     }
@@ -118,7 +126,9 @@ impl Format for Vmdk {
                 Ok(Box::new(StreamSink::new(file, plan)?))
             }
             Subformat::StreamOptimized => Err(VmdkFault::FlatChild.into()),
-            other if plan.compress => Err(VmdkFault::Plain(other.name()).into()),
+            other if plan.compress || plan.options.size("compression_level").is_some() => {
+                Err(VmdkFault::Plain(other.name()).into())
+            }
             _ => Ok(Box::new(DiskSink::new(self.create(file, plan)?))),
         }
     }
@@ -169,6 +179,25 @@ fn open_sparse(file: Disk, opening: &mut Opening) -> Result<Arc<dyn Image>> {
     Ok(Arc::new(VmdkImage::new(vec![extent], parent, descriptor, home, false)))
 }
 
+/// Whether a file begins as a seSparse extent does.
+fn is_sesparse(first: &[u8]) -> bool {
+    first.starts_with(&sesparse::MAGIC)
+        && first.get(8..).is_some_and(|rest| rest.starts_with(&sesparse::VERSION.to_le_bytes()))
+}
+
+/// A seSparse extent by itself, without the descriptor that names it.
+fn open_sesparse(file: Disk, opening: &Opening) -> Result<Arc<dyn Image>> {
+    if opening.write() {
+        return Err(VmdkFault::ReadOnly("a seSparse extent").into());
+    }
+    let sparse = SeSparse::open(file.clone())?;
+    let span = Span::first(sparse.size());
+    let body = Body::SeSparse(Box::new(sparse));
+    let extent = Extent { span, access: Access::ReadOnly, name: String::new(), body };
+    let home = Home { file, embedded: None, beside: None };
+    Ok(Arc::new(VmdkImage::new(vec![extent], None, None, home, false)))
+}
+
 /// Opens the image that was just made as `plan` says: its files have no names yet.
 fn reopen(file: Disk, plan: &Plan) -> Result<Arc<dyn Image>> {
     let parent = plan.backing.as_ref().map(|b| b.image.clone());
@@ -196,7 +225,8 @@ fn embedded(file: &Disk, header: &SparseHeader) -> Result<(Option<Descriptor>, H
     if text.first().is_none_or(|b| *b == 0) {
         return Ok((None, home));
     }
-    Ok((Some(Descriptor::parse(&text)?), home))
+    let parse = if file.writable() { Descriptor::parse } else { Descriptor::parse_to_read };
+    Ok((Some(parse(&text)?), home))
 }
 
 fn lone_extent(file: &Disk, header: SparseHeader) -> Result<Extent> {
@@ -208,7 +238,8 @@ fn lone_extent(file: &Disk, header: SparseHeader) -> Result<Extent> {
 /// A file that is a descriptor: the data are in other files.
 fn open_described(file: Disk, opening: &mut Opening) -> Result<Arc<dyn Image>> {
     let text = bytes(&file, 0, file.size(), DESCRIPTOR_BYTES_MAX, "descriptor")?;
-    let descriptor = Descriptor::parse(&text)?;
+    let parse = if file.writable() { Descriptor::parse } else { Descriptor::parse_to_read };
+    let descriptor = parse(&text)?;
     refuse_devices(descriptor.create_type)?;
     let mut follow =
         |name: &str| opening.follow_file(&Reference { path: name.into(), format: None, role: Role::Extent });
@@ -257,6 +288,17 @@ fn open_extent(
     let (name, body) = match &line.source {
         Source::Zero => (String::new(), Body::Zero),
         Source::Other { kind } => return Err(VmdkFault::ExtentKind(kind.clone()).into()),
+        Source::SeSparse { name } => {
+            let sparse = SeSparse::open(follow(name)?).within(|| name)?;
+            let (found, expected) = (sparse.size().div_euclid(SECTOR), line.len.div_euclid(SECTOR));
+            if found < expected {
+                return Err(VmdkFault::ExtentSize { name: name.clone(), found, expected }.into());
+            }
+            if write {
+                return Err(VmdkFault::ReadOnly("a seSparse extent").into());
+            }
+            (name.clone(), Body::SeSparse(Box::new(sparse)))
+        }
         Source::Flat { name, at } => {
             let file = match flat.get(name) {
                 Some(file) => file.clone(),
@@ -286,6 +328,9 @@ fn open_parent(parent: &Parent, opening: &mut Opening) -> Result<Arc<dyn Image>>
     let path = parent.name.clone().ok_or(VmdkFault::NoParentName(parent.cid))?;
     let reference = Reference { path, format: Some("vmdk".into()), role: Role::Backing };
     let (_, image) = opening.follow_image(&reference)?;
+    if opening.alone() {
+        return Ok(image);
+    }
     let cid = image.facts().specific.get("cid").and_then(serde_json::Value::as_u64);
     let found = cid.and_then(|c| u32::try_from(c).ok()).unwrap_or(u32::MAX);
     if found != parent.cid {

@@ -23,7 +23,7 @@ pub(super) fn inflate(packed: &[u8], out: &mut [u8], need: usize) -> std::result
 }
 
 /// The fastest level that stays within 2 % of the size that zlib makes unless told otherwise.
-const LEVEL: i32 = 4;
+pub(super) const LEVEL: i32 = 4;
 
 /// The most bytes that `len` bytes take.
 pub(super) fn bound(len: usize) -> usize {
@@ -34,18 +34,19 @@ pub(super) fn bound(len: usize) -> usize {
 pub(super) struct Deflate {
     /// Compressors that nobody uses at the moment: each has tables of several hundred KiB.
     idle: Mutex<Vec<Compressor>>,
+    level: CompressionLvl,
 }
 
 impl Deflate {
-    pub(super) fn new() -> Self {
-        Self { idle: Mutex::default() }
+    /// At a level from 1, fast, to 12, small.
+    pub(super) fn new(level: i32) -> Self {
+        Self { idle: Mutex::default(), level: CompressionLvl::new(level).unwrap_or_default() }
     }
 
     /// Compresses a grain behind `prefix` bytes that the caller fills in.
     pub(super) fn deflate(&self, grain: &[u8], prefix: usize) -> Result<Vec<u8>> {
         let idle = self.idle.lock().map_err(|_| Common::Poisoned)?.pop();
-        let level = CompressionLvl::new(LEVEL).unwrap_or_default();
-        let mut compressor = idle.unwrap_or_else(|| Compressor::new(level));
+        let mut compressor = idle.unwrap_or_else(|| Compressor::new(self.level));
         let mut out = vec![0; compressor.zlib_compress_bound(grain.len()).saturating_add(prefix)];
         let room = out.get_mut(prefix..).unwrap_or_default();
         // The bound leaves room for the worst case, so this cannot fail.
@@ -70,7 +71,7 @@ mod tests {
     #[test]
     fn what_goes_in_comes_out() {
         let grain: Vec<u8> = (0..65536u32).map(|i| ((i * i) >> 5) as u8).collect();
-        let pack = Deflate::new();
+        let pack = Deflate::new(LEVEL);
         let packed = pack.deflate(&grain, 12).unwrap();
         let mut out = vec![7; 65536];
         inflate(&packed[12..], &mut out, 65536).unwrap();

@@ -106,6 +106,7 @@ fn another(state: &State, made: usize, span: Span) -> Result<Extent> {
             file.resize(span.len())?;
             Body::Flat { file, at: 0 }
         }
+        Body::SeSparse(_) => return Err(VmdkFault::FixedSize("seSparse disks").into()),
     };
     Ok(Extent { span, access: Access::ReadWrite, name, body })
 }
@@ -150,7 +151,7 @@ fn shrink(state: &mut State, size: u64) -> Result<()> {
 fn text_for(state: &State, size: u64) -> Result<String> {
     let descriptor = state.descriptor.as_ref().ok_or(VmdkFault::Missing("descriptor"))?;
     let own_name = descriptor.extents.first().map_or("", |line| match &line.source {
-        Source::Sparse { name } | Source::Flat { name, .. } => name,
+        Source::Sparse { name } | Source::SeSparse { name } | Source::Flat { name, .. } => name,
         Source::Zero | Source::Other { .. } => "",
     });
     let line = |e: &Extent| {
@@ -158,7 +159,7 @@ fn text_for(state: &State, size: u64) -> Result<String> {
         // A lone extent is the image itself.
         let name = if e.name.is_empty() { own_name } else { &e.name };
         match e.body {
-            Body::Sparse(_) => ExtentLine::sparse(sectors, name),
+            Body::Sparse(_) | Body::SeSparse(_) => ExtentLine::sparse(sectors, name),
             Body::Flat { .. } | Body::Zero => ExtentLine::flat(sectors, name),
         }
     };
@@ -224,6 +225,7 @@ fn longer(body: &Body, old: u64, len: u64) -> Result<Body> {
             file.flush()?;
             Ok(Body::Flat { file: file.clone(), at: *at })
         }
+        Body::SeSparse(_) => Err(VmdkFault::FixedSize("seSparse disks").into()),
         Body::Sparse(sparse) => {
             grow_sparse(sparse, len)?;
             reopened(&sparse.file)
@@ -239,6 +241,7 @@ fn shorter(body: &Body, len: u64) -> Result<Body> {
             file.flush()?;
             Ok(Body::Flat { file: file.clone(), at: *at })
         }
+        Body::SeSparse(_) => Err(VmdkFault::FixedSize("seSparse disks").into()),
         Body::Sparse(sparse) => {
             shrink_sparse(sparse, len)?;
             reopened(&sparse.file)

@@ -65,6 +65,8 @@ pub(super) struct StreamSink {
     directory: Vec<u32>,
     /// Up to here the disk is in the stream.
     done: u64,
+    /// How hard grains are compressed.
+    level: i32,
 }
 
 impl StreamSink {
@@ -81,8 +83,10 @@ impl StreamSink {
         let directory = vec![0; index(layout.tables)?];
         let table = vec![0; index(GT_ENTRIES.into())?];
         let gathered = Vec::new();
+        let level = plan.options.size("compression_level").and_then(|n| i32::try_from(n).ok());
+        let level = level.unwrap_or(super::pack::LEVEL);
         let mut new =
-            Self { file, gathered, sector: 0, layout, header, table, number: 0, directory, done: 0 };
+            Self { file, gathered, sector: 0, layout, header, table, number: 0, directory, done: 0, level };
         new.append(header.as_bytes())?;
         let descriptor = new.layout.descriptor.clone();
         new.append(descriptor.as_bytes())?;
@@ -161,7 +165,7 @@ impl Sink for StreamSink {
     }
 
     fn pack(&self) -> Option<Arc<dyn Pack>> {
-        Some(Arc::new(GrainPack(Deflate::new())))
+        Some(Arc::new(GrainPack(Deflate::new(self.level))))
     }
 
     fn put(&mut self, piece: Piece) -> Result<()> {

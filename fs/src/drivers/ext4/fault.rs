@@ -45,6 +45,14 @@ pub(super) enum Ext4Fault {
         /// Of the bytes.
         computed: u32,
     },
+    /// A bitmap and the count of it.
+    #[error("{found} clusters are free, and {counted} are counted")]
+    FreeCount {
+        /// In the bitmap.
+        found: u64,
+        /// In the descriptor.
+        counted: u64,
+    },
     /// A block number outside the filesystem.
     #[error("{what} names block {block}, the filesystem has {blocks}")]
     BlockPastEnd {

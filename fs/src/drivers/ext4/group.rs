@@ -16,7 +16,16 @@ pub(super) struct Group {
     pub(super) inode_table: u64,
     /// Free blocks (clusters with `bigalloc`).
     pub(super) free: u64,
+    /// Where the block bitmap is.
+    pub(super) block_bitmap: u64,
+    /// Its checksum; 16 bits with short descriptors.
+    pub(super) bitmap_csum: u32,
+    /// The bitmap was never written: only the group's own tables are in use.
+    pub(super) no_bitmap: bool,
 }
+
+/// `bg_flags`: the block bitmap was never written.
+const BLOCK_UNINIT: u16 = 2;
 
 impl Group {
     /// Checks the bytes of descriptor number `group`.
@@ -31,7 +40,14 @@ impl Group {
         let table_bytes = u64::from(sb.inodes_per_group).saturating_mul(len64(sb.inode_bytes));
         sb.check_blocks("the inode table", inode_table, sb.block_size.count(table_bytes))?;
         let free = u64::from(g.free_blocks_count_hi.get()) << 16 | u64::from(g.free_blocks_count_lo.get());
-        Ok(Self { inode_table, free })
+        let block_bitmap = u64::from(g.block_bitmap_hi.get()) << 32 | u64::from(g.block_bitmap_lo.get());
+        let bitmap_csum =
+            u32::from(g.block_bitmap_csum_hi.get()) << 16 | u32::from(g.block_bitmap_csum_lo.get());
+        // The flag means something only where descriptors have checksums.
+        let flags_hold =
+            sb.features.has_metadata_csum() || sb.features.ro_compat.contains(RoCompat::GDT_CSUM);
+        let no_bitmap = flags_hold && g.flags.get() & BLOCK_UNINIT != 0;
+        Ok(Self { inode_table, free, block_bitmap, bitmap_csum, no_bitmap })
     }
 }
 

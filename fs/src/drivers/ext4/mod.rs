@@ -21,6 +21,7 @@ mod extent;
 mod fast_commit;
 mod fault;
 mod features;
+mod free;
 mod group;
 mod inline;
 mod inode;

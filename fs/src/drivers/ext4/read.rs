@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 
+use racker_formats::block::Span;
 use racker_formats::error::{Common, Error, Fault, Kind, Result, Within};
 use racker_formats::wire::{index, len64};
 
@@ -95,6 +96,14 @@ impl Ext4 {
 }
 
 impl Filesystem for Ext4 {
+    fn free_space(&self, visit: &mut Visit<'_, Span>) -> Result<bool> {
+        if !self.is_clean() {
+            return Ok(false);
+        }
+        self.visit_free(visit)?;
+        Ok(true)
+    }
+
     fn facts(&self) -> Result<FsFacts> {
         let raw = &self.sb.raw;
         let label: Vec<u8> = raw.volume_name.iter().copied().take_while(|b| *b != 0).collect();

@@ -142,6 +142,30 @@ impl Table {
         Ok(len)
     }
 
+    /// Whether the table's second entry says that the volume was unmounted, and that nothing could not be read; FAT12
+    /// does not say.
+    pub(super) fn is_clean(&self) -> Result<bool> {
+        let marks = match self.width {
+            Width::Fat12 => return Ok(true),
+            Width::Fat16 => 0xc000,
+            Width::Fat32 => 0x0c00_0000,
+        };
+        Ok(self.entry(1)? & marks == marks)
+    }
+
+    /// The first run of free clusters from `from` on: where it starts, and how many there are.
+    pub(super) fn free_run(&self, from: u32) -> Result<Option<(u32, u32)>> {
+        let mut first = from;
+        while first <= self.last() && self.entry(first)? != 0 {
+            first = first.saturating_add(1);
+        }
+        let mut end = first;
+        while end <= self.last() && self.entry(end)? == 0 {
+            end = end.saturating_add(1);
+        }
+        Ok((end > first).then(|| (first, end.saturating_sub(first))))
+    }
+
     /// Counts the free clusters.
     pub(super) fn count_free(&self) -> Result<u64> {
         let each = match self.width {

@@ -5,7 +5,7 @@
 
 use std::ops::ControlFlow;
 
-use racker_formats::block::Disk;
+use racker_formats::block::{Disk, Span};
 use racker_formats::error::{Kind, Result, Within};
 use racker_formats::wire::{bytes, index, len64, part_mut, take};
 
@@ -220,6 +220,24 @@ impl Filesystem for Fat {
             replayed: false,
             read_only: Some("racker reads vfat and does not write it".into()),
         })
+    }
+
+    fn free_space(&self, visit: &mut Visit<'_, Span>) -> Result<bool> {
+        if self.boot.is_dirty || !self.table.is_clean()? {
+            return Ok(false);
+        }
+        let mut cluster = 2;
+        while let Some((first, count)) = self.table.free_run(cluster)? {
+            let start = self.byte_of(first)?;
+            let end = first.saturating_add(count);
+            self.byte_of(end.saturating_sub(1))?;
+            let span = Span::new(start, u64::from(count) << self.boot.cluster.shift())?;
+            if visit(span)?.is_break() {
+                break;
+            }
+            cluster = end;
+        }
+        Ok(true)
     }
 
     fn root(&self) -> NodeId {

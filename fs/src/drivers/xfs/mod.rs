@@ -57,7 +57,7 @@ mod volume;
 
 use std::sync::Arc;
 
-use racker_formats::block::{Disk, Staged};
+use racker_formats::block::{Disk, Span, Staged};
 use racker_formats::error::Result;
 use racker_formats::registry::{Guess, Head};
 
@@ -123,6 +123,14 @@ impl Driver for Format {
 impl Filesystem for Xfs {
     fn facts(&self) -> Result<FsFacts> {
         Ok(facts::facts(&self.volume.sb, self.replayed))
+    }
+
+    fn free_space(&self, visit: &mut Visit<'_, Span>) -> Result<bool> {
+        if self.replayed || self.volume.sb.unwritable().is_some() {
+            return Ok(false);
+        }
+        edit::visit_free(&self.volume, visit)?;
+        Ok(true)
     }
 
     fn root(&self) -> NodeId {

@@ -1,10 +1,13 @@
 //! qcow2 against `qemu-img` and `qemu-io`.
 
+mod chain;
 mod check;
 mod crash;
 mod edit;
+mod history;
 mod live;
 mod make;
+mod map;
 mod new;
 mod read;
 mod resize;

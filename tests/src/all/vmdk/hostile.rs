@@ -162,3 +162,39 @@ fn shuffled_descriptors() {
         }
     }
 }
+
+#[test]
+fn noise_in_sesparse_does_no_harm() {
+    let good = racker_fixtures::case("vmdk/seSparse").read("image-sesparse.vmdk").unwrap();
+    let mut rng = Rng::new(11);
+    let mut opened = 0;
+    for round in 0..400 {
+        let mut bad = good.clone();
+        for _ in 0..=rng.below(6) {
+            // Headers, the directory and the tables, which end before 256 KiB; bits, bytes and whole fields.
+            let at =
+                [rng.below(256), rng.below(12 << 9), rng.below(256 << 10)][rng.below(3) as usize] as usize;
+            match rng.below(3) {
+                0 => bad[at] ^= 1 << rng.below(8),
+                1 => bad[at] = rng.number() as u8,
+                _ => bad[at & !7..(at & !7) + 8].copy_from_slice(&rng.number().to_le_bytes()),
+            }
+        }
+        if round % 5 == 0 {
+            bad.truncate(rng.below(bad.len() as u64) as usize);
+        }
+        let Ok(image) = open_disk(Disk::new(MemDevice::from_bytes(bad)), false) else { continue };
+        opened += 1;
+        let disk = disk(&image);
+        let whole = Span::first(disk.size());
+        // An error ends the walk; that it ends is what counts.
+        let walked = disk.runs(whole).take(100_000).filter(|r| r.is_ok()).count();
+        assert!(walked < 100_000);
+        let mut buf = vec![0; 64 << 10];
+        for _ in 0..20 {
+            let _ = disk.read_at(rng.below(disk.size().saturating_sub(buf.len() as u64).max(1)), &mut buf);
+        }
+        let _ = image.check(&mut Report::default());
+    }
+    assert!(opened > 100, "{opened}");
+}

@@ -30,9 +30,7 @@ const SUBFORMATS: [&str; 6] = [
 
 /// Opens the image at `path`, for writing if asked.
 fn open(path: &Path, write: bool) -> racker_formats::Result<Arc<dyn Image>> {
-    let file = std::fs::File::options().read(true).write(write).open(path).unwrap();
-    let disk = Disk::new(FileDevice::new(file, write).unwrap());
-    by_name("vmdk").unwrap().open(disk, &mut Opening::new(Some(path), Policy::SameFolder, write))
+    racker_tests::image::open("vmdk", path, write)
 }
 
 /// Opens an image that names no other file.

@@ -1,7 +1,9 @@
 //! What others wrote is read as they read it.
 
 use racker_formats::Kind;
+use racker_formats::check::Report;
 use racker_formats::drivers::VmdkFault;
+use racker_tests::image::{read_by_qemu, scratch};
 use racker_tests::qemu;
 use racker_tests::rng::Rng;
 
@@ -135,7 +137,6 @@ fn what_is_elsewhere_is_refused_by_name() {
         ("fullDevice", "RW 100 FLAT \"/dev/sda\" 0"),
         ("vmfsRawDeviceMap", "RW 100 VMFSRDM \"x-rdm.vmdk\""),
         ("monolithicFlat", "RW 100 VMFSRAW \"x\""),
-        ("seSparse", "RW 100 SESPARSE \"x-sesparse.vmdk\""),
         ("monolithicFlat", "NOACCESS 100 FLAT \"x\" 0"),
     ] {
         std::fs::write(&path, format!("{head}createType=\"{kind}\"\n{line}\n")).unwrap();
@@ -147,4 +148,116 @@ fn what_is_elsewhere_is_refused_by_name() {
             .unwrap();
         assert_eq!(open(&path, false).unwrap_err().kind(), Kind::Denied, "{name}");
     }
+}
+
+#[test]
+fn names_in_a_code_page_hinder_nobody_to_read() {
+    let dir = scratch();
+    let path = dir.path().join("groesse.vmdk");
+    qemu::img(&["create", "-q", "-f", "vmdk", &text(&path), "1M"]);
+    qemu::io("vmdk", &path, &["write -P 7 64k 64k".into()]);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.windows(7).position(|w| w == b"groesse").unwrap();
+    bytes[at..at + 7].copy_from_slice(b"gr\xf6\xdfe__");
+    std::fs::write(&path, bytes).unwrap();
+    assert!(content(&disk(&open(&path, false).unwrap())) == read_by_qemu("vmdk", &path));
+    // What is written has to be put into the text.
+    assert_eq!(open(&path, true).unwrap_err().fault(), Some(&VmdkFault::Encoding));
+}
+
+/// A folder with the seSparse fixture, and its extent's bytes.
+fn sesparse() -> (tempfile::TempDir, Vec<u8>) {
+    let dir = tempfile::tempdir().unwrap();
+    let case = racker_fixtures::case("vmdk/seSparse");
+    case.unpack(dir.path());
+    let extent = std::fs::read(dir.path().join("image-sesparse.vmdk")).unwrap();
+    (dir, extent)
+}
+
+#[test]
+fn sesparse_is_read_with_its_descriptor_and_without() {
+    let (dir, _) = sesparse();
+    let whole = open(&dir.path().join("image.vmdk"), false).unwrap();
+    let alone = open(&dir.path().join("image-sesparse.vmdk"), false).unwrap();
+    assert_eq!(content(&disk(&whole)), content(&disk(&alone)));
+    assert_eq!(whole.facts().cluster_size, Some(4096));
+    for image in [&whole, &alone] {
+        racker_tests::image::runs_agree(&disk(image), &content(&disk(image)));
+        let mut report = Report::default();
+        image.check(&mut report).unwrap();
+        assert!(report.findings.is_empty(), "{:?}", report.findings);
+    }
+    drop((whole, alone));
+    let e = open(&dir.path().join("image.vmdk"), true).unwrap_err();
+    assert_eq!(e.kind(), Kind::ReadOnly, "{e}");
+}
+
+#[test]
+fn damaged_sesparse_is_refused_or_found() {
+    let (dir, good) = sesparse();
+    let path = dir.path().join("image-sesparse.vmdk");
+    let word = |at: usize| u64::from_le_bytes(good[at..at + 8].try_into().unwrap());
+    let sector = |field: usize| word(field * 8) as usize * 512;
+    let (volatile, directory, tables) = (sector(10), sector(16), sector(18));
+    let with = |at: usize, value: u64| {
+        let mut bad = good.clone();
+        bad[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        std::fs::write(&path, bad).unwrap();
+        open(&path, false)
+    };
+    // A journal, flags, other sizes of grains: unknown. A header without its magic, or a small directory: damaged.
+    for (at, value, kind) in [
+        (volatile + 24, 1, Kind::Unsupported),
+        (volatile, 0, Kind::Corrupt),
+        (5 * 8, 1, Kind::Unsupported),
+        (3 * 8, 16, Kind::Unsupported),
+        (6 * 8, 1, Kind::Unsupported),
+        (2 * 8, u64::MAX, Kind::Corrupt),
+        (2 * 8, 1 << 40, Kind::Corrupt),
+    ] {
+        assert_eq!(with(at, value).unwrap_err().kind(), kind, "{at} {value:#x}");
+    }
+    // Entries that lead nowhere or are of no kind: the read fails, and the check finds them.
+    for (at, value) in [
+        (directory, (1 << 60) | 99),
+        (directory, 5),
+        (tables, (3 << 60) | 0x00ff_ffff),
+        (tables, 0x4 << 60),
+        (tables, 7),
+    ] {
+        let image = with(at, value).unwrap();
+        let mut all = vec![0; disk(&image).size() as usize];
+        assert_eq!(disk(&image).read_at(0, &mut all).unwrap_err().kind(), Kind::Corrupt, "{value:#x}");
+        let mut report = Report::default();
+        image.check(&mut report).unwrap();
+        assert_eq!(report.findings.len(), 1, "{value:#x}: {:?}", report.findings);
+    }
+}
+
+#[test]
+fn what_qemu_reads_of_damaged_sesparse_racker_reads_too() {
+    let (dir, good) = sesparse();
+    let mut rng = Rng::new(7);
+    let mut read = 0;
+    for _ in 0..40 {
+        let mut bad = good.clone();
+        for _ in 0..=rng.below(3) {
+            // Headers, the directory, tables.
+            let at = [rng.below(512), rng.below(12 << 9), rng.below(100_000)][rng.below(3) as usize];
+            bad[at as usize] ^= 1 << rng.below(8);
+        }
+        std::fs::write(dir.path().join("image-sesparse.vmdk"), &bad).unwrap();
+        let image = open(&dir.path().join("image.vmdk"), false);
+        let Ok(image) = image else { continue };
+        let mut all = vec![0; disk(&image).size() as usize];
+        let Ok(()) = disk(&image).read_at(0, &mut all) else { continue };
+        let out = dir.path().join("theirs.raw");
+        let args = ["convert", "-f", "vmdk", "-O", "raw", "image.vmdk", "theirs.raw"];
+        let ran = racker_tests::tool::tool("qemu-img").args(args).dir(dir.path()).run();
+        if ran.status == 0 {
+            assert!(std::fs::read(&out).unwrap() == all);
+            read += 1;
+        }
+    }
+    assert!(read > 3, "{read}");
 }

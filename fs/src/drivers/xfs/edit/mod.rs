@@ -14,7 +14,7 @@
 //! - `btree/`: one B+tree for all trees of a group; `records.rs`, `owner.rs`: what they hold
 //! - `space.rs`, `spare.rs`, `rmap.rs`: free space, spare blocks, owners
 //! - `refcount.rs`: shared blocks; `inodes.rs`: inodes; `group.rs`: all of a group
-//! - `alloc.rs`: space over all groups
+//! - `alloc.rs`: space over all groups; `free.rs`: told to those who write none of it
 //! - `fork.rs`: a fork built from its extents; `release.rs`: a fork given back; `pour.rs`: content to blocks
 //! - `node.rs`: an inode changed; `ialloc.rs`: inodes allocated and freed
 //! - `attrs.rs`: an attribute fork built from its attributes
@@ -28,6 +28,7 @@ mod btree;
 mod dirblock;
 mod entry;
 mod fork;
+mod free;
 mod ground;
 mod group;
 mod header;
@@ -61,6 +62,7 @@ use super::fault::Fault;
 use super::layout::{RawSuperblock, SB_MAGIC, SB_SELF};
 use super::units::AgNo;
 use super::volume::{BlockKind, Volume};
+pub(super) use free::visit as visit_free;
 use ground::Ground;
 use group::Group;
 pub(super) use writer::Writer;

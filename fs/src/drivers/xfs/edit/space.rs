@@ -164,6 +164,21 @@ impl Space {
         self.by_length.after((run.len, run.start))
     }
 
+    /// Free blocks, without the spare ones.
+    pub(super) fn free_blocks(&self) -> u32 {
+        self.free
+    }
+
+    /// The first free run of the group.
+    pub(super) fn first_free(&mut self) -> Result<Option<Run>> {
+        self.by_place.at_or_after(PlaceKey::at(0))
+    }
+
+    /// The free run behind `run`.
+    pub(super) fn next_free(&mut self, run: Run) -> Result<Option<Run>> {
+        self.by_place.after(PlaceKey::at(run.start))
+    }
+
     /// The free run that `block` is part of, from `block` on.
     pub(super) fn free_from(&mut self, block: u32) -> Result<Option<Run>> {
         let found = self.by_place.at_or_before(PlaceKey::at(block))?;

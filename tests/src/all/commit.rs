@@ -1,0 +1,85 @@
+//! `racker disk commit` of formats that record what their parent is like.
+
+use std::path::Path;
+
+use racker_tests::image::{self, read, read_by_7zip, read_by_qemu, scratch};
+use racker_tests::qemu;
+use racker_tests::rng::Rng;
+use racker_tests::tool::{Ran, racker};
+
+const MIB: u64 = 1 << 20;
+
+fn run(dir: &Path, args: &[&str]) -> Ran {
+    racker().arg("disk").args(args).dir(dir).run()
+}
+
+#[test]
+fn a_vmdk_stays_the_child_of_the_parent_that_it_is_committed_to() {
+    for subformat in ["monolithicSparse", "twoGbMaxExtentSparse"] {
+        let dir = scratch();
+        let at = dir.path();
+        let rng = &mut Rng::new(4);
+        let options = format!("subformat={subformat}");
+        let make = |name: &str, parent: &str, rng: &mut Rng| {
+            let mut args = vec!["create", "-q", "-f", "vmdk", "-o", &options];
+            if parent.is_empty() {
+                args.extend([name, "5M"]);
+            } else {
+                args.extend(["-b", parent, "-F", "vmdk", name]);
+            }
+            qemu::img_in(at, &args);
+            qemu::io("vmdk", &at.join(name), &qemu::random_writes(rng, 5 * MIB, 12));
+        };
+        make("root.vmdk", "", rng);
+        make("base.vmdk", "root.vmdk", rng);
+        make("top.vmdk", "base.vmdk", rng);
+        let want = read_by_qemu("vmdk", &at.join("top.vmdk"));
+        let said = run(at, &["commit", "top.vmdk"]);
+        assert!(said.err.contains("keeps what was committed"), "{said}");
+        said.ok();
+        for name in ["base.vmdk", "top.vmdk"] {
+            assert!(read_by_qemu("vmdk", &at.join(name)) == want && read("vmdk", &at.join(name)) == want);
+        }
+        qemu::io("vmdk", &at.join("top.vmdk"), &qemu::random_writes(rng, 5 * MIB, 12));
+        let want = read_by_qemu("vmdk", &at.join("top.vmdk"));
+        run(at, &["commit", "-b", "root.vmdk", "top.vmdk"]).ok();
+        for name in ["root.vmdk", "top.vmdk"] {
+            assert!(read_by_qemu("vmdk", &at.join(name)) == want && read("vmdk", &at.join(name)) == want);
+        }
+    }
+}
+
+#[test]
+fn a_vhd_is_committed_to_its_parent() {
+    let dir = scratch();
+    let at = dir.path();
+    let (base, top) = (at.join("base.vhd"), at.join("top.vhd"));
+    let write = |image: &std::sync::Arc<dyn racker_formats::registry::Image>, byte: u8| {
+        let disk = image::disk(image);
+        disk.write_at(u64::from(byte) * 100_000, &[byte; 300_000]).unwrap();
+        disk.flush().unwrap();
+    };
+    let parent = image::create("vhd", &base, 5 * MIB, "", None).unwrap();
+    // A size that cylinders, heads and sectors can say.
+    let size = parent.size();
+    write(&parent, 1);
+    drop(parent);
+    write(&image::create("vhd", &top, size, "", Some(&base)).unwrap(), 3);
+    let want = read("vhd", &top);
+    run(at, &["commit", "top.vhd"]).ok();
+    assert!(read_by_7zip(&base)[..want.len()] == want[..] && read_by_7zip(&top)[..want.len()] == want[..]);
+    assert!(read_by_qemu("vpc", &base)[..want.len()] == want[..]);
+}
+
+#[test]
+fn what_would_lose_its_parent_is_not_committed() {
+    let dir = scratch();
+    let at = dir.path();
+    let (base, top) = (at.join("base.vhdx"), at.join("top.vhdx"));
+    drop(image::create("vhdx", &base, 8 * MIB, "", None).unwrap());
+    drop(image::create("vhdx", &top, 8 * MIB, "", Some(&base)).unwrap());
+    let before = std::fs::read(&base).unwrap();
+    run(at, &["commit", "top.vhdx"]).failed();
+    assert!(std::fs::read(&base).unwrap() == before);
+    assert!(run(at, &["rebase", "-b", "", "top.vhdx"]).failed().contains("parent"));
+}
