@@ -9,6 +9,8 @@ pub struct Finding {
     pub severity: Severity,
     /// Whether it was mended.
     pub repaired: bool,
+    /// How many units of allocation it is about: one line may speak of a whole stretch.
+    pub count: u64,
 }
 
 /// How bad a finding is.
@@ -49,7 +51,13 @@ pub struct Report {
 impl Report {
     /// Notes a finding.
     pub fn add(&mut self, severity: Severity, what: impl Into<String>) {
-        self.findings.push(Finding { what: what.into(), severity, repaired: false });
+        self.findings.push(Finding { what: what.into(), severity, repaired: false, count: 1 });
+    }
+
+    /// How many things of this kind were found, as the image's own tools count them.
+    pub fn count(&self, severity: Severity, repaired: bool) -> u64 {
+        let these = self.findings.iter().filter(|f| (f.severity, f.repaired) == (severity, repaired));
+        these.fold(0, |all, finding| all.saturating_add(finding.count))
     }
 
     /// The worst finding that is not repaired.

@@ -102,7 +102,7 @@ impl Check {
             for warning in &table.warnings {
                 let what = format!("partition table: {warning}");
                 let repaired = !left.contains(warning);
-                report.findings.push(Finding { what, severity: Severity::Corruption, repaired });
+                report.findings.push(Finding { count: 1, what, severity: Severity::Corruption, repaired });
             }
             return Ok(true);
         }
@@ -114,9 +114,6 @@ impl Check {
 
     /// The fields of `qemu-img check`, and the findings in words.
     fn object(&self, format: &str, report: &Report) -> Value {
-        let count = |severity: Severity, repaired: bool| {
-            report.findings.iter().filter(|f| f.severity == severity && f.repaired == repaired).count()
-        };
         let mut all = Map::new();
         let mut put = |name: &str, n: u64| {
             if n > 0 {
@@ -136,14 +133,14 @@ impl Check {
             ("leaks-fixed", Severity::Leak, true),
             ("corruptions-fixed", Severity::Corruption, true),
         ] {
-            put(name, u64::try_from(count(severity, repaired)).unwrap_or(u64::MAX));
+            put(name, report.count(severity, repaired));
         }
         all.insert("check-errors".into(), 0.into());
         all.insert("filename".into(), self.image.image.display().to_string().into());
         all.insert("format".into(), format.into());
         let finding = |f: &Finding| {
             let severity = if f.severity == Severity::Leak { "leak" } else { "corruption" };
-            json!({ "what": f.what, "severity": severity, "repaired": f.repaired })
+            json!({ "what": f.what, "severity": severity, "repaired": f.repaired, "count": f.count })
         };
         all.insert("findings".into(), report.findings.iter().map(finding).collect());
         Value::Object(all)
@@ -159,11 +156,24 @@ fn text(report: &Report) -> Outcome<()> {
         };
         line(&format!("{word}: {}", clean(&finding.what)))?;
     }
+    let mended = report.count(Severity::Leak, true).saturating_add(report.count(Severity::Corruption, true));
     match report.worst() {
         None if report.findings.is_empty() => line("No errors were found on the image.")?,
-        None => line("All that was found has been repaired.")?,
-        Some(Severity::Leak) => line("Space is lost, data are safe; --repair gives it back.")?,
-        Some(Severity::Corruption) => line("The image is corrupt; make a copy before you try --repair.")?,
+        None => line(&format!("All that was found has been repaired ({mended} in all)."))?,
+        Some(Severity::Leak) => {
+            let leaks = report.count(Severity::Leak, false);
+            line(&format!("Space is lost ({leaks} in all), data are safe; --repair gives it back."))?;
+        }
+        Some(Severity::Corruption) => {
+            let errors = report.count(Severity::Corruption, false);
+            let leaks = match report.count(Severity::Leak, false) {
+                0 => String::new(),
+                leaks => format!(", {leaks} leaked"),
+            };
+            line(&format!(
+                "The image is corrupt ({errors} in all{leaks}); make a copy before you try --repair."
+            ))?;
+        }
     }
     if let Some(s) = report.statistics {
         let percent = |n: u64, of: u64| match of {

@@ -159,6 +159,11 @@ pub(super) struct Header {
 }
 
 impl Header {
+    /// The autoclear bits that may stay when the image is written to: those of features that are kept up.
+    pub(super) fn kept_promises(&self) -> u64 {
+        self.autoclear & (AUTOCLEAR_BITMAPS | AUTOCLEAR_RAW_DATA)
+    }
+
     /// Reads and checks the header of the image in `file`.
     pub(super) fn read(file: &Disk) -> Result<Self> {
         let first = bytes(file, 0, file.size().min(FIRST_READ), FIRST_READ, "header")?;

@@ -7,7 +7,7 @@ use super::alloc::Allocator;
 use super::bitmap::give_up;
 use super::edit::Edit;
 use super::fault::Fault;
-use super::header::{AUTOCLEAR_BITMAPS, AUTOCLEAR_RAW_DATA, Header, Incompatible};
+use super::header::{Header, Incompatible};
 use super::image::Qcow2;
 use super::owners::Owners;
 use super::refcount::Refcounts;
@@ -75,9 +75,8 @@ impl Qcow2 {
             self.state_mut()?.bitmaps = Arc::new(new);
         }
         // What other features promise about the content does not hold any more.
-        let known = header.autoclear & (AUTOCLEAR_BITMAPS | AUTOCLEAR_RAW_DATA);
-        if known != header.autoclear {
-            header.autoclear = known;
+        if header.autoclear != header.kept_promises() {
+            header.autoclear = header.kept_promises();
             self.turn_header(&header)?;
             self.state_mut()?.header = header;
         }

@@ -37,7 +37,7 @@ pub(super) fn check(image: &Vdi, report: &mut Report) -> Result<()> {
         mend(image, survey)?;
     }
     for (severity, what) in wrong {
-        report.findings.push(Finding { what, severity, repaired: repair });
+        report.findings.push(Finding { count: 1, what, severity, repaired: repair });
     }
     Ok(())
 }

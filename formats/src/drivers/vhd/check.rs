@@ -35,7 +35,7 @@ pub(super) fn check(image: &SparseVhd, report: &mut Report) -> Result<()> {
     for (number, fault) in survey.faults {
         let what = fault.to_string();
         let repaired = repair && !too_many && mend(image, &state, number, &fault)?;
-        report.findings.push(Finding { what, severity: Severity::Corruption, repaired });
+        report.findings.push(Finding { count: 1, what, severity: Severity::Corruption, repaired });
     }
     if repair {
         image.sync()?;
@@ -59,7 +59,7 @@ fn footers(image: &SparseVhd, state: &State, repair: bool, report: &mut Report) 
         image.write_footers(state)?;
     }
     for what in wrong {
-        report.findings.push(Finding { what, severity: Severity::Corruption, repaired: repair });
+        report.findings.push(Finding { count: 1, what, severity: Severity::Corruption, repaired: repair });
     }
     Ok(())
 }

@@ -109,7 +109,7 @@ impl Image for FixedVhd {
             let (at, expected) = (footers.last_at, footer.current_size());
             let what = format!("the footer is at {at:#x}, a disk of this size has it at {expected:#x}");
             let repaired = false;
-            report.findings.push(Finding { what, severity: Severity::Corruption, repaired });
+            report.findings.push(Finding { count: 1, what, severity: Severity::Corruption, repaired });
         }
         Ok(())
     }

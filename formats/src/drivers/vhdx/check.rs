@@ -24,7 +24,7 @@ pub(super) fn check(image: &Vhdx, report: &mut Report) -> Result<()> {
         let (what, repaired) = ("the log had to be replayed".to_string(), image.file.writable());
         // A log that was replayed for good counts as QEMU counts it; one that waits is no harm.
         let severity = if repaired { Severity::Corruption } else { Severity::Leak };
-        report.findings.push(Finding { what, severity, repaired });
+        report.findings.push(Finding { count: 1, what, severity, repaired });
     }
     copies(image, &state, repair, report)?;
     // The space of a fixed disk is set aside on purpose, also where no block has it yet, as in QEMU's.
@@ -45,7 +45,7 @@ pub(super) fn check(image: &Vhdx, report: &mut Report) -> Result<()> {
     for (number, fault) in survey.faults {
         let what = fault.to_string();
         let repaired = mends && mend(image, &state, number, &fault)?;
-        report.findings.push(Finding { what, severity: Severity::Corruption, repaired });
+        report.findings.push(Finding { count: 1, what, severity: Severity::Corruption, repaired });
     }
     let cleaned = mends && {
         image.sync()?;
@@ -55,7 +55,7 @@ pub(super) fn check(image: &Vhdx, report: &mut Report) -> Result<()> {
     let bytes = unused.into_iter().map(|span| span.len()).fold(0, u64::saturating_add);
     if bytes > 8 * MIB && !fixed {
         let what = format!("{bytes} bytes of the file are in no block");
-        report.findings.push(Finding { what, severity: Severity::Leak, repaired: cleaned });
+        report.findings.push(Finding { count: 1, what, severity: Severity::Leak, repaired: cleaned });
     }
     Ok(())
 }
@@ -98,7 +98,7 @@ fn copies(image: &Vhdx, state: &State, repair: bool, report: &mut Report) -> Res
     let mut headers = image.headers.lock().map_err(|_| Common::Poisoned)?;
     let mut add = |what: &str| {
         let (what, severity) = (what.to_string(), Severity::Corruption);
-        report.findings.push(Finding { what, severity, repaired: repair });
+        report.findings.push(Finding { count: 1, what, severity, repaired: repair });
     };
     if !headers.both {
         add("one of the two headers is damaged");

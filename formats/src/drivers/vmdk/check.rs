@@ -43,11 +43,12 @@ pub(super) fn extent(extent: &SparseExtent, name: &str, report: &mut Report) -> 
         extent.forget_space()?;
     } else if mend && check.growth > room {
         let what = format!("{name}: so much is damaged that mending would take {} bytes", check.growth);
-        check.found.insert(0, Finding { what, severity: Severity::Corruption, repaired: false });
+        check.found.insert(0, Finding { count: 1, what, severity: Severity::Corruption, repaired: false });
     }
     let more = check.total.saturating_sub(len64(check.found.len()));
     if more > 0 {
         check.found.push(Finding {
+            count: more,
             what: format!("{name}: {more} findings more"),
             severity: Severity::Corruption,
             repaired: check.mend,
@@ -99,7 +100,7 @@ impl<'a> Check<'a> {
             return;
         }
         let what = format!("{}: {what}", self.name);
-        self.found.push(Finding { what, severity, repaired: self.mend });
+        self.found.push(Finding { count: 1, what, severity, repaired: self.mend });
     }
 
     fn tables(&self) -> u64 {

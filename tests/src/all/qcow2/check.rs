@@ -3,8 +3,11 @@
 use std::path::Path;
 
 use racker_formats::check::{Report, Severity};
+use racker_tests::image::scratch;
 use racker_tests::qemu;
 use racker_tests::rng::Rng;
+use racker_tests::tool::racker;
+use serde_json::Value;
 
 use super::make::Recipe;
 use super::read::as_qemu_reads;
@@ -92,4 +95,56 @@ fn damage_counts(path: &Path, recipe: &Recipe, rng: &mut Rng) {
         bytes[table..table + 8].copy_from_slice(&(1u64 << 50).to_be_bytes());
     }
     std::fs::write(path, bytes).unwrap();
+}
+
+/// Makes an image of 4 MiB in clusters of 64 KiB, half of it written, and lets `change` have its bytes.
+fn changed(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    qemu::img(&["create", "-q", "-f", "qcow2", &path.display().to_string(), "4M"]);
+    qemu::io("qcow2", path, &["write -P 3 0 2M".into()]);
+    let mut bytes = std::fs::read(path).unwrap();
+    change(&mut bytes);
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn clusters_are_counted_one_by_one() {
+    let dir = scratch();
+    let path = dir.path().join("image.qcow2");
+    // Counts of host clusters from, to, and their value.
+    for (from, to, count) in [(40, 300, 1u8), (10, 13, 0), (10, 13, 2)] {
+        changed(&path, |bytes| {
+            let number = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+            let block = number(number(48));
+            bytes.resize((to << 16).max(bytes.len()), 0);
+            (from..to).for_each(|cluster| bytes[block + 2 * cluster + 1] = count);
+        });
+        let theirs = qemu::img_status(&["check", "--output=json", &path.display().to_string()]).1;
+        // What goes to standard error comes behind it.
+        let theirs =
+            serde_json::Deserializer::from_str(&theirs).into_iter::<Value>().next().unwrap().unwrap();
+        let check = |mend: &[&str]| -> Value {
+            let ran =
+                racker().args(["disk", "check", "--json", "image.qcow2"]).args(mend).dir(dir.path()).run();
+            serde_json::from_str(&ran.text()).unwrap()
+        };
+        let ours = check(&[]);
+        for field in ["leaks", "corruptions"] {
+            assert_eq!(ours[field], theirs[field], "{from} to {to}, {count}: {field}");
+        }
+        let fixed = check(&["--repair"]);
+        let sum = |field: &str| fixed[field].as_u64().unwrap_or(0);
+        assert_eq!(sum("leaks-fixed") + sum("corruptions-fixed"), (to - from) as u64, "{fixed}");
+        qemu::check(&path);
+    }
+}
+
+#[test]
+fn repair_clears_what_nobody_here_promises() {
+    let dir = scratch();
+    let path = dir.path().join("image.qcow2");
+    changed(&path, |bytes| bytes[88] |= 0x80);
+    assert_eq!(check(&path, false).findings, []);
+    assert_eq!(std::fs::read(&path).unwrap()[88], 0x80, "a look changes nothing");
+    assert_eq!(check(&path, true).findings, []);
+    assert_eq!(std::fs::read(&path).unwrap()[88], 0);
 }
