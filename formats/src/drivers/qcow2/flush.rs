@@ -148,6 +148,19 @@ impl Qcow2 {
         })
     }
 
+    /// Makes holes of those of `runs` that nobody uses. The caller keeps everybody away.
+    pub(super) fn dig_free(&self, alloc: &mut Allocator, mut runs: Vec<Clusters>) -> Result<()> {
+        runs.sort_unstable_by_key(|run| run.first);
+        let mut free: Vec<Clusters> = Vec::new();
+        for number in runs.iter().flat_map(|run| run.numbers()) {
+            let again = free.last().is_some_and(|last| last.end() > number);
+            if !again && alloc.refcounts.get(number)? == 0 {
+                push(&mut free, Clusters { first: number, count: 1 });
+            }
+        }
+        free.into_iter().try_for_each(|run| self.dig(run))
+    }
+
     /// Makes a hole in the file. Nobody can be handed the clusters meanwhile.
     fn dig(&self, run: Clusters) -> Result<()> {
         let cluster = self.rules.geometry.cluster;

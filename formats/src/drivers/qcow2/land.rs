@@ -49,7 +49,13 @@ impl Qcow2 {
         let given_back = alloc.release(&freed).and_then(|()| alloc.refcounts.store());
         self.protect(&alloc)?;
         match given_back.and_then(|()| self.file.flush()) {
-            Ok(()) => *slot = Some(alloc),
+            Ok(()) => {
+                // Their counts are on stable storage, and nobody can be handed them meanwhile.
+                if let Err(e) = self.dig_free(&mut alloc, freed) {
+                    tracing::warn!("space that an edit left free could not be given back to the host: {e}");
+                }
+                *slot = Some(alloc);
+            }
             Err(e) => tracing::warn!("clusters that an edit replaced could not be given back: {e}"),
         }
         Ok(())

@@ -95,6 +95,25 @@ fn what_was_behind_the_end_of_a_child_does_not_show() {
 }
 
 #[test]
+fn what_is_cut_off_goes_back_to_the_host() {
+    use std::os::unix::fs::MetadataExt;
+    for (first, second) in [(0, 4), (4, 0)] {
+        let dir = scratch();
+        let path = dir.path().join("image.qcow2");
+        qemu::img(&["create", "-q", "-f", "qcow2", &path.display().to_string(), "8M"]);
+        for at in [first, second] {
+            qemu::io("qcow2", &path, &[format!("write -P 5 {at}M 4M")]);
+        }
+        let before = path.metadata().unwrap();
+        disk(&open(&path, true).unwrap()).resize(4 * MIB).unwrap();
+        let after = path.metadata().unwrap();
+        let given_back = (before.blocks() - after.blocks()) * 512;
+        assert!(given_back > 4 * MIB - 200 * KIB, "{given_back}");
+        agreed(&path, &vec![5; 4 << 20]);
+    }
+}
+
+#[test]
 fn an_edit_can_change_the_size() {
     for recipe in recipes() {
         let dir = scratch();
