@@ -37,6 +37,8 @@ pub(crate) struct Resize {
 enum Preallocation {
     /// Nothing: it is taken when it is written
     Off,
+    /// The image's tables give it places, and nothing is stored there (qcow2)
+    Metadata,
     /// It is set aside
     Falloc,
     /// It is written
@@ -60,6 +62,11 @@ impl Resize {
             let failure =
                 Failure::new(format!("{} images of this kind cannot change their size", opened.format));
             return Err(failure.hint("convert the image to another format or subformat")).about(path);
+        }
+        if self.preallocation == Preallocation::Metadata && !opened.disk.allot(Span::first(0)).about(path)? {
+            let what = format!("{} images have no tables that could be filled in advance", opened.format);
+            return Err(Failure::new(what).hint("--preallocation=falloc sets the space itself aside"))
+                .about(path);
         }
         if size < old {
             // The backup table first: until the disk is cut the old one is there as well.
@@ -88,6 +95,7 @@ impl Resize {
     fn take_space(&self, disk: &Disk, added: Span) -> racker_formats::Result<()> {
         match self.preallocation {
             Preallocation::Off => Ok(()),
+            Preallocation::Metadata => disk.allot(added).map(drop),
             Preallocation::Falloc if disk.occupy(added)? => Ok(()),
             Preallocation::Falloc | Preallocation::Full => disk.store_zeroes(added),
         }

@@ -125,6 +125,13 @@ pub trait BlockDevice: Debug + Send + Sync {
         Ok(false)
     }
 
+    /// Gives what reads as zeroes in `span` its place in the image's tables, without storing anything; `false` where
+    /// the format has no such tables. Asked about no bytes at all, it only says whether it could.
+    fn allot(&self, span: Span) -> Result<bool> {
+        let _ = span;
+        Ok(false)
+    }
+
     /// The file of the host whose bytes are the disk's, one by one.
     fn host_file(&self) -> Option<&File> {
         None

@@ -132,6 +132,14 @@ impl Disk {
         if span.is_empty() { Ok(true) } else { self.device.occupy(span) }
     }
 
+    /// Gives what reads as zeroes in `span` its place in the image's tables, without storing anything; `false` where
+    /// the format has no such tables. Asked about no bytes at all, it only says whether it could.
+    pub fn allot(&self, span: Span) -> Result<bool> {
+        self.for_write()?;
+        self.check(span.start(), span.len())?;
+        self.device.allot(span)
+    }
+
     /// Makes a fresh disk that reads as zeroes a copy of `source`, as large, if both are files of one filesystem of
     /// the host and it lets files share space (reflink). `false` if it cannot: nothing has changed then.
     pub fn share(&self, source: &Self) -> Result<bool> {

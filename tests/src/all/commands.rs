@@ -246,6 +246,9 @@ fn space_is_taken_when_that_is_asked_for() {
             disk(at, &["compare", &name, how]).ok();
         }
     }
+    disk(at, &["create", "-f", "raw", "tables.raw", "2M"]).ok();
+    disk(at, &["resize", "-f", "raw", "--preallocation=metadata", "tables.raw", "+1M"]).failed();
+    assert_eq!(at.join("tables.raw").metadata().unwrap().len(), 2 * MIB);
 }
 
 #[test]

@@ -317,6 +317,15 @@ impl BlockDevice for Qcow2 {
         self.discard_live(span)
     }
 
+    fn allot(&self, span: Span) -> Result<bool> {
+        if !span.is_empty() {
+            let _gate = self.enter()?;
+            self.ready_to_write()?;
+            self.place_ahead(span)?;
+        }
+        Ok(true)
+    }
+
     fn first_run(&self, span: Span) -> Result<Run> {
         let _moving = self.moving()?;
         mapped::first_run(self, span)

@@ -25,22 +25,22 @@ const PIECE: u64 = 256 * KIB;
 
 /// A cluster that takes in new bytes.
 #[derive(Debug)]
-struct Work {
+pub(super) struct Work {
     /// Where the cluster begins in the disk.
     at: u64,
     /// The new bytes' place in the disk.
-    piece: Span,
+    pub(super) piece: Span,
     /// The host cluster; found later if there is none yet.
-    host: Option<u64>,
+    pub(super) host: Option<u64>,
     /// The host cluster reads as zeroes.
-    blank: bool,
+    pub(super) blank: bool,
     /// Subclusters that have to be filled: with new bytes, and with what shows there now around them.
     fill: u32,
     /// The entry to be, without its host cluster.
     allocated: u32,
     zero: u32,
     /// The entry changes.
-    changed: bool,
+    pub(super) changed: bool,
     /// What it refers to now and will not any more.
     freed: Option<Clusters>,
 }
@@ -83,7 +83,7 @@ impl Qcow2 {
     }
 
     /// Makes the file that data lie in at least `end` bytes long.
-    fn reach(&self, end: u64) -> Result<()> {
+    pub(super) fn reach(&self, end: u64) -> Result<()> {
         if end <= self.data().size() {
             return Ok(());
         }
@@ -121,7 +121,7 @@ impl Qcow2 {
     }
 
     /// What has to be done to the cluster at `at` for the bytes of `piece`.
-    fn work(&self, at: u64, piece: Span) -> Result<Work> {
+    pub(super) fn work(&self, at: u64, piece: Span) -> Result<Work> {
         let geometry = self.rules.geometry;
         let Found { entry, alone } = self.state()?.tables.find(at)?;
         let touched = self.touched(at, piece)?;
@@ -191,7 +191,7 @@ impl Qcow2 {
     }
 
     /// Finds a host cluster for each that needs one; gives those that were taken.
-    fn find_room(&self, works: &mut [Work]) -> Result<Vec<Clusters>> {
+    pub(super) fn find_room(&self, works: &mut [Work]) -> Result<Vec<Clusters>> {
         let mut taken = Vec::new();
         if works.iter().all(|work| work.host.is_some() && work.freed.is_none()) {
             return Ok(taken);
@@ -307,7 +307,7 @@ impl Qcow2 {
     }
 
     /// Lets the tables in memory name the clusters.
-    fn publish(&self, works: &[Work]) -> Result<()> {
+    pub(super) fn publish(&self, works: &[Work]) -> Result<()> {
         let mut entries = Vec::new();
         let mut freed = Vec::new();
         for work in works.iter().filter(|work| work.changed) {

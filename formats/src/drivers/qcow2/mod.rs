@@ -19,6 +19,7 @@
 //! * [`history`], [`view`]: snapshots made, gone back to, deleted, read; [`parent`]: another backing file
 //! * [`image`]: the block device; [`facts`]: what `info` prints; [`fault`]: what can be wrong
 
+mod ahead;
 mod alloc;
 mod bitmap;
 mod census;

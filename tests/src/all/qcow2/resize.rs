@@ -95,6 +95,48 @@ fn what_was_behind_the_end_of_a_child_does_not_show() {
 }
 
 #[test]
+fn what_is_added_can_have_its_places_at_once() {
+    use racker_formats::block::Span;
+    for recipe in recipes() {
+        println!("{recipe:?}");
+        let dir = scratch();
+        let path = recipe.make(dir.path());
+        let mut mirror = racker_tests::image::read("qcow2", &path);
+        for size in [3 * MIB + 5 * KIB, 7 * MIB + 512] {
+            let (image, old) = (open(&path, true).unwrap(), mirror.len() as u64);
+            disk(&image).resize(size).unwrap();
+            assert!(disk(&image).allot(Span::new(old, size - old).unwrap()).unwrap());
+            disk(&image).flush().unwrap();
+            mirror.resize(size as usize, 0);
+            assert!(content(&disk(&image)) == mirror);
+            drop(image);
+            agreed(&path, &mirror);
+            let before = path.metadata().unwrap().len();
+            qemu::io("qcow2", &path, &[format!("write -P 6 {old} {}", size - old)]);
+            mirror[old as usize..].fill(6);
+            agreed(&path, &mirror);
+            assert_eq!(path.metadata().unwrap().len(), before, "new clusters were needed");
+        }
+    }
+}
+
+#[test]
+fn places_given_at_once_change_nothing_that_is_there() {
+    use racker_formats::block::Span;
+    for recipe in recipes() {
+        println!("{recipe:?}");
+        let dir = scratch();
+        let path = recipe.make(dir.path());
+        let mirror = racker_tests::image::read("qcow2", &path);
+        let image = open(&path, true).unwrap();
+        assert!(disk(&image).allot(Span::new(0, mirror.len() as u64).unwrap()).unwrap());
+        disk(&image).flush().unwrap();
+        drop(image);
+        agreed(&path, &mirror);
+    }
+}
+
+#[test]
 fn what_is_cut_off_goes_back_to_the_host() {
     use std::os::unix::fs::MetadataExt;
     for (first, second) in [(0, 4), (4, 0)] {
