@@ -1,5 +1,5 @@
-//! Writes a new image from beginning to end: data as they come, an L2 table behind what it maps, the counts at the
-//! end, the header last of all.
+//! Writes a new image from beginning to end: data as they come, an L2 table before what it maps, the counts and
+//! the header last of all. Everything lies where QEMU puts it: header, refcount table, its first block, L1 table, data.
 
 use std::sync::Arc;
 
@@ -17,6 +17,8 @@ use crate::error::{Common, Result};
 use crate::limits::{KIB, MIB};
 use crate::wire::{index, len64};
 
+/// Where QEMU puts the refcount table of a new image.
+const TABLE_CLUSTER: u64 = 1;
 /// Bytes by which the file grows ahead of what is written.
 const GROW_BYTES: u64 = 16 * MIB;
 /// Compressed bytes that are gathered before they are written.
@@ -40,6 +42,8 @@ pub(super) struct Stream {
     /// The L2 table at hand, and its number.
     l2: L2,
     number: u64,
+    /// Where it goes, once something is in it.
+    l2_at: Option<u64>,
     /// Compressed bytes that are not written yet, and where they go.
     gathered: Vec<u8>,
     gathered_at: u64,
@@ -73,6 +77,7 @@ impl Stream {
             l1_at: 0,
             l2: L2::read(file, rules, None)?,
             number: 0,
+            l2_at: None,
             gathered: Vec::new(),
             gathered_at: 0,
             pack,
@@ -80,12 +85,14 @@ impl Stream {
             design,
             l1,
         };
-        // The header is at 0, so the first cluster is set aside before the block that counts it.
-        new.next = 1;
+        // The header is at 0, and the refcount table behind it if it stays that short: both are set aside before the
+        // block that counts them.
+        new.next = TABLE_CLUSTER.saturating_add(1);
         new.grow()?;
         let l1_bytes = len64(new.l1.len()).saturating_mul(8);
         let run = new.take(geometry.cluster.count(l1_bytes))?;
         new.counts.set(0, 1)?;
+        new.counts.set(TABLE_CLUSTER, 1)?;
         new.l1_at = new.offset(run.first)?;
         Ok(new)
     }
@@ -121,7 +128,8 @@ impl Stream {
     fn missing_block(&mut self, count: u64) -> Result<Option<u64>> {
         let per_block = self.counts.per_block();
         // Cluster 0 comes first and is counted with the first of all.
-        let first = if self.next == 1 { 0 } else { per_block.split(self.next).0 };
+        let at_start = self.next <= TABLE_CLUSTER.saturating_add(1);
+        let first = if at_start { 0 } else { per_block.split(self.next).0 };
         let (last, _) = per_block.split(self.next.saturating_add(count).saturating_sub(1));
         for number in first..=last {
             if self.counts.block(number)?.is_none() {
@@ -141,22 +149,30 @@ impl Stream {
 
     /// Sets the entry of the cluster at `at` of the disk.
     fn map(&mut self, at: u64, raw: RawEntry) -> Result<()> {
-        let (number, within) = self.rules.geometry.l2_reach.split(at);
-        if number != self.number {
-            self.end_l2()?;
-            self.number = number;
-        }
+        let (_, within) = self.rules.geometry.l2_reach.split(at);
+        self.begin_l2(at)?;
         let (slot, _) = self.cluster().split(within);
         self.l2.set(index(slot)?, raw)
     }
 
-    /// Writes the L2 table at hand, unless nothing is in it.
-    fn end_l2(&mut self) -> Result<()> {
-        if self.l2.is_empty() {
-            return Ok(());
+    /// Sees to it that the L2 table at hand is the one of the cluster at `at` of the disk. It lies before what it maps
+    /// first, as in QEMU's images.
+    fn begin_l2(&mut self, at: u64) -> Result<()> {
+        let (number, _) = self.rules.geometry.l2_reach.split(at);
+        if number != self.number {
+            self.end_l2()?;
+            self.number = number;
         }
-        let cluster = self.take(1)?.first;
-        let at = self.offset(cluster)?;
+        if self.l2_at.is_none() {
+            let cluster = self.take(1)?.first;
+            self.l2_at = Some(self.offset(cluster)?);
+        }
+        Ok(())
+    }
+
+    /// Writes the L2 table at hand, if there is one.
+    fn end_l2(&mut self) -> Result<()> {
+        let Some(at) = self.l2_at.take() else { return Ok(()) };
         self.file.write_at(at, self.l2.bytes())?;
         *self.l1.get_mut(index(self.number)?).ok_or(Common::Index(self.number))? = at | COPIED;
         self.l2 = L2::read(&self.file, self.rules, None)?;
@@ -169,6 +185,7 @@ impl Stream {
             data.write_at(at, bytes)?;
             return self.map_data(at, self.cluster().count(len64(bytes.len())), at);
         }
+        self.begin_l2(at)?;
         let run = self.take(self.cluster().count(len64(bytes.len())))?;
         let start = self.offset(run.first)?;
         self.file.write_at(start, bytes)?;
@@ -202,6 +219,7 @@ impl Stream {
             let place = if self.data.is_some() {
                 piece
             } else {
+                self.begin_l2(piece.start())?;
                 let run = self.take(count)?;
                 Span::new(self.offset(run.first)?, self.offset(run.count)?)?
             };
@@ -256,6 +274,7 @@ impl Stream {
 
     fn packed(&mut self, at: u64, len: u64, bytes: &[u8]) -> Result<()> {
         self.in_order(at, len)?;
+        self.begin_l2(at)?;
         let host = self.place_packed(len64(bytes.len()))?;
         let word = self.rules.packed_word(host, len64(bytes.len()))?;
         if host != self.gathered_at.saturating_add(len64(self.gathered.len()))
@@ -308,6 +327,10 @@ impl Stream {
 
     fn place_table(&mut self) -> Result<TablePlace> {
         let per_cluster = self.cluster().bytes() / 8;
+        if self.counts.table_entries() <= per_cluster {
+            return Ok(TablePlace { at: self.offset(TABLE_CLUSTER)?, entries: per_cluster });
+        }
+        self.counts.set(TABLE_CLUSTER, 0)?;
         loop {
             let clusters = self.counts.table_entries().div_ceil(per_cluster);
             let run = self.take(clusters)?;
