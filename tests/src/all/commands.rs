@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use racker_fixtures::case;
+use racker_tests::qemu;
 use racker_tests::tool::{Ran, racker, tool};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -282,11 +283,13 @@ fn snapshots_are_what_qemu_img_takes_them_for() {
     put(2);
     tool("qemu-img").args(["snapshot", "-c", "two", "d.qcow2"]).dir(at).ok();
     put(3);
-    // The same rows but for the time zone, which is UTC here.
+    // The same rows but for the time zone, which is UTC here; older ones print other columns.
     let theirs = tool("qemu-img").args(["snapshot", "-l", "d.qcow2"]).dir(at).ok();
     let ours = disk(at, &["snapshot", "d.qcow2"]).ok();
     let words = |text: &str| text.split_whitespace().map(String::from).collect::<Vec<_>>();
-    assert_eq!(words(&ours), words(&theirs));
+    if qemu::release() >= 10 {
+        assert_eq!(words(&ours), words(&theirs));
+    }
     let info: Value =
         serde_json::from_str(&tool("qemu-img").args(["info", "--output=json", "d.qcow2"]).dir(at).ok())
             .unwrap();
