@@ -4,7 +4,7 @@ set -euo pipefail
 
 packages=(
   ca-certificates g++                      # the compiler of C parts of crates, of libFuzzer
-  e2fsprogs xfsprogs dosfstools            # judges of filesystems: e2fsck, xfs_repair, fsck.vfat
+  e2fsprogs xfsprogs dosfstools mtools     # judges of filesystems: e2fsck, xfs_repair, fsck.vfat
   fdisk gdisk mount util-linux             # sfdisk, sgdisk, mount, losetup, blkid, setpriv
   attr acl libcap2-bin                     # getfattr, getfacl, getcap
   tar libarchive-tools xz-utils zstd bzip2 # who else reads what tar-out writes

@@ -17,6 +17,16 @@ pub fn release() -> u32 {
     number.unwrap_or_else(|| panic!("no release in {said}"))
 }
 
+/// A map as the installed release would print it: older ones do not say what is compressed.
+pub fn as_told(mut map: serde_json::Value) -> serde_json::Value {
+    if release() < 9 {
+        for extent in map.as_array_mut().expect("a list of extents") {
+            extent.as_object_mut().expect("an extent").remove("compressed");
+        }
+    }
+    map
+}
+
 /// The same in the folder `dir`: QEMU looks for an external data file from where it runs.
 pub fn img_in<S: AsRef<std::ffi::OsStr>>(dir: &Path, args: &[S]) -> String {
     text(Command::new("qemu-img").args(args).current_dir(dir).output().expect("qemu-utils are installed"))
