@@ -15,7 +15,7 @@ use crate::error::{Common, Result};
 use crate::map::Location;
 use crate::wire::{index, len64};
 
-pub(crate) use busy::Busy;
+pub(crate) use busy::{Busy, Claim};
 pub(crate) use recent::Recent;
 pub(crate) use sheets::{Changed, Sheets};
 pub(crate) use slices::Slices;

@@ -49,14 +49,7 @@ impl Qcow2 {
     /// Gives the first clusters of `span`, all of which is whole clusters of zeroes, their places; says how many bytes.
     fn place_some(&self, span: Span) -> Result<u64> {
         let cluster = self.rules.geometry.cluster;
-        let (first, _) = cluster.split(span.start());
-        let most = BATCH.min(self.state()?.tables.in_sheet(span.start()));
-        let count = cluster.count(span.len()).min(most);
-        let end = cluster.start_of(first.saturating_add(count)).unwrap_or(u64::MAX);
-        let span = span.truncate(end.saturating_sub(span.start()));
-        let claims: Result<Vec<_>> =
-            (first..first.saturating_add(count)).map(|n| self.busy.claim(n)).collect();
-        let _claims = claims?;
+        let (span, _claims) = self.claim(span, BATCH)?;
         let mut works = Vec::new();
         let mut rest = span;
         while !rest.is_empty() {

@@ -15,7 +15,7 @@ use super::tables::Found;
 use crate::block::Span;
 use crate::error::{Common, Result};
 use crate::limits::{KIB, MIB};
-use crate::mapped::{self, BlockMap, HostOffset, Packed, Place, parent_run};
+use crate::mapped::{self, BlockMap, Claim, HostOffset, Packed, Place, parent_run};
 use crate::wire::{index, len64, part};
 
 /// Bytes of new clusters that are found a place at a time; one cluster if that is larger.
@@ -93,14 +93,7 @@ impl Qcow2 {
     /// Writes to clusters that are not this disk's alone, or not there. All of their entries lie in one sheet.
     fn write_fresh(&self, span: Span, data: &[u8]) -> Result<u64> {
         let cluster = self.rules.geometry.cluster;
-        let (first, within) = cluster.split(span.start());
-        let most = (BATCH_BYTES >> cluster.shift()).max(1).min(self.state()?.tables.in_sheet(span.start()));
-        let count = cluster.count(within.saturating_add(span.len())).min(most);
-        let end = cluster.start_of(first.saturating_add(count)).unwrap_or(u64::MAX);
-        let span = span.truncate(end.saturating_sub(span.start()));
-        let claims: Result<Vec<_>> =
-            (first..first.saturating_add(count)).map(|n| self.busy.claim(n)).collect();
-        let _claims = claims?;
+        let (span, _claims) = self.claim(span, (BATCH_BYTES >> cluster.shift()).max(1))?;
         let mut works = Vec::new();
         let mut rest = span;
         while !rest.is_empty() {
@@ -118,6 +111,18 @@ impl Qcow2 {
                 Err(e)
             }
         }
+    }
+
+    /// Keeps others away from the first clusters of `span`: at most `batch`, all with their entries in one sheet. Says
+    /// which part of `span` they are.
+    pub(super) fn claim(&self, span: Span, batch: u64) -> Result<(Span, Vec<Claim<'_>>)> {
+        let cluster = self.rules.geometry.cluster;
+        let (first, within) = cluster.split(span.start());
+        let most = batch.min(self.state()?.tables.in_sheet(span.start()));
+        let count = cluster.count(within.saturating_add(span.len())).min(most);
+        let end = cluster.start_of(first.saturating_add(count)).unwrap_or(u64::MAX);
+        let claims: Result<_> = (first..first.saturating_add(count)).map(|n| self.busy.claim(n)).collect();
+        Ok((span.truncate(end.saturating_sub(span.start())), claims?))
     }
 
     /// What has to be done to the cluster at `at` for the bytes of `piece`.
