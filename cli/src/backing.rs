@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use racker_formats::open::{OpenOptions, open};
-use racker_formats::registry::{Backing, Policy, Reference, Role};
+use racker_formats::opening::{Policy, Reference, Role};
+use racker_formats::registry::Backing;
 
 use crate::fault::{About, Failure, Outcome};
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 use racker_formats::block::Disk;
 use racker_formats::open::{OpenOptions, Opened, open};
-use racker_formats::registry::Policy;
+use racker_formats::opening::Policy;
 use racker_fs::filesystem::Filesystem;
 use racker_fs::guest::{Guest, locate};
 use racker_fs::inspect::{Inspection, Volume};

@@ -6,7 +6,7 @@
 //! * [`block`]: the device trait, the checked handle, files, slices, staged writes
 //! * [`convert`]: a disk into a new image
 //! * [`container`]: compressed streams and archives around a disk
-//! * [`registry`]: what a format is, probing, which references may be followed
+//! * [`registry`]: what a format is, and probing; [`opening`]: which references may be followed
 //! * [`open`]: from a path to a disk, through containers and formats
 //! * [`drivers`]: the list of formats
 //! * [`deflate`]: an encoder for a window of 4 KiB
@@ -33,6 +33,7 @@ pub mod map;
 mod mapped;
 pub mod measure;
 pub mod open;
+pub mod opening;
 pub mod options;
 pub mod package;
 pub mod rebase;

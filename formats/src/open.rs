@@ -10,8 +10,9 @@ use crate::container::{Container, Expansion, probe as probe_container};
 use crate::drivers::FORMATS;
 use crate::error::{Fault, Kind, Result, Within};
 use crate::limits::{ARCHIVE_PROBED_MAX, CONTAINER_DEPTH_MAX};
+use crate::opening::{Opening, Policy, Reference};
 use crate::recognised::recognise;
-use crate::registry::{Format, Image, Opening, Policy, Reference, by_name, probe, with_head};
+use crate::registry::{Format, Image, by_name, probe, with_head};
 use crate::transaction::{Transaction, open_file};
 
 /// How an image is opened.

@@ -11,7 +11,8 @@ use crate::error::{Result, Within};
 use crate::limits::MIB;
 use crate::map::Location;
 use crate::mapped::{parent_run, read_parent};
-use crate::registry::{Image, Reference};
+use crate::opening::Reference;
+use crate::registry::Image;
 use crate::wire::{index, is_zero, part};
 
 /// Bytes of each parent that are read at once.

@@ -291,7 +291,7 @@ pub fn open_file(path: &Path, write: bool) -> Result<Disk> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::{Opening, Policy};
+    use crate::opening::{Opening, Policy};
 
     fn begin(path: &Path) -> Transaction {
         let file = open_file(path, true).unwrap();

@@ -7,7 +7,7 @@ use racker_formats::block::{Disk, Span};
 use racker_formats::error::Result;
 use racker_formats::limits::MIB;
 use racker_formats::open::{OpenOptions, open_disk};
-use racker_formats::registry::Policy;
+use racker_formats::opening::Policy;
 use racker_fs::drivers::{DRIVERS, probe};
 use racker_fs::filesystem::{Filesystem, Name, NodeKind};
 use racker_fs::recognised::recognise;

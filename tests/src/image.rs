@@ -6,8 +6,9 @@ use std::sync::Arc;
 use racker_formats::Kind;
 use racker_formats::block::{BlockDevice, Disk, FileDevice, Span};
 use racker_formats::check::Report;
+use racker_formats::opening::{Opening, Policy, Reference, Role};
 use racker_formats::options::Values;
-use racker_formats::registry::{Backing, Image, Opening, Plan, Policy, Reference, Role, by_name};
+use racker_formats::registry::{Backing, Image, Plan, by_name};
 
 use tempfile::TempDir;
 

@@ -8,7 +8,8 @@ use racker_formats::commit::commit;
 use racker_formats::error::Kind;
 use racker_formats::limits::CHAIN_DEPTH_MAX;
 use racker_formats::open::{OpenOptions, Opened, open};
-use racker_formats::registry::{Image, Policy};
+use racker_formats::opening::Policy;
+use racker_formats::registry::Image;
 
 use crate::exit::Exit;
 use crate::fault::{About, Failure, Outcome};

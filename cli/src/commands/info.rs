@@ -1,7 +1,7 @@
 //! `racker disk info`
 
 use clap::{Args, ValueEnum};
-use racker_formats::registry::Reference;
+use racker_formats::opening::Reference;
 use racker_fs::boot::Entry;
 use racker_fs::guest::{Guest, boot_entries};
 use racker_fs::inspect::Volume;

@@ -2,8 +2,8 @@
 
 use clap::Args;
 use racker_formats::open::{OpenOptions, open};
+use racker_formats::opening::{Reference, Role};
 use racker_formats::rebase::{Target, rebase};
-use racker_formats::registry::{Reference, Role};
 
 use crate::backing::open_backing;
 use crate::exit::Exit;

@@ -201,8 +201,9 @@ mod tests {
     use super::*;
     use crate::block::{BlockDevice, Caps, MemDevice, Run, RunKind, Span, Support};
     use crate::error::Kind;
+    use crate::opening::{Opening, Policy};
     use crate::options::Values;
-    use crate::registry::{self, Opening, Policy, by_name};
+    use crate::registry::{self, by_name};
 
     fn source() -> Disk {
         let mut bytes = vec![0u8; (5 << 20) + 1234];

@@ -10,7 +10,8 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
 
 use crate::block::{Disk, FileDevice, LockMode, lock};
 use crate::error::{Common, Result};
-use crate::registry::{Format, Image, Opening, Policy};
+use crate::opening::{Opening, Policy};
+use crate::registry::{Format, Image};
 
 /// Names that are to go when the program ends early; whoever holds the lock is giving files their names.
 static TEMPORARY: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());

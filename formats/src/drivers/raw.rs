@@ -8,8 +8,9 @@ use crate::error::Result;
 use crate::map::Location;
 use crate::mapped::locate_plain;
 use crate::measure::Growth;
+use crate::opening::Opening;
 use crate::options::{Opt, OptKind};
-use crate::registry::{Facts, Format, Guess, Head, Image, Opening, Plan, SubKind};
+use crate::registry::{Facts, Format, Guess, Head, Image, Plan, SubKind};
 
 /// The format's entry in the list.
 pub(super) const FORMAT: Raw = Raw;

@@ -5,7 +5,8 @@ use std::path::Path;
 use racker_formats::Result;
 use racker_formats::block::{BlockDevice, Caps, Disk, MemDevice, Span};
 use racker_formats::check::Report;
-use racker_formats::registry::{Opening, Policy, by_name};
+use racker_formats::opening::{Opening, Policy};
+use racker_formats::registry::by_name;
 use racker_tests::image;
 
 /// How long a file may become.

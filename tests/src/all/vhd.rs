@@ -359,8 +359,8 @@ fn cuts(seed: u64) {
     let format = racker_formats::registry::by_name("vhd").unwrap();
     // As the file of this name: its parent lies beside it.
     let open = |disk: Disk, write: bool| {
-        let policy = racker_formats::registry::Policy::SameFolder;
-        format.open(disk, &mut racker_formats::registry::Opening::new(Some(&path), policy, write))
+        let policy = racker_formats::opening::Policy::SameFolder;
+        format.open(disk, &mut racker_formats::opening::Opening::new(Some(&path), policy, write))
     };
     for (bytes, steps, qemu_reads) in [(new, 25, true), (base, 70, true), (child, 70, false)] {
         power_cuts(bytes, &open, steps, seed, |bytes, judge| {

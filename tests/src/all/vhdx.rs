@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use racker_formats::block::{Disk, MemDevice, Span};
 use racker_formats::error::Kind;
-use racker_formats::registry::{Opening, Policy, by_name};
+use racker_formats::opening::{Opening, Policy};
+use racker_formats::registry::by_name;
 use racker_tests::image::{
     chain, chain_of_sectors, content, create, disk, findings, open, open_disk, read, read_by_7zip,
     read_by_qemu, runs_agree, scratch,

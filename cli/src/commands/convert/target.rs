@@ -11,8 +11,9 @@ use racker_formats::block::{Disk, Span};
 use racker_formats::convert::{self, Base, Copied, ExistingSink, NewFile, Options, Pipe, Sink, Throttle};
 use racker_formats::error::Error;
 use racker_formats::open::{OpenOptions, open};
+use racker_formats::opening::Policy;
 use racker_formats::options::Values;
-use racker_formats::registry::{Format, Plan, Policy, by_name};
+use racker_formats::registry::{Format, Plan, by_name};
 
 use super::NewImage;
 use super::source::{Named, Over};

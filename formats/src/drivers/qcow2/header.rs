@@ -9,7 +9,7 @@ use super::layout::{COMPRESSION_TYPE_AT, MAGIC, RawHeader, RawHeaderV3};
 use crate::block::{BlockSize, Disk, Span};
 use crate::error::{Common, Result, Within};
 use crate::limits::{KIB, MIB};
-use crate::registry::{Reference, Role};
+use crate::opening::{Reference, Role};
 use crate::wire::{bytes, len64, part_mut, take};
 
 /// A header is written as one sector: nothing smaller is torn by a power cut.

@@ -26,7 +26,8 @@ use crate::check::Report;
 use crate::error::{Common, Result, Within};
 use crate::map::Location;
 use crate::mapped::{self, BlockMap, Busy, HostOffset, Mapping, Packed, Place, Recent};
-use crate::registry::{Facts, Image, Opening, Reference, Snapshots};
+use crate::opening::{Opening, Reference};
+use crate::registry::{Facts, Image, Snapshots};
 use crate::unopened::Unopened;
 use crate::wire::index;
 

@@ -58,8 +58,9 @@ use self::stream::Stream;
 use crate::block::Disk;
 use crate::convert::{DiskSink, Sink};
 use crate::error::Result;
+use crate::opening::Opening;
 use crate::options::Opt;
-use crate::registry::{Format, Guess, Head, Image, Opening, Plan, SubKind};
+use crate::registry::{Format, Guess, Head, Image, Plan, SubKind};
 
 /// The format's entry in the list.
 pub(super) const FORMAT: Qcow2Format = Qcow2Format;

@@ -13,7 +13,8 @@ use super::image::Qcow2;
 use super::layout::{EXT_BACKING_FORMAT, EXT_END, EXT_FEATURE_NAMES, RawExtension, RawHeader};
 use crate::block::Span;
 use crate::error::{Common, Result};
-use crate::registry::{Reference, by_name};
+use crate::opening::Reference;
+use crate::registry::by_name;
 use crate::wire::{bytes, index, len64, part_mut, take};
 
 /// What is written as a whole.

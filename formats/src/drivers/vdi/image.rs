@@ -15,7 +15,8 @@ use crate::error::{Common, Result, Within};
 use crate::limits::KIB;
 use crate::map::Location;
 use crate::mapped::{self, BlockMap, Busy, HostOffset, Mapping, Place, Recent, Sheets};
-use crate::registry::{Facts, Image, Reference, below};
+use crate::opening::Reference;
+use crate::registry::{Facts, Image, below};
 use crate::wire::{index, len64};
 
 /// The map is read in pieces.

@@ -35,8 +35,9 @@ use crate::block::{BlockSize, Disk};
 use crate::convert::{DiskSink, Sink};
 use crate::error::{Common, Result};
 use crate::measure::Growth;
+use crate::opening::Opening;
 use crate::options::Opt;
-use crate::registry::{Format, Guess, Head, Image, Opening, Plan, SubKind};
+use crate::registry::{Format, Guess, Head, Image, Plan, SubKind};
 
 pub use self::fault::VdiFault;
 

@@ -9,7 +9,8 @@ use super::fault::VdiFault;
 use super::header::Header;
 
 use crate::error::Result;
-use crate::registry::{Image, Opening, Reference, Role};
+use crate::opening::{Opening, Reference, Role};
+use crate::registry::Image;
 
 /// Finds the parent of the image with this header, and opens it.
 pub(super) fn open(header: &Header, opening: &mut Opening) -> Result<(Arc<dyn Image>, Reference)> {

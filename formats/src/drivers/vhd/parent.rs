@@ -9,7 +9,8 @@ use super::header::Header;
 use super::layout::{MACX, W2KU, W2RU};
 use crate::block::Disk;
 use crate::error::Result;
-use crate::registry::{Image, OpenFault, Opening, Reference, Role};
+use crate::opening::{OpenFault, Opening, Reference, Role};
+use crate::registry::Image;
 
 /// How a VHD names its parent, in the order of what leads there.
 ///

@@ -14,7 +14,8 @@ use crate::error::{Common, Error, Result, Within};
 use crate::limits::{KIB, MIB};
 use crate::map::Location;
 use crate::mapped::{self, BlockMap, Busy, HostOffset, Mapping, Place, Recent, Sheets};
-use crate::registry::{Facts, Image, Reference, below};
+use crate::opening::Reference;
+use crate::registry::{Facts, Image, below};
 use crate::wire::{index, len64};
 
 /// The table is read in pieces.

@@ -19,7 +19,8 @@ use crate::error::{Common, Result, Within};
 use crate::limits::MIB;
 use crate::map::Location;
 use crate::mapped::{self, BlockMap, Busy, HostOffset, Mapping, Place, Recent, Sheets};
-use crate::registry::{Facts, Image, Reference, below};
+use crate::opening::Reference;
+use crate::registry::{Facts, Image, below};
 use crate::wire::index;
 
 /// Pages of BAT and bitmaps that are kept: with blocks of 32 MiB, the BAT of 4 TiB.

@@ -52,8 +52,9 @@ use crate::block::{BlockSize, Disk, Staged};
 use crate::convert::{DiskSink, Sink};
 use crate::error::{Common, Result, Within};
 use crate::measure::Growth;
+use crate::opening::Opening;
 use crate::options::Opt;
-use crate::registry::{Format, Guess, Head, Image, Opening, Plan, SubKind};
+use crate::registry::{Format, Guess, Head, Image, Plan, SubKind};
 use crate::wire::index;
 
 pub use self::fault::VhdxFault;

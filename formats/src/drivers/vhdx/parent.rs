@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use super::fault::VhdxFault;
 use crate::error::Result;
-use crate::registry::{Image, OpenFault, Opening, Reference, Role};
+use crate::opening::{OpenFault, Opening, Reference, Role};
+use crate::registry::Image;
 
 /// Where paths stand, in the order of what leads there. Those that begin at a volume or a drive of the machine that
 /// made the disk lead nowhere here, and are only good for saying so.

@@ -17,7 +17,8 @@ use crate::convert::Beside;
 use crate::error::{Common, Result, Within};
 use crate::map::Location;
 use crate::mapped::{locate_plain, parent_run, read_parent};
-use crate::registry::{Facts, Image, Reference, Role, below};
+use crate::opening::{Reference, Role};
+use crate::registry::{Facts, Image, below};
 use crate::wire::{index, len64, part, part_mut};
 
 /// Stretches that one answer about runs may join: who asks about a whole disk and uses the beginning shall not

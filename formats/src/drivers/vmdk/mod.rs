@@ -54,8 +54,9 @@ use crate::block::{Disk, Span};
 use crate::convert::{DiskSink, Sink};
 use crate::error::{Result, Within};
 use crate::measure::Growth;
+use crate::opening::{Opening, Reference, Role};
 use crate::options::Opt;
-use crate::registry::{Format, Guess, Head, Image, Opening, Plan, Reference, Role, SubKind};
+use crate::registry::{Format, Guess, Head, Image, Plan, SubKind};
 use crate::wire::bytes;
 
 pub use self::fault::VmdkFault;

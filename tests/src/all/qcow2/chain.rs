@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use racker_formats::block::{BlockDevice, Disk};
 use racker_formats::commit::commit;
+use racker_formats::opening::{Opening, Policy, Reference, Role};
 use racker_formats::rebase::{Target, rebase};
-use racker_formats::registry::{Image, Opening, Policy, Reference, Role, by_name};
+use racker_formats::registry::{Image, by_name};
 use racker_tests::image::{read, read_by_qemu, scratch};
 use racker_tests::qemu;
 use racker_tests::rng::Rng;

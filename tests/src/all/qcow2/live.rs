@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use racker_formats::block::{Disk, Span};
-use racker_formats::registry::{Opening, Policy, by_name};
+use racker_formats::opening::{Opening, Policy};
+use racker_formats::registry::by_name;
 use racker_tests::image::{read_by_qemu, scratch};
 use racker_tests::qemu;
 use racker_tests::rng::Rng;

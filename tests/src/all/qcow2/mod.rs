@@ -16,7 +16,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use racker_formats::block::{Disk, FileDevice, Span};
-use racker_formats::registry::{Image, Opening, Policy, by_name};
+use racker_formats::opening::{Opening, Policy};
+use racker_formats::registry::{Image, by_name};
 
 /// Opens the image at `path`, for writing if asked.
 fn open(path: &Path, write: bool) -> racker_formats::Result<Arc<dyn Image>> {

@@ -14,8 +14,9 @@ use std::sync::Arc;
 use racker_formats::block::{BlockDevice, Disk, FileDevice, Span};
 use racker_formats::check::{Report, Severity};
 use racker_formats::convert::NewFile;
+use racker_formats::opening::{Opening, Policy, Reference, Role};
 use racker_formats::options::Values;
-use racker_formats::registry::{Backing, Image, Opening, Plan, Policy, Reference, Role, by_name};
+use racker_formats::registry::{Backing, Image, Plan, by_name};
 use racker_tests::rng::Rng;
 
 /// What `qemu-img` makes, the first three written to by racker in place.
