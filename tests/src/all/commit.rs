@@ -1,5 +1,6 @@
 //! `racker disk commit` of formats that record what their parent is like.
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use racker_tests::image::{self, read, read_by_7zip, read_by_qemu, scratch};
@@ -29,6 +30,15 @@ fn a_vmdk_stays_the_child_of_the_parent_that_it_is_committed_to() {
             }
             qemu::img_in(at, &args);
             qemu::io("vmdk", &at.join(name), &qemu::random_writes(rng, 5 * MIB, 12));
+            // QEMU names the parent of the next one without the zeroes before its content ID.
+            let raw = std::fs::read(at.join(name)).unwrap();
+            let cid = raw.windows(5).position(|w| w == b"\nCID=").unwrap() as u64 + 5;
+            std::fs::File::options()
+                .write(true)
+                .open(at.join(name))
+                .unwrap()
+                .write_all_at(b"000", cid)
+                .unwrap();
         };
         make("root.vmdk", "", rng);
         make("base.vmdk", "root.vmdk", rng);

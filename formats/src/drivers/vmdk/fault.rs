@@ -182,9 +182,6 @@ pub enum VmdkFault {
         /// What the descriptor says.
         expected: u64,
     },
-    /// The content ID of the parent cannot be written in place.
-    #[error("parentCID has {0} digits: there is no room for another one")]
-    ParentCidDigits(usize),
     /// The parent was changed after the child was made.
     #[error(
         "the parent's content ID is {found:08x}, the child expects {expected:08x}: the parent was changed"

@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 use super::descriptor::{Access, Descriptor};
 use super::fault::VmdkFault;
 use super::grains::{Mapping, SparseExtent};
+use super::home::Home;
 use super::sesparse::SeSparse;
 use super::write::Below;
 use super::{check, resize};
 use crate::block::{BlockDevice, Caps, Disk, Run, RunKind, Span, Support};
 use crate::check::Report;
-use crate::convert::Beside;
 use crate::error::{Common, Result, Within};
 use crate::map::Location;
 use crate::mapped::{locate_plain, parent_run, read_parent};
@@ -47,16 +47,6 @@ pub(super) struct State {
     /// None for a lone extent of a split disk.
     pub(super) descriptor: Option<Descriptor>,
     pub(super) home: Home,
-}
-
-/// Where the descriptor is.
-#[derive(Clone, Debug)]
-pub(super) struct Home {
-    pub(super) file: Disk,
-    /// Its place in a sparse extent; none if it is the file.
-    pub(super) embedded: Option<Span>,
-    /// Where further extents are made.
-    pub(super) beside: Option<Beside>,
 }
 
 /// One extent.
@@ -162,17 +152,6 @@ impl VmdkImage {
         }
         *fresh = true;
         Ok(())
-    }
-
-    /// Where the content ID of the parent stands in the file, and how many digits it has.
-    fn parent_cid_at(&self) -> Result<(u64, usize)> {
-        let state = self.shared()?;
-        let parent = state.descriptor.as_ref().and_then(|d| d.parent.as_ref());
-        let (at, len) = parent.and_then(|p| p.cid_at).ok_or(VmdkFault::Missing("parentCID"))?;
-        if len < 8 {
-            return Err(VmdkFault::ParentCidDigits(len).into());
-        }
-        Ok((state.home.embedded.map_or(0, |e| e.start()).saturating_add(at), len))
     }
 
     /// Clears something: `zero` covers what the parent has, otherwise it may show.
@@ -347,7 +326,10 @@ impl Image for VmdkImage {
     }
 
     fn follows_parent(&self) -> Result<bool> {
-        self.parent_cid_at().map(|_| true)
+        let state = self.shared()?;
+        let (_, text) = state.with_parent_cid(0)?;
+        state.home.has_room(&text)?;
+        Ok(true)
     }
 
     fn renew_identity(&self) -> Result<()> {
@@ -357,15 +339,15 @@ impl Image for VmdkImage {
     }
 
     fn keep_parent(&self, parent: &dyn Image) -> Result<()> {
-        let (at, len) = self.parent_cid_at()?;
         let cid = parent.facts().specific.get("cid").and_then(serde_json::Value::as_u64);
-        let digits = format!("{:0len$x}", cid.ok_or(VmdkFault::Missing("CID"))?);
-        if digits.len() != len {
-            return Err(VmdkFault::ParentCidDigits(len).into());
+        let cid = cid.and_then(|cid| u32::try_from(cid).ok()).ok_or(VmdkFault::Missing("CID"))?;
+        let mut state = self.state.write().map_err(|_| Common::Poisoned)?;
+        let (at, text) = state.with_parent_cid(cid)?;
+        if text.len() == state.descriptor.as_ref().map_or(0, |d| d.text.len()) {
+            // Nothing behind the digits moves: only they are written.
+            return state.home.overwrite(at, format!("{cid:08x}").as_bytes());
         }
-        let state = self.shared()?;
-        state.home.file.write_at(at, digits.as_bytes())?;
-        state.home.file.flush()
+        state.turn_descriptor(&text)
     }
 
     fn parent(&self) -> Option<Arc<dyn Image>> {

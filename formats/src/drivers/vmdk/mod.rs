@@ -15,7 +15,8 @@
 //! QEMU's own streamOptimized files have the tables at the front and no footer, which VMware's importers refuse;
 //! here tables follow the data and a footer ends the stream, as the specification has it.
 //!
-//! * [`layout`]: structures as they lie on disk; [`header`]: their checked form; [`descriptor`]: the text
+//! * [`layout`]: structures as they lie on disk; [`header`]: their checked form; [`descriptor`]: the text;
+//!   [`home`]: where it stands
 //! * [`grains`]: where a grain is; [`pack`]: compressed grains; [`write`](mod@write): changes while in use
 //! * [`census`]: what is in use, and where there is room; [`check`]: inconsistencies, and mending them
 //! * [`sesparse`]: ESXi's newer snapshots
@@ -29,6 +30,7 @@ mod descriptor;
 mod fault;
 mod grains;
 mod header;
+mod home;
 mod image;
 mod layout;
 mod pack;
@@ -46,7 +48,8 @@ use self::descriptor::{
 };
 use self::grains::SparseExtent;
 use self::header::SparseHeader;
-use self::image::{Body, Extent, Home, VmdkImage};
+use self::home::Home;
+use self::image::{Body, Extent, VmdkImage};
 use self::layout::{COWD_MAGIC, MAGIC, SECTOR};
 use self::sesparse::SeSparse;
 use self::stream::StreamSink;

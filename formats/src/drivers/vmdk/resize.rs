@@ -9,15 +9,15 @@ use zerocopy::IntoBytes;
 use zerocopy::little_endian::U64;
 
 use super::create::{SIZE_MAX, SPLIT, Subformat, extent_file, split_extent};
-use super::descriptor::{Access, CreateType, Descriptor, ExtentLine, Source, resized};
+use super::descriptor::{Access, CreateType, ExtentLine, Source, resized};
 use super::fault::VmdkFault;
 use super::grains::{GD_BYTES_MAX, SparseExtent};
 use super::header::SparseHeader;
-use super::image::{Body, Extent, Home, State};
+use super::image::{Body, Extent, State};
 use super::layout::{RawSparseHeader, SECTOR};
 use crate::block::{Disk, Span};
 use crate::error::{Common, Result};
-use crate::wire::{bytes, index, len64, read};
+use crate::wire::{bytes, index, read};
 
 /// Changes the size of the disk to `size` bytes, rounded up to sectors.
 pub(super) fn resize(state: &mut State, size: u64) -> Result<()> {
@@ -61,7 +61,7 @@ fn grow(state: &mut State, size: u64, split: u64) -> Result<()> {
     let start = last.span.start();
     // Told before anything is changed.
     let text = text_for(state, size)?;
-    room_for(&state.home, &text)?;
+    state.home.has_room(&text)?;
     if len > last.span.len() {
         let body = longer(&last.body, last.span.len(), len)?;
         let span = Span::new(start, len)?;
@@ -84,7 +84,7 @@ fn grow(state: &mut State, size: u64, split: u64) -> Result<()> {
     state.extents.append(&mut new);
     state.size = size;
     let text = text_for(state, size)?;
-    turn_descriptor(state, &text)
+    state.turn_descriptor(&text)
 }
 
 /// One more extent, in a file that has no name yet.
@@ -132,8 +132,8 @@ fn shrink(state: &mut State, size: u64) -> Result<()> {
     }
     state.size = size;
     let text = text_for(state, size)?;
-    room_for(&state.home, &text)?;
-    turn_descriptor(state, &text)?;
+    state.home.has_room(&text)?;
+    state.turn_descriptor(&text)?;
     if let Some(last) = state.extents.last_mut()
         && last.span.len() < old
     {
@@ -165,48 +165,8 @@ fn text_for(state: &State, size: u64) -> Result<String> {
     };
     let lines: Vec<String> = state.extents.iter().map(line).collect();
     // The content ID may have changed since the descriptor was read.
-    let now = current_text(&state.home, descriptor)?;
+    let now = state.home.text(descriptor)?;
     Ok(resized(&now, &lines, size.div_euclid(SECTOR), &descriptor.ddb))
-}
-
-fn current_text(home: &Home, descriptor: &Descriptor) -> Result<String> {
-    let at = home.embedded.map_or(0, |e| e.start());
-    let len = len64(descriptor.text.len());
-    let raw = bytes(&home.file, at, len, len, "descriptor")?;
-    Ok(String::from_utf8(raw).map_err(|_| VmdkFault::Encoding)?)
-}
-
-/// Whether the descriptor's place takes the text; a few digits more are to come.
-fn room_for(home: &Home, text: &str) -> Result<()> {
-    match home.embedded {
-        Some(span) if len64(text.len()).saturating_add(40) > span.len() => {
-            Err(VmdkFault::Descriptor { line: 1, why: "there is no room for a longer one" }.into())
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Writes the descriptor, and turns to it.
-fn turn_descriptor(state: &mut State, text: &str) -> Result<()> {
-    let file = &state.home.file;
-    let old = state.descriptor.as_ref().map_or(0, |d| d.text.len());
-    let mut raw = text.as_bytes().to_vec();
-    match state.home.embedded {
-        Some(span) => {
-            raw.resize(raw.len().max(old), 0);
-            file.write_at(span.start(), &raw)?;
-        }
-        None => {
-            if len64(raw.len()) > file.size() {
-                file.resize(len64(raw.len()))?;
-            }
-            file.write_at(0, &raw)?;
-            file.resize(len64(raw.len()))?;
-        }
-    }
-    file.flush()?;
-    state.descriptor = Some(Descriptor::parse(text.as_bytes())?);
-    Ok(())
 }
 
 /// An extent of `old` bytes, with `len` bytes.
