@@ -281,8 +281,196 @@ impl Debug for Content<'_> {
     }
 }
 
+/// What a new node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewKind<'a> {
+    /// An empty regular file.
+    File,
+    /// An empty directory.
+    Dir,
+    /// A symbolic link with this target: 1 to [`LINK_MAX`] bytes without a zero byte.
+    Link(&'a [u8]),
+    /// A character device with these major and minor numbers.
+    Char(u32, u32),
+    /// A block device with these major and minor numbers.
+    Block(u32, u32),
+    /// A named pipe.
+    Fifo,
+    /// A socket.
+    Socket,
+}
+
+/// Bytes of the longest target of a symbolic link: the kernel's `PATH_MAX` without the zero at its end.
+pub const LINK_MAX: usize = 4095;
+
+impl NewKind<'_> {
+    /// The kind of node that it makes.
+    pub const fn kind(self) -> NodeKind {
+        match self {
+            Self::File => NodeKind::File,
+            Self::Dir => NodeKind::Dir,
+            Self::Link(_) => NodeKind::Link,
+            Self::Char(..) => NodeKind::Char,
+            Self::Block(..) => NodeKind::Block,
+            Self::Fifo => NodeKind::Fifo,
+            Self::Socket => NodeKind::Socket,
+        }
+    }
+}
+
+/// A node to be made. All its times are the time of the operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct New<'a> {
+    /// What it is.
+    pub kind: NewKind<'a>,
+    /// Permission bits: the lower twelve. A symbolic link always has 0o777.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// What changes about a node; what is `None` stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Permission bits: the lower twelve.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Last access.
+    pub atime: Option<Time>,
+    /// Last change of the content.
+    pub mtime: Option<Time>,
+    /// `chattr` flags that are settable: all of [`Flags`] but VERITY and ENCRYPT, which stay as they are.
+    pub flags: Option<Flags>,
+    /// Project id for quotas.
+    pub project: Option<u32>,
+}
+
+bitflags::bitflags! {
+    /// What a filesystem records about nodes.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Keeps: u32 {
+        /// Owners and groups.
+        const OWNERS = 1;
+        /// All twelve permission bits; without it, whether the owner may write.
+        const MODES = 2;
+        /// Several entries for one file.
+        const HARD_LINKS = 4;
+        /// Symbolic links.
+        const SYMLINKS = 8;
+        /// Devices, pipes and sockets.
+        const SPECIAL = 0x10;
+        /// Extended attributes, and access control lists among them.
+        const XATTRS = 0x20;
+        /// `chattr` flags and project ids.
+        const FLAGS = 0x40;
+        /// Holes in files.
+        const HOLES = 0x80;
+    }
+}
+
+fn not_yet<T>(what: &'static str) -> Result<T> {
+    Err(Common::Unsupported { what, by: "this filesystem".into() }.into())
+}
+
 /// A filesystem that can be changed. Nothing lands before the transaction under it commits.
+///
+/// Requests arrive checked; [`Writer`](crate::edit::Writer) is the only caller. Nodes exist and are of the kind that
+/// the operation needs, new names are free and [allowed](Self::check_name), old ones are there. What a filesystem
+/// does not [keep](Self::keeps) is not asked of it.
+///
+/// An operation that fails for want of space, inodes or room in a structure ([`Kind::NoSpace`]) or because the
+/// filesystem cannot hold what is asked ([`Kind::Unsupported`], [`Kind::Invalid`]) has changed nothing, and others
+/// may follow. After any other error each operation fails, and so does `close`.
 pub trait FilesystemMut: Filesystem {
+    /// What it records about nodes.
+    fn keeps(&self) -> Keeps {
+        Keeps::all()
+    }
+
+    /// Whether a new entry may have this name.
+    fn check_name(&self, name: &Name) -> Result<()> {
+        let _ = name;
+        not_yet("new names")
+    }
+
+    /// The directory that holds the directory `dir`; the root's is the root.
+    fn parent(&self, dir: NodeId) -> Result<NodeId> {
+        let _ = dir;
+        not_yet("moving directories")
+    }
+
+    /// Makes a node and the entry `name` of `dir` for it. The directory's times of content and node become `now`
+    /// here and wherever entries change.
+    fn create(&mut self, dir: NodeId, name: &Name, new: &New<'_>, now: Time) -> Result<NodeId> {
+        let _ = (dir, name, new, now);
+        not_yet("creating files")
+    }
+
+    /// Writes bytes to a file, which grows if they reach past its end. Calls come in order and in pieces of 64 KiB
+    /// and more where a file is written from front to end. Blocks that others share are left to them. The times of
+    /// content and node become `now`.
+    fn write(&mut self, file: NodeId, at: u64, data: &[u8], now: Time) -> Result<()> {
+        let _ = (file, at, data, now);
+        not_yet("writing into files")
+    }
+
+    /// Gives a file another size: cut off, or with a hole at its end.
+    fn truncate(&mut self, file: NodeId, size: u64, now: Time) -> Result<()> {
+        let _ = (file, size, now);
+        not_yet("truncating files")
+    }
+
+    /// Makes a stretch of a file, inside its size, read as zeroes; whole blocks of it become a hole.
+    fn punch(&mut self, file: NodeId, span: Span, now: Time) -> Result<()> {
+        let _ = (file, span, now);
+        not_yet("punching holes")
+    }
+
+    /// Makes the entry `name` of `dir` for a node that has others; not for a directory.
+    fn link(&mut self, node: NodeId, dir: NodeId, name: &Name, now: Time) -> Result<()> {
+        let _ = (node, dir, name, now);
+        not_yet("hard links")
+    }
+
+    /// Removes the entry `name` of `dir`, and its node if that was the last one. A directory is empty.
+    fn unlink(&mut self, dir: NodeId, name: &Name, now: Time) -> Result<()> {
+        let _ = (dir, name, now);
+        not_yet("removing files")
+    }
+
+    /// Moves an entry. What `to` names is replaced, and its node freed if that was the last entry; a directory that
+    /// is replaced is empty, and only a directory replaces one. `from` and `to` name different nodes, or, where case
+    /// does not matter, one node by names that differ in it. No directory moves below itself.
+    fn rename(&mut self, from: (NodeId, &Name), to: (NodeId, &Name), now: Time) -> Result<()> {
+        let _ = (from, to, now);
+        not_yet("renaming")
+    }
+
+    /// Exchanges the nodes that two entries name. Neither is a directory above the other.
+    fn exchange(&mut self, one: (NodeId, &Name), other: (NodeId, &Name), now: Time) -> Result<()> {
+        let _ = (one, other, now);
+        not_yet("exchanging names")
+    }
+
+    /// Changes attributes of a node; its own time becomes `now`.
+    fn set_attributes(&mut self, node: NodeId, change: &Change, now: Time) -> Result<()> {
+        let _ = (node, change, now);
+        not_yet("changing attributes")
+    }
+
+    /// Sets, or with `None` removes, an extended attribute, under the name and with the value that the kernel shows
+    /// ([`Filesystem::xattrs`]). The value of an access control list was checked. Removing what is not there changes
+    /// nothing.
+    fn set_xattr(&mut self, node: NodeId, name: &[u8], value: Option<&[u8]>, now: Time) -> Result<()> {
+        let _ = (node, name, value, now);
+        not_yet("changing extended attributes")
+    }
+
     /// Replaces all of a file's content. Owner, mode, extended attributes, flags and birth stay; the times of
     /// content and node become `now`. Blocks that others share are left to them.
     fn replace(&mut self, file: NodeId, content: Content<'_>, now: Time) -> Result<()>;

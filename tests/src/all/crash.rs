@@ -12,7 +12,8 @@ use std::sync::{Arc, OnceLock};
 use racker_fixtures::case;
 use racker_formats::block::{BlockDevice, Caps, Disk, Staged, redo};
 use racker_formats::transaction::{EditDisk, Transaction, recover, redo_path};
-use racker_fs::filesystem::{Content, FilesystemMut, Time};
+use racker_fs::edit::Writer;
+use racker_fs::filesystem::{Content, Time};
 use racker_fs::guest::{Guest, locate};
 use racker_fs::inspect::Inspection;
 use racker_fs::path::{Place, read_all};
@@ -59,11 +60,11 @@ impl Edit {
         let inspection = Inspection::of(edit.disk()).unwrap();
         let place = self.place(&inspection);
         let mut writer = inspection.volumes[place.volume].edit(edit).unwrap();
-        self.change(&mut *writer, &place);
+        self.change(&mut writer, &place);
         writer.close().unwrap();
     }
 
-    fn change(self, fs: &mut dyn FilesystemMut, place: &Place) {
+    fn change(self, fs: &mut Writer<'_>, place: &Place) {
         let shared = place.fs.stat(place.node).unwrap().links > 1;
         let node = match &place.entry {
             Some((folder, name)) if shared => fs.separate(*folder, name, NOW).unwrap(),
@@ -262,9 +263,11 @@ fn journal(edit: Edit, guests: &Guests, sealed: &[u8]) -> CrashDisk {
     let place = edit.place(&inspection);
     let volume = &inspection.volumes[place.volume];
     let part = top.slice(volume.span().unwrap()).unwrap();
-    let mut fs = volume.driver().unwrap().open_mut(part).unwrap();
-    edit.change(fs.as_mut(), &place);
-    fs.close().unwrap();
+    let transaction = Transaction::overlay(old.clone());
+    let part = transaction.disk().map(|_| Ok(part)).unwrap();
+    let mut writer = Writer::open(volume.driver().unwrap(), &part).unwrap();
+    edit.change(&mut writer, &place);
+    writer.close().unwrap();
     let journal = Arc::new(CrashDisk::new(Vec::new()));
     let journal_disk = Disk::from_arc(journal.clone() as Arc<dyn BlockDevice>);
     redo::seal(&journal_disk, &old, &top, &staged.changes().unwrap()).unwrap();
