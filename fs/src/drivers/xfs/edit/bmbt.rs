@@ -186,8 +186,7 @@ impl<'e> Bmbt<'e> {
                 step.node.right = block.0;
             }
             self.turn(right, level, Some(block))?;
-            let new =
-                Node { at: Some(block), level, left: left.0, right, lsn: Lsn(0), items, dirty: true };
+            let new = Node { at: Some(block), level, left: left.0, right, lsn: Lsn(0), items, dirty: true };
             self.write(&new)?;
             item = Item::child(first.key, block);
             behind = 1;
@@ -419,7 +418,9 @@ impl<'e> Bmbt<'e> {
         };
         part_mut(&mut bytes, 0, HEAD, BMBT.what)?.copy_from_slice(head.as_bytes());
         if node.level == 0 {
-            for (item, place) in node.items.iter().zip(bytes.get_mut(HEAD..).unwrap_or_default().chunks_mut(ITEM)) {
+            for (item, place) in
+                node.items.iter().zip(bytes.get_mut(HEAD..).unwrap_or_default().chunks_mut(ITEM))
+            {
                 place.copy_from_slice(&item.body.to_be_bytes());
             }
         } else {

@@ -189,7 +189,8 @@ impl Edit {
         // Whoever makes it larger again clears the rest of a shared block.
         let (last, within) = block.split(size);
         if within > 0
-            && let Some(Stretch::Own(_)) = self.stretches_between(inode, last, last.saturating_add(1))?.first()
+            && let Some(Stretch::Own(_)) =
+                self.stretches_between(inode, last, last.saturating_add(1))?.first()
         {
             let end = block.start_of(last.saturating_add(1)).unwrap_or(u64::MAX);
             self.zero(inode, size, end)?;

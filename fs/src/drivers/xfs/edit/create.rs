@@ -12,7 +12,7 @@ use super::super::bmap::Mapping;
 use super::super::crc;
 use super::super::fault::Fault;
 use super::super::inode::{CRC_AT, DiFlags, DiFlags2, ForkKind, Inode};
-use super::super::layout::{DINODE_MAGIC, RawDinode, RawSymlink, REMOTE_SELF, SYMLINK_MAGIC};
+use super::super::layout::{DINODE_MAGIC, REMOTE_SELF, RawDinode, RawSymlink, SYMLINK_MAGIC};
 use super::super::superblock::Incompat;
 use super::super::units::{BASIC_BLOCK_SHIFT, FileBlock, InodeNo, Lsn};
 use super::Edit;
@@ -27,8 +27,8 @@ use super::shortdir::ShortDir;
 const TARGET_MAX: usize = 1024;
 /// The most entries that can name an inode.
 pub(super) const LINKS_MAX: u32 = (1 << 31) - 1;
-/// Highest major and minor number of a device.
-const MAJOR_MAX: u32 = (1 << 14) - 1;
+/// Highest major and minor number of a device: Linux takes only nine bits of the major one.
+const MAJOR_MAX: u32 = (1 << 9) - 1;
 const MINOR_MAX: u32 = (1 << 18) - 1;
 /// Blocks for a chunk of inodes, its trees, a link's target and attributes that name the parent.
 const MORE_BLOCKS: u64 = 40;
@@ -55,7 +55,7 @@ fn check(new: &New<'_>) -> Result<()> {
         NewKind::Char(major, minor) | NewKind::Block(major, minor)
             if major > MAJOR_MAX || minor > MINOR_MAX =>
         {
-            refuse("a device number beyond 14 and 18 bits")
+            refuse("a device number beyond 9 and 18 bits")
         }
         _ => Ok(()),
     }
@@ -98,7 +98,13 @@ impl Edit {
     }
 
     /// The new inode, not yet written.
-    fn make(&mut self, dir: &Inode, (ino, generation): (InodeNo, u32), new: &New<'_>, now: Time) -> Result<Inode> {
+    fn make(
+        &mut self,
+        dir: &Inode,
+        (ino, generation): (InodeNo, u32),
+        new: &New<'_>,
+        now: Time,
+    ) -> Result<Inode> {
         let volume = Arc::clone(&self.volume);
         let sb = &volume.sb;
         let raw = self.new_core(dir, ino, generation, new, now)?;
@@ -124,7 +130,14 @@ impl Edit {
         Ok(node)
     }
 
-    fn new_core(&self, dir: &Inode, ino: InodeNo, generation: u32, new: &New<'_>, now: Time) -> Result<RawDinode> {
+    fn new_core(
+        &self,
+        dir: &Inode,
+        ino: InodeNo,
+        generation: u32,
+        new: &New<'_>,
+        now: Time,
+    ) -> Result<RawDinode> {
         let sb = &self.volume.sb;
         let mut flags2 = dir.flags2.intersection(DiFlags2::DAX);
         flags2.set(DiFlags2::BIGTIME, sb.incompat.contains(Incompat::BIGTIME));

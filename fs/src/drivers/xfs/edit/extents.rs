@@ -77,7 +77,13 @@ impl Edit {
         self.splice_fork(inode, kind, old, new).within(|| format!("extents of inode {place}"))
     }
 
-    fn splice_fork(&mut self, inode: &mut Inode, kind: ForkKind, old: &[Mapping], new: &[Mapping]) -> Result<()> {
+    fn splice_fork(
+        &mut self,
+        inode: &mut Inode,
+        kind: ForkKind,
+        old: &[Mapping],
+        new: &[Mapping],
+    ) -> Result<()> {
         let Some(fork) = inode.fork(kind).copied() else { return fault(inode, kind, "it is not there") };
         let extents = fork.extents.checked_sub(len64(old.len())).map(|n| n.saturating_add(len64(new.len())));
         let Some(extents) = extents else { return fault(inode, kind, "more extents than it counts") };
@@ -122,7 +128,9 @@ impl Edit {
         all: &[Mapping],
         lost: u64,
     ) -> Result<()> {
-        let Some(room) = inode.fork(kind).map(|f| f.room) else { return fault(inode, kind, "it is not there") };
+        let Some(room) = inode.fork(kind).map(|f| f.room) else {
+            return fault(inode, kind, "it is not there");
+        };
         let (near, _, _) = self.volume.sb.split_inode(inode.ino)?;
         let site = Site { ino: inode.ino, kind, room, big: big_counts(inode) };
         let built = self.build_fork(site, all, near)?;
@@ -169,7 +177,8 @@ impl Inode {
     pub(super) fn reparse(&mut self, volume: &Volume) -> Result<()> {
         crc::stamp(&mut self.bytes, CRC_AT)?;
         let ino = self.ino;
-        *self = volume.parse_inode(ino, std::mem::take(&mut self.bytes)).within(|| format!("inode {}", ino.0))?;
+        *self =
+            volume.parse_inode(ino, std::mem::take(&mut self.bytes)).within(|| format!("inode {}", ino.0))?;
         Ok(())
     }
 

@@ -20,7 +20,13 @@ fn refuse<T>(what: &'static str) -> Result<T> {
 
 impl Edit {
     /// Makes one more entry for a node.
-    pub(in super::super) fn link(&mut self, node: InodeNo, dir: InodeNo, name: &Name, now: Time) -> Result<()> {
+    pub(in super::super) fn link(
+        &mut self,
+        node: InodeNo,
+        dir: InodeNo,
+        name: &Name,
+        now: Time,
+    ) -> Result<()> {
         self.check_names()?;
         let (node, mut dir) = (self.volume.inode(node)?, self.volume.inode(dir)?);
         if node.links() >= LINKS_MAX {

@@ -48,7 +48,8 @@ impl Edit {
         let parent = self.parent_of(&dir, name.as_bytes());
         let attrs = self.volume.stored_attrs(&old)?;
         // The attributes are written twice at most: for the new inode, and for the old one without a parent.
-        let blocks = old.raw.di_nblocks.get().saturating_mul(2).min(self.attr_blocks(&attrs).saturating_mul(2));
+        let blocks =
+            old.raw.di_nblocks.get().saturating_mul(2).min(self.attr_blocks(&attrs).saturating_mul(2));
         self.reserve(blocks.saturating_add(self.blocks_for_entries(1)).saturating_add(MORE_BLOCKS))?;
         let (new, generation) = self.prepare(|edit| edit.take_inode(dir.ino))?;
         self.run(|edit| {

@@ -13,10 +13,15 @@ use super::node::{encode_time, holds_time};
 
 impl Edit {
     /// Changes attributes of a node.
-    pub(in super::super) fn set_attributes(&mut self, ino: InodeNo, change: &Change, now: Time) -> Result<()> {
+    pub(in super::super) fn set_attributes(
+        &mut self,
+        ino: InodeNo,
+        change: &Change,
+        now: Time,
+    ) -> Result<()> {
         let mut node = self.volume.inode(ino)?;
-        let bigtime = self.volume.sb.incompat.contains(Incompat::BIGTIME)
-            || node.flags2.contains(DiFlags2::BIGTIME);
+        let bigtime =
+            self.volume.sb.incompat.contains(Incompat::BIGTIME) || node.flags2.contains(DiFlags2::BIGTIME);
         for time in [change.atime, change.mtime].into_iter().flatten() {
             if !holds_time(time, bigtime) {
                 return Err(Fault::Time { seconds: time.sec }.into());

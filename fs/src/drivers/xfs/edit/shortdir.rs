@@ -71,7 +71,8 @@ impl ShortDir {
 
     /// Adds an entry behind the others, if all of them would also fit into a block of their own.
     pub(super) fn add(&mut self, mut entry: ShortEntry, sb: &Superblock) -> bool {
-        let first = size_of::<RawDirData>().saturating_add(entry_bytes(sb, 1)).saturating_add(entry_bytes(sb, 2));
+        let first =
+            size_of::<RawDirData>().saturating_add(entry_bytes(sb, 1)).saturating_add(entry_bytes(sb, 2));
         let behind = |e: &ShortEntry| usize::from(e.offset).saturating_add(entry_bytes(sb, e.name.len()));
         // A leaf entry for each, `.` and `..`, and their count.
         let leaves = self.entries.len().saturating_add(4).saturating_mul(size_of::<RawDirLeafEntry>());

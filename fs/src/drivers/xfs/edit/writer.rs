@@ -11,10 +11,10 @@ use crate::filesystem::{
 };
 
 use super::super::fault::Fault;
-use super::super::{Xfs, facts};
 use super::super::log::Log;
 use super::super::units::InodeNo;
 use super::super::volume::Volume;
+use super::super::{Xfs, facts};
 use super::Edit;
 use super::dir::NAME_MAX;
 

@@ -43,11 +43,8 @@ fn stored_name(name: &[u8]) -> Result<(AttrFlags, Vec<u8>)> {
     if let Some((own, _)) = ACLS.iter().find(|(_, shown)| *shown == name) {
         return Ok((AttrFlags::ROOT, own.to_vec()));
     }
-    let prefixes: [(&[u8], AttrFlags); 3] = [
-        (b"user.", AttrFlags::empty()),
-        (b"trusted.", AttrFlags::ROOT),
-        (b"security.", AttrFlags::SECURE),
-    ];
+    let prefixes: [(&[u8], AttrFlags); 3] =
+        [(b"user.", AttrFlags::empty()), (b"trusted.", AttrFlags::ROOT), (b"security.", AttrFlags::SECURE)];
     for (prefix, flags) in prefixes {
         let Some(rest) = name.strip_prefix(prefix) else { continue };
         if flags == AttrFlags::ROOT && ACLS.iter().any(|(own, _)| *own == rest) {

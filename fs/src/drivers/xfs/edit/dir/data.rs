@@ -10,8 +10,8 @@ use super::super::super::dir::DATA_BLOCKS;
 use super::super::super::fault::Fault;
 use super::super::super::inode::Inode;
 use super::super::super::layout::{
-    DIR_BLOCK_MAGIC, DIR_DATA_MAGIC, DIR_SELF, RawDirBlockTail, RawDirData, RawDirEntry, RawDirFree, RawDirHead,
-    RawDirLeafEntry, RawDirUnused,
+    DIR_BLOCK_MAGIC, DIR_DATA_MAGIC, DIR_SELF, RawDirBlockTail, RawDirData, RawDirEntry, RawDirFree,
+    RawDirHead, RawDirLeafEntry, RawDirUnused,
 };
 use super::super::super::superblock::Superblock;
 use super::super::super::units::{Daddr, FileBlock, InodeNo, Lsn};
@@ -102,7 +102,8 @@ impl DataBlock {
             let left = count.checked_mul(LEAF).and_then(|l| tail_at.checked_sub(l)).filter(|l| *l >= HEAD);
             end = left.ok_or_else(|| damaged("more leaf entries than fit"))?;
             for i in 0..count {
-                let raw: RawDirLeafEntry = take(&block.bytes, end.saturating_add(i.saturating_mul(LEAF)), WHAT)?;
+                let raw: RawDirLeafEntry =
+                    take(&block.bytes, end.saturating_add(i.saturating_mul(LEAF)), WHAT)?;
                 if raw.address.get() != 0 {
                     block.leaves.push((raw.hashval.get(), raw.address.get()));
                 }

@@ -81,7 +81,6 @@ impl Geometry {
         let address = byte.and_then(|b| u32::try_from(b >> PLACE_SHIFT).ok());
         address.ok_or_else(|| Fault::NoSpace.into())
     }
-
 }
 
 /// An entry to be.

@@ -90,8 +90,7 @@ impl Edit {
         right.back = number(first)?;
         if let Some(root) = path.first_mut() {
             root.node.level = level.saturating_add(1);
-            root.node.items =
-                vec![(left.highest(), number(first)?), (right.highest(), number(second)?)];
+            root.node.items = vec![(left.highest(), number(first)?), (right.highest(), number(second)?)];
         }
         self.put_node(dir, &left)?;
         self.put_node(dir, &right)?;
