@@ -113,7 +113,8 @@ impl Model {
     }
 
     pub(super) fn exchange(&mut self, one: (u64, &Name), other: (u64, &Name), now: Time) {
-        let (a, b) = (self.get(one.0).entries[one.1.as_bytes()], self.get(other.0).entries[other.1.as_bytes()]);
+        let (a, b) =
+            (self.get(one.0).entries[one.1.as_bytes()], self.get(other.0).entries[other.1.as_bytes()]);
         self.get_mut(one.0).entries.insert(one.1.as_bytes().to_vec(), b);
         self.get_mut(other.0).entries.insert(other.1.as_bytes().to_vec(), a);
         (self.get_mut(one.0).mtime, self.get_mut(other.0).mtime) = (now, now);
@@ -222,7 +223,8 @@ impl Node {
     }
 
     pub(super) fn zero(&mut self, from: u64, to: u64) {
-        let touched: Vec<u64> = self.chunks.range(from / CHUNK..to.div_ceil(CHUNK)).map(|(n, _)| *n).collect();
+        let touched: Vec<u64> =
+            self.chunks.range(from / CHUNK..to.div_ceil(CHUNK)).map(|(n, _)| *n).collect();
         for chunk in touched {
             let first = chunk * CHUNK;
             let bytes = self.chunks.get_mut(&chunk).unwrap();
