@@ -35,3 +35,4 @@ mod vhd;
 mod vhdx;
 mod vmdk;
 mod walk;
+mod xfs;
