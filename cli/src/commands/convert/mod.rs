@@ -92,8 +92,8 @@ pub(crate) struct Convert {
     /// Accepted for qemu-img's sake: data are shared or copied by the kernel wherever that is possible
     #[arg(short = 'C', hide = true)]
     offload: bool,
-    /// Accepted for qemu-img's sake: a new image is on stable storage when it appears
-    #[arg(short = 't', value_name = "CACHE", hide = true)]
+    /// unsafe: do not wait until the new image is on stable storage. All others of qemu-img's words: do, as is the default
+    #[arg(short = 't', value_name = "CACHE", value_parser = ["none", "writeback", "writethrough", "directsync", "unsafe"])]
     cache: Option<String>,
     /// Accepted for qemu-img's sake
     #[arg(short = 'T', value_name = "CACHE", hide = true)]
@@ -143,6 +143,7 @@ impl Convert {
             salvage: self.salvage,
             rate: self.rate.unwrap_or(0),
             verify: self.verify,
+            durable: self.cache.as_deref() != Some("unsafe"),
             progress,
         };
         let format = preset.map(|p| p.output).or(self.output_format.as_deref());

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use racker_formats::block::{Disk, Span};
-use racker_formats::convert::{self, Base, Copied, ExistingSink, NewFile, Options, Pipe, Sink, Throttle};
+use racker_formats::convert::{
+    self, Base, Copied, ExistingSink, NewFile, Options, Pipe, Settle, Sink, Throttle,
+};
 use racker_formats::error::Error;
 use racker_formats::open::{OpenOptions, open};
 use racker_formats::opening::Policy;
@@ -34,6 +36,8 @@ pub(super) struct Copy<'a> {
     /// Bytes a second; 0 is no limit.
     pub(super) rate: u64,
     pub(super) verify: bool,
+    /// New images are on stable storage before they appear.
+    pub(super) durable: bool,
     pub(super) progress: ProgressArgs,
 }
 
@@ -66,7 +70,12 @@ impl Copy<'_> {
     }
 
     /// Copies into `sink`, with everything that was asked for.
-    pub(super) fn copy(&self, sink: Box<dyn Sink>, base: Option<&Base>) -> Outcome<Copied> {
+    pub(super) fn copy(
+        &self,
+        sink: Box<dyn Sink>,
+        base: Option<&Base>,
+        settle: Option<&Settle<'_>>,
+    ) -> Outcome<Copied> {
         let sink = if self.rate == 0 { sink } else { Box::new(Throttle::new(sink, self.rate)) };
         let lost = AtomicU64::new(0);
         let told = AtomicU64::new(0);
@@ -82,6 +91,7 @@ impl Copy<'_> {
             base,
             salvage: self.salvage.then_some(&salvage),
             digest: self.verify,
+            settle: settle.filter(|_| self.durable),
         };
         let mut bar = self.progress.start("converting", self.disk.size());
         let done = convert::convert(self.disk, sink, options, &mut |n| bar.at(n));
@@ -125,7 +135,7 @@ impl Copy<'_> {
             return Err(Failure::new("raw images have no backing file (-B)")).about(target);
         }
         plan.name = target.file_name().map(|n| n.to_string_lossy().into_owned());
-        let file = NewFile::prepare(target).about(target)?;
+        let file = NewFile::prepare_for(target, self.durable).about(target)?;
         plan.beside = file.beside();
         if let (Some(name), Some(beside)) = (plan.options.text("data_file"), &plan.beside) {
             plan.data_file = Some(beside.create(name).about(Path::new(name))?);
@@ -134,7 +144,7 @@ impl Copy<'_> {
             true => self.over(file.disk(), false).about(target)?,
             false => format.sink(file.disk().clone(), &plan).about(target)?,
         };
-        let copied = self.copy(sink, base.as_ref()).about(target)?;
+        let copied = self.copy(sink, base.as_ref(), Some(&|| file.settle())).about(target)?;
         if self.verify {
             // The backing file was named by the user, and opened before.
             let policy = if base.is_some() { Policy::Any } else { Policy::SameFolder };
@@ -178,7 +188,7 @@ impl Copy<'_> {
         }
         let sink = self.over(&opened.disk, is_zero).about(target)?;
         drop(opened);
-        let copied = self.copy(sink, over.map(|(_, base)| base)).about(target)?;
+        let copied = self.copy(sink, over.map(|(_, base)| base), None).about(target)?;
         if self.verify {
             let opened = open(target, &options).about(target)?;
             self.check(copied, &opened.disk).about(target)?;
@@ -200,7 +210,7 @@ impl Copy<'_> {
         }
         let pipe = Arc::new(output().about(target)?);
         let sink = format.sink(Disk::from_arc(pipe.clone()), &plan).about(target)?;
-        self.copy(sink, None).about(target)?;
+        self.copy(sink, None, None).about(target)?;
         pipe.finish().about(target)
     }
 }
@@ -222,6 +232,6 @@ pub(in super::super) fn write_new(
     new: &NewImage,
     progress: ProgressArgs,
 ) -> Outcome<()> {
-    let copy = Copy { disk, new, salvage: false, rate: 0, verify: false, progress };
+    let copy = Copy { disk, new, salvage: false, rate: 0, verify: false, durable: true, progress };
     copy.make(target, format, &mut |_| Ok(None))
 }
