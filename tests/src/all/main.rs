@@ -17,6 +17,7 @@ mod convert;
 mod copy;
 mod crash;
 mod edit;
+mod ext4;
 mod extract;
 mod fixtures;
 mod live;
