@@ -20,11 +20,7 @@ const CHUNK: u64 = 2 * MIB;
 /// Gives `image`, which was opened for writing with all its parents, another parent, or none; what it reads as stays
 /// the same. `progress` is told how many bytes are done. On return all is on stable storage, and the image is to be
 /// opened anew.
-pub fn rebase(
-    image: &Arc<dyn Image>,
-    target: Option<&Backing>,
-    progress: &mut dyn FnMut(u64),
-) -> Result<()> {
+pub fn rebase(image: &Arc<dyn Image>, target: Option<&Backing>, progress: &mut dyn FnMut(u64)) -> Result<()> {
     let disk = |image: Arc<dyn Image>| {
         let device: Arc<dyn BlockDevice> = image;
         Disk::from_arc(device)

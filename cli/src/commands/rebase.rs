@@ -53,9 +53,10 @@ impl Rebase {
             // Who records the identity of its parent takes that of the new one, if it is there; what it holds is
             // nobody's business here.
             let external = self.image.how.allow_external;
-            let backing = reference.as_ref().filter(|_| opened.format != "qcow2").and_then(|r| {
-                open_backing(path, &r.path, r.format.as_deref(), external).ok()
-            });
+            let backing = reference
+                .as_ref()
+                .filter(|_| opened.format != "qcow2")
+                .and_then(|r| open_backing(path, &r.path, r.format.as_deref(), external).ok());
             opened.image.name_parent(reference.as_ref(), backing.as_ref()).about(path)?;
             return Ok(Exit::Done);
         }

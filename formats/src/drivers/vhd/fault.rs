@@ -122,7 +122,7 @@ pub enum VhdFault {
     #[error("the parent of a VHD must be a VHD, this one is {0}")]
     ParentFormat(&'static str),
     /// A disk that holds everything itself.
-    #[error("a dynamic disk holds everything itself: it cannot be given a parent")]
+    #[error("the disk has no parent, and racker gives it none: make a new child with create -b")]
     NoChild,
     /// A child must be as large as its parent.
     #[error("a difference to a disk of {parent} bytes cannot have {size}")]

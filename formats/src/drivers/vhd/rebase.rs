@@ -79,7 +79,9 @@ impl SparseVhd {
                 && let Some(block) = self.block(&state.header, number)?
             {
                 let there = block.data.skip(within).truncate(mapping.len);
-                there.intersect(Span::first(self.file.size())).map_or(Ok(()), |s| self.file.write_zeroes(s))?;
+                there
+                    .intersect(Span::first(self.file.size()))
+                    .map_or(Ok(()), |s| self.file.write_zeroes(s))?;
             }
             rest = rest.skip(mapping.len.max(1));
         }

@@ -161,7 +161,10 @@ impl Items<'_> {
                 place.end() <= self.region.len() && used.iter().all(|span| span.intersect(place).is_none())
             })
         };
-        Ok(places.into_iter().find(free).ok_or(VhdxFault::NoParent("the metadata have no room for its name"))?)
+        Ok(places
+            .into_iter()
+            .find(free)
+            .ok_or(VhdxFault::NoParent("the metadata have no room for its name"))?)
     }
 
     fn number32(&self, id: Uuid, what: &'static str) -> Result<u32> {
@@ -254,15 +257,19 @@ impl Metadata {
             let mut head: RawMetadataTable = take(&old, 0, "metadata table")?;
             let count = head.entry_count.get();
             let (end, size) = (entry_at(count.into()), size_of::<RawMetadata>());
-            let behind = part(&old, at.saturating_add(size), end.saturating_sub(at).saturating_sub(size), "entries")?;
+            let behind =
+                part(&old, at.saturating_add(size), end.saturating_sub(at).saturating_sub(size), "entries")?;
             part_mut(&mut new, at, behind.len(), "entries")?.copy_from_slice(behind);
             part_mut(&mut new, end.saturating_sub(size), size, "entry")?.fill(0);
             head.entry_count = U16::new(count.saturating_sub(1));
             part_mut(&mut new, 0, size_of::<RawMetadataTable>(), "table")?.copy_from_slice(head.as_bytes());
-            let place = index(items.place(FILE_PARAMETERS, "file parameters", 8)?.start().saturating_sub(region.start()))?;
+            let place = index(
+                items.place(FILE_PARAMETERS, "file parameters", 8)?.start().saturating_sub(region.start()),
+            )?;
             let mut raw: RawFileParameters = take(&old, place, "file parameters")?;
             raw.flags = (raw.flags.get() & !HAS_PARENT).into();
-            part_mut(&mut new, place, size_of::<RawFileParameters>(), "file parameters")?.copy_from_slice(raw.as_bytes());
+            part_mut(&mut new, place, size_of::<RawFileParameters>(), "file parameters")?
+                .copy_from_slice(raw.as_bytes());
         }
         let page = index(PAGE.bytes())?;
         let pages = old.chunks(page).zip(new.chunks(page)).enumerate().filter(|(_, (a, b))| a != b);

@@ -244,11 +244,12 @@ pub(super) fn reparented(text: &str, cid: u32, name: Option<&str>) -> String {
             }
             "parentfilenamehint" => out.extend(hint.take()),
             "" if line.trim().is_empty() && out.len() >= seen.saturating_add(line.len()) => {}
-            "" => {
-                out.extend(std::iter::repeat_n('\n', seen.saturating_sub(out.len())));
+            key => {
+                if key.is_empty() || access(line.split_whitespace().next().unwrap_or_default()).is_some() {
+                    out.extend(std::iter::repeat_n('\n', seen.saturating_sub(out.len())));
+                }
                 out.push_str(line);
             }
-            _ => out.push_str(line),
         }
         seen = seen.saturating_add(line.len());
     }
@@ -441,7 +442,7 @@ mod tests {
         assert_eq!(short.len(), long.len() + 2, "{short}");
         let none = reparented(&short, u32::MAX, None);
         assert!(Descriptor::parse(none.as_bytes()).unwrap().parent.is_none());
-        assert_eq!((none.len(), none.ends_with(tail)), (short.len(), true), "{none}");
+        assert_eq!((none.len(), none.ends_with("RW 100 SPARSE \"a\"\n")), (short.len(), true), "{none}");
         let again = reparented(&none, 1, Some("b.vmdk"));
         assert_eq!(again.len(), short.len());
         assert_eq!(Descriptor::parse(again.as_bytes()).unwrap().parent.unwrap().cid, 1);

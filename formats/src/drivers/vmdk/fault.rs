@@ -214,7 +214,7 @@ pub enum VmdkFault {
     #[error("a flat image has no grains that could be marked as zeroes")]
     FlatZeroed,
     /// A disk that holds everything itself.
-    #[error("the disk has no parent, and cannot be given one")]
+    #[error("the disk has no parent, and racker gives it none: make a new child with create -b")]
     NoChild,
     /// A parent of another format.
     #[error("the parent of a VMDK must be a VMDK with a content ID, not {0}")]

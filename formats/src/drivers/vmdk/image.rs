@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
 use serde_json::{Value, json};
 
-use super::descriptor::{Access, Descriptor};
 use super::create::parent_cid;
+use super::descriptor::{Access, Descriptor};
 use super::fault::VmdkFault;
 use super::grains::{Mapping, SparseExtent};
 use super::home::Home;
