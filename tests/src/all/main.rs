@@ -28,6 +28,7 @@ mod pairs;
 mod partition;
 mod power;
 mod qcow2;
+mod rebase;
 mod redo;
 mod reflink;
 mod sparsify;
