@@ -213,11 +213,12 @@ impl Qcow2 {
                 let count = || -> Result<u64> {
                     let mut counts = Refcounts::read(&self.file, &self.state()?.header)?;
                     let mut used = 0u64;
-                    for number in 0..all {
-                        used = used.saturating_add(u64::from(counts.get(number)? != 0));
-                        if used >= many {
-                            break;
-                        }
+                    let mut at = 0;
+                    while at < all && used < many {
+                        let (count, next) = counts.run(at)?;
+                        let len = next.min(all).saturating_sub(at);
+                        used = used.saturating_add(if count == 0 { 0 } else { len });
+                        at = next;
                     }
                     Ok(used)
                 };

@@ -15,7 +15,7 @@
 //! * [`layout`]: structures on disk; [`header`], [`extensions`], [`entry`]: bytes to checked values
 //! * [`tables`]: lookup; [`pack`]: compressed clusters; [`snapshot`], [`bitmap`]: lists
 //! * [`refcount`], [`alloc`], [`owners`]: who uses what; [`edit`], [`rewrite`], [`l2`], [`land`]: atomic edits
-//! * [`census`], [`check`], [`findings`], [`renew`]: counting anew; [`create`], [`stream`]: new images
+//! * [`census`], [`tally`], [`check`], [`findings`], [`renew`]: counting anew; [`create`], [`stream`]: new images
 //! * [`history`], [`view`]: snapshots made, gone back to, deleted, read; [`parent`]: another backing file
 //! * [`image`]: the block device; [`facts`]: what `info` prints; [`fault`]: what can be wrong
 
@@ -49,6 +49,7 @@ mod rewrite;
 mod snapshot;
 mod stream;
 mod tables;
+mod tally;
 mod view;
 
 use std::sync::Arc;
