@@ -364,6 +364,8 @@ pub fn probe(file: &Disk) -> Result<&'static dyn Format> {
 
 /// The format that users call `name`.
 pub fn by_name(name: &str) -> Result<&'static dyn Format> {
+    // What QEMU calls the files and devices themselves, and images name as the format of what has none.
+    let name = if matches!(name, "file" | "host_device") { "raw" } else { name };
     FORMATS
         .iter()
         .find(|f| f.name() == name || f.aliases().contains(&name))

@@ -44,7 +44,11 @@ pub(crate) struct MeasureCommand {
 }
 
 impl MeasureCommand {
-    pub(super) fn run(self, progress: ProgressArgs) -> Outcome<Exit> {
+    pub(super) fn run(mut self, progress: ProgressArgs) -> Outcome<Exit> {
+        if let Some(image) = self.image.take() {
+            let (path, format) = self.how.described(image)?;
+            (self.image, self.how.format) = (Some(path), format);
+        }
         let format = by_name(&self.output_format)?;
         let pairs = typed::pairs(&self.options)?;
         let options = Values::parse(

@@ -23,6 +23,7 @@ use crate::interrupt;
 use crate::output;
 use crate::progress::ProgressArgs;
 use crate::target::HowArgs;
+use crate::typed;
 
 pub(super) use self::target::write_new;
 
@@ -51,6 +52,12 @@ pub(crate) struct Convert {
     target: PathBuf,
     #[command(flatten)]
     how: HowArgs,
+    /// The formats of the sources that were typed, in their order.
+    #[arg(skip)]
+    formats: Vec<Option<String>>,
+    /// With -n: DST is such a description as well
+    #[arg(long, requires = "existing", conflicts_with = "output_format")]
+    target_image_opts: bool,
     /// Format of the new image; raw where not given. `ova` and `box` are packages with the disk inside
     #[arg(short = 'O', long, value_name = "FORMAT")]
     output_format: Option<String>,
@@ -86,17 +93,17 @@ pub(crate) struct Convert {
     /// Show progress (it is shown on a terminal anyway)
     #[arg(short = 'p')]
     show_progress: bool,
-    /// Accepted for qemu-img's sake: every copy is made by several threads at once
-    #[arg(short = 'W', hide = true)]
+    /// Accepted, and changes nothing: every copy is read and packed by several threads at once, and written in order
+    #[arg(short = 'W')]
     out_of_order: bool,
-    /// Accepted for qemu-img's sake: data are shared or copied by the kernel wherever that is possible
-    #[arg(short = 'C', hide = true)]
+    /// Accepted, and changes nothing: data are shared with the source, or copied by the kernel, wherever that works
+    #[arg(short = 'C')]
     offload: bool,
-    /// Accepted for qemu-img's sake: a new image is on stable storage when it appears
-    #[arg(short = 't', value_name = "CACHE", hide = true)]
+    /// Accepted, and changes nothing: a new image is on stable storage when it appears, whatever qemu-img's cache
+    #[arg(short = 't', value_name = "CACHE")]
     cache: Option<String>,
-    /// Accepted for qemu-img's sake
-    #[arg(short = 'T', value_name = "CACHE", hide = true)]
+    /// Accepted, and changes nothing: as -t, for the source
+    #[arg(short = 'T', value_name = "CACHE")]
     source_cache: Option<String>,
 }
 
@@ -127,8 +134,9 @@ fn sparse(text: &str) -> Result<u64, String> {
 }
 
 impl Convert {
-    pub(super) fn run(self, progress: ProgressArgs) -> Outcome<Exit> {
+    pub(super) fn run(mut self, progress: ProgressArgs) -> Outcome<Exit> {
         interrupt::clean_up();
+        self.take_descriptions()?;
         let mut source = source::open_all(&self)?;
         let preset = self.purpose.map(|p| p.preset(&self.target));
         let mut new = self.new.clone();
@@ -171,6 +179,19 @@ impl Convert {
 }
 
 impl Convert {
+    /// Turns what describes images to paths and formats.
+    fn take_descriptions(&mut self) -> Outcome<()> {
+        for source in &mut self.sources {
+            let (path, format) = self.how.described(std::mem::take(source))?;
+            *source = path;
+            self.formats.push(format);
+        }
+        if self.target_image_opts {
+            (self.target, self.output_format) = typed::description(&self.target)?;
+        }
+        Ok(())
+    }
+
     fn archive(&self, copy: &Copy<'_>, name: &str) -> Outcome<()> {
         if self.existing || self.backing.is_some() {
             return Err(Failure::new(format!("{name}: -n and -B are for images, not for archives")));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use racker_formats::block::Disk;
 use racker_formats::convert::{self, Base, Concat};
 use racker_formats::error::Error;
-use racker_formats::open::{Opened, open, open_disk};
+use racker_formats::open::{OpenOptions, Opened, open, open_disk};
 use racker_formats::registry::{Backing, Image, Snapshot};
 
 use super::pack::folder;
@@ -34,8 +34,8 @@ pub(super) fn open_all(convert: &Convert) -> Outcome<Source> {
     if convert.sources.iter().filter(|s| is_dash(s)).count() > 1 {
         return Err(Failure::new("standard input can be copied once only"));
     }
-    for path in &convert.sources {
-        opened.push(open_one(convert, path)?);
+    for (path, format) in convert.sources.iter().zip(&convert.formats) {
+        opened.push(open_one(convert, path, format.as_deref())?);
         let same = path.canonicalize().ok().zip(convert.target.canonicalize().ok());
         if same.is_some_and(|(a, b)| a == b) {
             let failure = Failure::new("is the source as well");
@@ -61,8 +61,8 @@ pub(super) fn open_all(convert: &Convert) -> Outcome<Source> {
     }
 }
 
-fn open_one(convert: &Convert, path: &Path) -> Outcome<Opened> {
-    let options = convert.how.options(false);
+fn open_one(convert: &Convert, path: &Path, format: Option<&str>) -> Outcome<Opened> {
+    let options = OpenOptions { format, ..convert.how.options(false) };
     if !is_dash(path) {
         return open(path, &options).about(path);
     }

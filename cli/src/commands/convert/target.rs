@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use racker_formats::block::{Disk, Span};
 use racker_formats::convert::{self, Base, Copied, ExistingSink, NewFile, Options, Pipe, Sink, Throttle};
-use racker_formats::error::Error;
+use racker_formats::error::{Error, Kind};
 use racker_formats::open::{OpenOptions, open};
 use racker_formats::opening::Policy;
 use racker_formats::options::Values;
@@ -175,6 +175,13 @@ impl Copy<'_> {
             let failure =
                 Failure::new("has a backing file: nobody can say that it is zero (--target-is-zero)");
             return Err(failure).about(target);
+        }
+        if over.is_none() && opened.image.parent().is_some() {
+            // The copy is the image's own, whatever becomes of its backing file.
+            match opened.image.leave_parent() {
+                Err(e) if e.kind() == Kind::Unsupported => {}
+                done => done.about(target)?,
+            }
         }
         let sink = self.over(&opened.disk, is_zero).about(target)?;
         drop(opened);
