@@ -84,6 +84,11 @@ pub trait Format: Sync {
         let _ = plan;
         false
     }
+    /// Whether new images by `plan` can hold bitmaps.
+    fn holds_bitmaps(&self, plan: &Plan) -> bool {
+        let _ = plan;
+        false
+    }
     /// The options of `create`.
     fn options(&self) -> &'static [Opt] {
         &[]
@@ -226,6 +231,11 @@ pub trait Image: BlockDevice {
         None
     }
 
+    /// Bitmaps inside the image, where the format has them.
+    fn bitmaps(&self) -> Option<&dyn Bitmaps> {
+        None
+    }
+
     /// Whether [`apply`](Self::apply) is there.
     fn applies(&self) -> bool {
         false
@@ -332,6 +342,61 @@ pub trait Snapshots {
     fn delete(&self, which: &str) -> Result<()>;
     /// What the disk was, to be read.
     fn disk(&self, which: &str) -> Result<Disk>;
+}
+
+/// What a bitmap inside an image says about itself: it tells which stretches of the disk were written since some point
+/// in time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BitmapFacts {
+    /// What the user called it.
+    pub name: String,
+    /// Bytes of the disk that one bit stands for.
+    pub granularity: u64,
+    /// What is written belongs into it.
+    pub enabled: bool,
+    /// It can be relied on: nobody left it in the middle of a change, or wrote without it.
+    pub consistent: bool,
+}
+
+/// The bits of a bitmap that another one takes in.
+#[derive(Clone, Copy, Debug)]
+pub struct BitmapSource<'a> {
+    /// The bits, the lowest of each byte first.
+    pub bits: &'a Disk,
+    /// Bytes of the disk that one bit stands for.
+    pub granularity: u64,
+    /// Bytes of the disk that they are of.
+    pub disk_size: u64,
+}
+
+/// What can be done to a bitmap.
+#[derive(Clone, Copy, Debug)]
+pub enum BitmapChange<'a> {
+    /// Makes it, without a bit set; the format chooses a granularity where none is given.
+    Add {
+        /// Bytes of the disk that one bit stands for.
+        granularity: Option<u64>,
+        /// What is written from now on belongs into it.
+        enabled: bool,
+    },
+    /// Takes it away.
+    Remove,
+    /// Clears all bits.
+    Clear,
+    /// Whether what is written from now on belongs into it.
+    Enable(bool),
+    /// Sets the bits that another bitmap has as well.
+    Merge(BitmapSource<'a>),
+}
+
+/// Bitmaps inside an image. Each change lands whole or not at all, and is on stable storage on return.
+pub trait Bitmaps {
+    /// All of them.
+    fn list(&self) -> Result<Vec<BitmapFacts>>;
+    /// The bits of a bitmap that is consistent, the lowest of each byte first.
+    fn bits(&self, name: &str) -> Result<Disk>;
+    /// Changes the bitmap `name`.
+    fn change(&self, name: &str, change: BitmapChange<'_>) -> Result<()>;
 }
 
 /// Reads what probes look at.

@@ -81,6 +81,12 @@ pub(crate) struct Convert {
     /// With -n: every byte of DST is zero, so zeroes need not be written
     #[arg(long, requires = "existing")]
     target_is_zero: bool,
+    /// Copy the bitmaps inside SRC as well, into an image that can hold them
+    #[arg(long, conflicts_with_all = ["snapshot", "purpose"])]
+    bitmaps: bool,
+    /// With --bitmaps: leave out such as cannot be relied on, with a note for each
+    #[arg(long, requires = "bitmaps")]
+    skip_broken_bitmaps: bool,
     /// Zeroes in place of what cannot be read, with a note for each such place
     #[arg(long)]
     salvage: bool,
@@ -145,8 +151,11 @@ impl Convert {
             new.options.retain(|o| !o.is_empty());
             source.disk = rounded(&source.disk, unit, progress)?;
         }
+        let bitmaps = if self.bitmaps { Some(source.bitmaps(self.skip_broken_bitmaps)?) } else { None };
         let copy = Copy {
             disk: &source.disk,
+            bitmaps: bitmaps.as_ref(),
+            skip_broken_bitmaps: self.skip_broken_bitmaps,
             new: &new,
             salvage: self.salvage,
             rate: self.rate.unwrap_or(0),
@@ -167,8 +176,9 @@ impl Convert {
         }
         let format = format.unwrap_or("raw");
         if is_dash(&self.target) {
-            if self.backing.is_some() {
-                return Err(Failure::new("what goes to standard output can have no backing file (-B)"));
+            if self.backing.is_some() || self.bitmaps {
+                let what = "what goes to standard output can have no backing file (-B) and no bitmaps";
+                return Err(Failure::new(what));
             }
             copy.send(format)?;
             return Ok(Exit::Done);
@@ -193,8 +203,9 @@ impl Convert {
     }
 
     fn archive(&self, copy: &Copy<'_>, name: &str) -> Outcome<()> {
-        if self.existing || self.backing.is_some() {
-            return Err(Failure::new(format!("{name}: -n and -B are for images, not for archives")));
+        if self.existing || self.backing.is_some() || self.bitmaps {
+            let what = "-n, -B and --bitmaps are for images, not for archives";
+            return Err(Failure::new(format!("{name}: {what}")));
         }
         if name == "gce" {
             return copy.gce(&self.target);

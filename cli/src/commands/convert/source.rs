@@ -12,6 +12,7 @@ use racker_formats::error::Error;
 use racker_formats::open::{OpenOptions, Opened, open, open_disk};
 use racker_formats::registry::{Backing, Image, Snapshot};
 
+use super::super::bitmap;
 use super::pack::folder;
 use super::{Convert, is_dash};
 use crate::backing::open_backing;
@@ -26,6 +27,17 @@ pub(super) struct Source {
     pub(super) disk: Disk,
     /// The image, unless a snapshot of it is copied, and its path, if it is one only.
     image: Option<(Option<Arc<dyn Image>>, PathBuf)>,
+}
+
+impl Source {
+    /// The image whose bitmaps are copied.
+    pub(super) fn bitmaps(&self, skip_broken: bool) -> Outcome<Arc<dyn Image>> {
+        let Some((Some(image), path)) = &self.image else {
+            return Err(Failure::new("several disks in a row have no bitmaps in common (--bitmaps)"));
+        };
+        bitmap::may_copy(image.as_ref(), None, skip_broken).about(path)?;
+        Ok(Arc::clone(image))
+    }
 }
 
 /// Opens all sources.

@@ -108,7 +108,8 @@ impl Qcow2 {
         if self.rules.data_file {
             return Err(Fault::DataFileShape.into());
         }
-        self.prepare()?;
+        // What the disk shows stays, so bitmaps stay good.
+        self.ready()?;
         let (header, l1) = self.header_and_l1()?;
         let lists = self.lists()?;
         let mut next = Next { header, l1, list: lists.0.list.clone(), same: None };

@@ -27,7 +27,7 @@ use crate::error::{Common, Result, Within};
 use crate::map::Location;
 use crate::mapped::{self, BlockMap, Busy, HostOffset, Mapping, Packed, Place, Recent};
 use crate::opening::{Opening, Reference};
-use crate::registry::{Facts, Image, Snapshots};
+use crate::registry::{Bitmaps, Facts, Image, Snapshots};
 use crate::unopened::Unopened;
 use crate::wire::index;
 
@@ -399,6 +399,10 @@ impl Image for Qcow2 {
     }
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
+    }
+
+    fn bitmaps(&self) -> Option<&dyn Bitmaps> {
         Some(self)
     }
 

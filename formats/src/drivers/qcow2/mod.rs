@@ -13,15 +13,17 @@
 //! be copied as good data.
 //!
 //! * [`layout`]: structures on disk; [`header`], [`extensions`], [`entry`]: bytes to checked values
-//! * [`tables`]: lookup; [`pack`]: compressed clusters; [`snapshot`], [`bitmap`]: lists
+//! * [`tables`]: lookup; [`pack`]: compressed clusters; [`snapshot`], [`bitmap`]: lists, [`bitmap_change`]
 //! * [`refcount`], [`alloc`], [`owners`]: who uses what; [`edit`], [`rewrite`], [`l2`], [`land`]: atomic edits
 //! * [`census`], [`tally`], [`check`], [`findings`], [`renew`]: counting anew; [`create`], [`stream`]: new images
-//! * [`history`], [`view`]: snapshots made, gone back to, deleted, read; [`parent`]: another backing file
+//! * [`history`], [`view`]: snapshots made, gone back to, deleted, read; [`area`]: another backing file
 //! * [`image`]: the block device; [`facts`]: what `info` prints; [`fault`]: what can be wrong
 
 mod ahead;
 mod alloc;
+mod area;
 mod bitmap;
+mod bitmap_change;
 mod census;
 mod check;
 mod create;
@@ -41,7 +43,6 @@ mod layout;
 mod live;
 mod owners;
 mod pack;
-mod parent;
 mod refcount;
 mod renew;
 mod resize;
@@ -125,6 +126,10 @@ impl Format for Qcow2Format {
     fn full_size(&self, plan: &Plan) -> Result<Option<u64>> {
         let design = Design::new(plan)?;
         Ok(design.data_file.is_none().then(|| design.full_size()))
+    }
+
+    fn holds_bitmaps(&self, plan: &Plan) -> bool {
+        !matches!(plan.options.text("compat"), Some("0.10" | "v2"))
     }
 
     fn options(&self) -> &'static [Opt] {
