@@ -84,10 +84,10 @@ pub trait Format: Sync {
         let _ = plan;
         false
     }
-    /// Whether new images by `plan` can hold bitmaps.
-    fn holds_bitmaps(&self, plan: &Plan) -> bool {
-        let _ = plan;
-        false
+    /// Bytes that these bitmaps take in a new image by `plan` at most; `None` if it can hold none.
+    fn bitmaps_size(&self, plan: &Plan, bitmaps: &[BitmapFacts]) -> Result<Option<u64>> {
+        let _ = (plan, bitmaps);
+        Ok(None)
     }
     /// The options of `create`.
     fn options(&self) -> &'static [Opt] {

@@ -128,7 +128,7 @@ impl Copy<'_> {
         if base.is_some() && format.name() == "raw" {
             return Err(Failure::new("raw images have no backing file (-B)")).about(target);
         }
-        if self.bitmaps.is_some() && !format.holds_bitmaps(&plan) {
+        if self.bitmaps.is_some() && format.bitmaps_size(&plan, &[])?.is_none() {
             let what = format!("{} images as asked for hold no bitmaps (--bitmaps)", format.name());
             return Err(Failure::new(what)).about(target);
         }

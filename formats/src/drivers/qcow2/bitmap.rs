@@ -189,6 +189,21 @@ fn read_directory(file: &Disk, header: &Header, place: BitmapDirectory) -> Resul
     Ok(list)
 }
 
+/// Bytes that bitmaps of a disk of `size` bytes take when all of their data are there. Those that cannot be relied on
+/// are not counted: nobody copies them.
+pub(super) fn size(cluster: BlockSize, size: u64, bitmaps: &[BitmapFacts]) -> u64 {
+    let (mut clusters, mut directory) = (0u64, 0u64);
+    for bitmap in bitmaps.iter().filter(|bitmap| bitmap.consistent) {
+        let bits = size.div_ceil(bitmap.granularity.max(1));
+        let data = cluster.count(bits.div_ceil(8));
+        let table = cluster.count(data.saturating_mul(8));
+        clusters = clusters.saturating_add(data).saturating_add(table);
+        let entry = len64(size_of::<RawBitmap>().saturating_add(bitmap.name.len())).next_multiple_of(8);
+        directory = directory.saturating_add(entry);
+    }
+    cluster.start_of(clusters.saturating_add(cluster.count(directory))).unwrap_or(u64::MAX)
+}
+
 /// The bytes of a directory.
 pub(super) fn directory_bytes(list: &[Bitmap]) -> Result<Vec<u8>> {
     let mut all = Vec::new();

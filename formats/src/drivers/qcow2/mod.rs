@@ -62,7 +62,7 @@ use crate::convert::{DiskSink, Sink};
 use crate::error::Result;
 use crate::opening::Opening;
 use crate::options::Opt;
-use crate::registry::{Format, Guess, Head, Image, Plan, SubKind};
+use crate::registry::{BitmapFacts, Format, Guess, Head, Image, Plan, SubKind};
 
 /// The format's entry in the list.
 pub(super) const FORMAT: Qcow2Format = Qcow2Format;
@@ -128,8 +128,9 @@ impl Format for Qcow2Format {
         Ok(design.data_file.is_none().then(|| design.full_size()))
     }
 
-    fn holds_bitmaps(&self, plan: &Plan) -> bool {
-        !matches!(plan.options.text("compat"), Some("0.10" | "v2"))
+    fn bitmaps_size(&self, plan: &Plan, bitmaps: &[BitmapFacts]) -> Result<Option<u64>> {
+        let design = Design::new(plan)?;
+        Ok((design.version > 2).then(|| bitmap::size(design.geometry.cluster, design.size, bitmaps)))
     }
 
     fn options(&self) -> &'static [Opt] {
