@@ -47,6 +47,8 @@ pub(crate) fn description(text: &Path) -> Outcome<(PathBuf, Option<String>)> {
             ("filename" | "file.filename", _) => path = Some(value),
             ("driver", _) => format = Some(value),
             ("file.driver", "file" | "host_device") => {}
+            // How QEMU would go about it, which is not to be seen in the result.
+            ("cache.direct" | "cache.no-flush", "on" | "off") => {}
             _ => return Err(refused(format!("{key}={value} is not supported"))),
         }
     }

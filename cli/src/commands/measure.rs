@@ -10,6 +10,7 @@ use racker_formats::options::Values;
 use racker_formats::registry::{Plan, by_name};
 use serde_json::json;
 
+use super::convert::snapshot;
 use crate::exit::Exit;
 use crate::fault::{About, Failure, Outcome};
 use crate::output::{self, OutputArgs, line};
@@ -32,6 +33,9 @@ pub(crate) struct MeasureCommand {
     /// An empty disk of this size instead of an image
     #[arg(long, value_name = "SIZE", value_parser = output::size)]
     size: Option<u64>,
+    /// A snapshot inside IMAGE instead of what it is now
+    #[arg(short = 'l', long, value_name = "SNAPSHOT", requires = "image")]
+    snapshot: Option<String>,
     /// Format of the new image
     #[arg(short = 'O', long, value_name = "FORMAT", default_value = "raw")]
     output_format: String,
@@ -63,12 +67,16 @@ impl MeasureCommand {
         let found = match (&self.image, self.size) {
             (Some(path), _) => {
                 let opened = open(path, &self.how.options(false)).about(path)?;
-                let mut bar = progress.start("measuring", opened.disk.size());
-                let plan = plan(opened.disk.size());
+                let disk = match &self.snapshot {
+                    Some(which) => snapshot(opened.image.as_ref(), which).about(path)?,
+                    None => opened.disk.clone(),
+                };
+                let mut bar = progress.start("measuring", disk.size());
+                let plan = plan(disk.size());
                 if let Some(there) = opened.image.bitmaps() {
                     bitmaps = format.bitmaps_size(&plan, &there.list().about(path)?)?;
                 }
-                let found = measure(format, &plan, Some(&opened.disk), SPARSE_DEFAULT, &mut |n| bar.at(n));
+                let found = measure(format, &plan, Some(&disk), SPARSE_DEFAULT, &mut |n| bar.at(n));
                 bar.finish();
                 found.about(path)?
             }

@@ -25,6 +25,7 @@ use crate::progress::ProgressArgs;
 use crate::target::HowArgs;
 use crate::typed;
 
+pub(super) use self::source::snapshot;
 pub(super) use self::target::write_new;
 
 /// Largest `-S` of `qemu-img`.

@@ -115,7 +115,7 @@ impl Convert {
 pub(super) type Named<'a> = (Option<&'a str>, Option<&'a str>);
 
 /// A snapshot inside an image, however it is typed.
-fn snapshot(image: &dyn Image, which: &str) -> Outcome<Disk> {
+pub(in super::super) fn snapshot(image: &dyn Image, which: &str) -> Outcome<Disk> {
     let missing = || {
         let names: Vec<String> =
             image.facts().snapshots.iter().map(|s| format!("{} ({})", s.name, s.id)).collect();
