@@ -7,6 +7,7 @@ use racker_formats::error::{Error, Fault, Kind, Result, Within};
 use racker_formats::transaction::EditDisk;
 
 use crate::drivers;
+use crate::edit::{Live, Writer};
 use crate::filesystem::{Driver, Filesystem, FsFacts};
 use crate::partition::{self, Partition, Table};
 use crate::recognised::{self, Recognised};
@@ -32,7 +33,7 @@ pub struct Volume {
     /// Its bytes.
     pub disk: Disk,
     driver: Result<Option<&'static dyn Driver>>,
-    opened: OnceLock<std::result::Result<Arc<dyn Filesystem>, Arc<Error>>>,
+    opened: OnceLock<std::result::Result<Arc<Live>, Arc<Error>>>,
 }
 
 impl std::fmt::Debug for Volume {
@@ -145,14 +146,24 @@ impl Volume {
         }
     }
 
-    /// Its filesystem, read-only; a log that is not empty is replayed in memory.
+    /// Its filesystem; a log that is not empty is replayed in memory. During an [edit](Self::edit) it shows what the
+    /// edit has done so far.
     pub fn filesystem(&self) -> Result<Arc<dyn Filesystem>> {
+        let live: Arc<dyn Filesystem> = self.live()?;
+        Ok(live)
+    }
+
+    fn live(&self) -> Result<Arc<Live>> {
         let Some(driver) = self.driver() else {
             return Err(self.no_filesystem());
         };
         let opened = self.opened.get_or_init(|| {
             let place = || format!("{} ▸ {}", self.place(), driver.name());
-            driver.open(self.disk.read_only()).within(place).map_err(Arc::new)
+            driver
+                .open(self.disk.read_only())
+                .map(|fs| Arc::new(Live::new(fs)))
+                .within(place)
+                .map_err(Arc::new)
         });
         opened.as_ref().map(Arc::clone).map_err(|e| VolumeFault::Again(Arc::clone(e)).into())
     }
@@ -267,7 +278,7 @@ impl Volume {
     }
 
     /// Opens its filesystem for an edit, on the same bytes of the edit's disk.
-    pub fn edit<'t>(&self, disk: &EditDisk<'t>) -> Result<crate::edit::Writer<'t>> {
+    pub fn edit<'t>(&self, disk: &EditDisk<'t>) -> Result<Writer<'t>> {
         let Some(driver) = self.driver() else {
             return Err(self.no_filesystem());
         };
@@ -275,6 +286,8 @@ impl Volume {
             return Err(VolumeFault::ArrayMember { place: self.place() }.into());
         }
         let place = || format!("{} ▸ {}", self.place(), driver.name());
-        crate::edit::Writer::open(driver, &disk.map(|d| self.layout.over(d))?).within(place)
+        let writer = Writer::open(driver, &disk.map(|d| self.layout.over(d))?).within(place)?;
+        writer.show(self.live()?.as_ref())?;
+        Ok(writer)
     }
 }

@@ -106,8 +106,8 @@ pub(crate) struct Convert {
     /// Accepted, and changes nothing: data are shared with the source, or copied by the kernel, wherever that works
     #[arg(short = 'C')]
     offload: bool,
-    /// Accepted, and changes nothing: a new image is on stable storage when it appears, whatever qemu-img's cache
-    #[arg(short = 't', value_name = "CACHE")]
+    /// unsafe: do not wait until the new image is on stable storage. All others of qemu-img's words: do, as is the default
+    #[arg(short = 't', value_name = "CACHE", value_parser = ["none", "writeback", "writethrough", "directsync", "unsafe"])]
     cache: Option<String>,
     /// Accepted, and changes nothing: as -t, for the source
     #[arg(short = 'T', value_name = "CACHE")]
@@ -161,6 +161,7 @@ impl Convert {
             salvage: self.salvage,
             rate: self.rate.unwrap_or(0),
             verify: self.verify,
+            durable: self.cache.as_deref() != Some("unsafe"),
             progress,
         };
         let format = preset.map(|p| p.output).or(self.output_format.as_deref());

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use racker_formats::block::{Disk, Span};
-use racker_formats::convert::{self, Base, Copied, ExistingSink, NewFile, Options, Pipe, Sink, Throttle};
+use racker_formats::convert::{
+    self, Base, Copied, ExistingSink, NewFile, Options, Pipe, Settle, Sink, Throttle,
+};
 use racker_formats::error::{Error, Kind};
 use racker_formats::open::{OpenOptions, open};
 use racker_formats::opening::Policy;
@@ -38,6 +40,8 @@ pub(super) struct Copy<'a> {
     /// Bytes a second; 0 is no limit.
     pub(super) rate: u64,
     pub(super) verify: bool,
+    /// New images are on stable storage before they appear.
+    pub(super) durable: bool,
     pub(super) progress: ProgressArgs,
 }
 
@@ -70,7 +74,12 @@ impl Copy<'_> {
     }
 
     /// Copies into `sink`, with everything that was asked for.
-    pub(super) fn copy(&self, sink: Box<dyn Sink>, base: Option<&Base>) -> Outcome<Copied> {
+    pub(super) fn copy(
+        &self,
+        sink: Box<dyn Sink>,
+        base: Option<&Base>,
+        settle: Option<&Settle<'_>>,
+    ) -> Outcome<Copied> {
         let sink = if self.rate == 0 { sink } else { Box::new(Throttle::new(sink, self.rate)) };
         let lost = AtomicU64::new(0);
         let told = AtomicU64::new(0);
@@ -86,6 +95,7 @@ impl Copy<'_> {
             base,
             salvage: self.salvage.then_some(&salvage),
             digest: self.verify,
+            settle: settle.filter(|_| self.durable),
         };
         let mut bar = self.progress.start("converting", self.disk.size());
         let done = convert::convert(self.disk, sink, options, &mut |n| bar.at(n));
@@ -133,7 +143,7 @@ impl Copy<'_> {
             return Err(Failure::new(what)).about(target);
         }
         plan.name = target.file_name().map(|n| n.to_string_lossy().into_owned());
-        let file = NewFile::prepare(target).about(target)?;
+        let file = NewFile::prepare_for(target, self.durable).about(target)?;
         plan.beside = file.beside();
         if let (Some(name), Some(beside)) = (plan.options.text("data_file"), &plan.beside) {
             plan.data_file = Some(beside.create(name).about(Path::new(name))?);
@@ -142,7 +152,7 @@ impl Copy<'_> {
             true => self.over(file.disk(), false).about(target)?,
             false => format.sink(file.disk().clone(), &plan).about(target)?,
         };
-        let copied = self.copy(sink, base.as_ref()).about(target)?;
+        let copied = self.copy(sink, base.as_ref(), Some(&|| file.settle())).about(target)?;
         // The backing file was named by the user, and opened before.
         let policy = if base.is_some() { Policy::Any } else { Policy::SameFolder };
         if let Some(source) = self.bitmaps {
@@ -208,7 +218,7 @@ impl Copy<'_> {
         }
         let sink = self.over(&opened.disk, is_zero).about(target)?;
         drop(opened);
-        let copied = self.copy(sink, over.map(|(_, base)| base)).about(target)?;
+        let copied = self.copy(sink, over.map(|(_, base)| base), None).about(target)?;
         if let Some(source) = self.bitmaps {
             self.copy_bitmaps(source, image.as_ref()).about(target)?;
         }
@@ -234,7 +244,7 @@ impl Copy<'_> {
         }
         let pipe = Arc::new(output().about(target)?);
         let sink = format.sink(Disk::from_arc(pipe.clone()), &plan).about(target)?;
-        self.copy(sink, None).about(target)?;
+        self.copy(sink, None, None).about(target)?;
         pipe.finish().about(target)
     }
 }
@@ -264,6 +274,7 @@ pub(in super::super) fn write_new(
         salvage: false,
         rate: 0,
         verify: false,
+        durable: true,
         progress,
     };
     copy.make(target, format, &mut |_| Ok(None))
