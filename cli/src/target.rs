@@ -4,7 +4,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap::Args;
+use clap::error::ErrorKind;
+use clap::{ArgMatches, Args, Command, FromArgMatches};
 use racker_formats::block::Disk;
 use racker_formats::open::{OpenOptions, Opened, open};
 use racker_formats::opening::Policy;
@@ -15,15 +16,52 @@ use racker_fs::path::{Mount, Place, View};
 use racker_fs::tree::Tree;
 
 use crate::fault::{About, Failure, Outcome};
+use crate::typed;
 
 /// Which image, and how it is opened.
-#[derive(Args, Clone, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ImageArgs {
+    pub(crate) image: PathBuf,
+    pub(crate) how: HowArgs,
+}
+
+/// The same as it is typed.
+#[derive(Args, Debug)]
+struct TypedImage {
     /// Disk image, compressed image, archive with a disk inside, or block device
     #[arg(value_name = "IMAGE")]
-    pub(crate) image: PathBuf,
+    image: PathBuf,
     #[command(flatten)]
-    pub(crate) how: HowArgs,
+    how: HowArgs,
+}
+
+impl FromArgMatches for ImageArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let TypedImage { image, mut how } = TypedImage::from_arg_matches(matches)?;
+        let wrong = |failure: Failure| {
+            let said = failure.report();
+            let said = said.strip_prefix("racker: ").unwrap_or(&said);
+            clap::Error::raw(ErrorKind::ValueValidation, said)
+        };
+        let (image, format) = how.described(image).map_err(wrong)?;
+        how.format = format;
+        Ok(Self { image, how })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for ImageArgs {
+    fn augment_args(command: Command) -> Command {
+        TypedImage::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        TypedImage::augment_args_for_update(command)
+    }
 }
 
 /// How an image is opened.
@@ -38,6 +76,9 @@ pub(crate) struct HowArgs {
     /// Open backing, data and extent files that lie outside the image's folder
     #[arg(long)]
     pub(crate) allow_external: bool,
+    /// What is typed as an image is qemu-img's description of one: driver=FORMAT,file.filename=PATH
+    #[arg(long, conflicts_with = "format")]
+    pub(crate) image_opts: bool,
 }
 
 /// Which filesystem.
@@ -49,6 +90,11 @@ pub(crate) struct PartitionArgs {
 }
 
 impl HowArgs {
+    /// The path of what was typed as an image, and its format if that was typed.
+    pub(crate) fn described(&self, image: PathBuf) -> Outcome<(PathBuf, Option<String>)> {
+        if self.image_opts { typed::description(&image) } else { Ok((image, self.format.clone())) }
+    }
+
     /// The same for the library.
     pub(crate) fn options(&self, write: bool) -> OpenOptions<'_> {
         OpenOptions {

@@ -48,13 +48,4 @@ impl BlockCache {
         *slot.lock().map_err(|_| Common::Poisoned)? = Some((number, Arc::clone(&block)));
         Ok(block)
     }
-
-    /// Keeps a block whose content is known.
-    pub(crate) fn put(&self, number: u64, block: &Arc<[u8]>) -> Result<()> {
-        let count = u64::try_from(self.slots.len()).unwrap_or(SLOTS_MIN);
-        let slot = number.checked_rem(count).and_then(|n| usize::try_from(n).ok());
-        let slot = slot.and_then(|n| self.slots.get(n)).ok_or(Common::Index(number))?;
-        *slot.lock().map_err(|_| Common::Poisoned)? = Some((number, Arc::clone(block)));
-        Ok(())
-    }
 }

@@ -1,5 +1,6 @@
 //! The list of commands: one file each, an args struct whose comments are the manual, and `run`.
 
+mod bitmap;
 mod cat;
 mod check;
 mod commit;
@@ -60,6 +61,7 @@ enum Disk {
     Create(Box<create::Create>),
     Resize(resize::Resize),
     Snapshot(snapshot::SnapshotCommand),
+    Bitmap(Box<bitmap::Bitmap>),
     Rebase(rebase::Rebase),
     Commit(commit::Commit),
     Sparsify(sparsify::Sparsify),
@@ -88,6 +90,7 @@ impl Racker {
                 Disk::Create(c) => c.run(progress),
                 Disk::Resize(c) => c.run(progress),
                 Disk::Snapshot(c) => c.run(),
+                Disk::Bitmap(c) => c.run(),
                 Disk::Rebase(c) => c.run(progress),
                 Disk::Commit(c) => c.run(progress),
                 Disk::Sparsify(c) => c.run(progress),

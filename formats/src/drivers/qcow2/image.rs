@@ -27,7 +27,7 @@ use crate::error::{Common, Result, Within};
 use crate::map::Location;
 use crate::mapped::{self, BlockMap, Busy, HostOffset, Mapping, Packed, Place, Recent};
 use crate::opening::{Opening, Reference};
-use crate::registry::{Backing, Facts, Image, Snapshots};
+use crate::registry::{Backing, Bitmaps, Facts, Image, Snapshots};
 use crate::unopened::Unopened;
 use crate::wire::index;
 
@@ -213,11 +213,12 @@ impl Qcow2 {
                 let count = || -> Result<u64> {
                     let mut counts = Refcounts::read(&self.file, &self.state()?.header)?;
                     let mut used = 0u64;
-                    for number in 0..all {
-                        used = used.saturating_add(u64::from(counts.get(number)? != 0));
-                        if used >= many {
-                            break;
-                        }
+                    let mut at = 0;
+                    while at < all && used < many {
+                        let (count, next) = counts.run(at)?;
+                        let len = next.min(all).saturating_sub(at);
+                        used = used.saturating_add(if count == 0 { 0 } else { len });
+                        at = next;
                     }
                     Ok(used)
                 };
@@ -398,6 +399,10 @@ impl Image for Qcow2 {
     }
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
+    }
+
+    fn bitmaps(&self) -> Option<&dyn Bitmaps> {
         Some(self)
     }
 

@@ -47,6 +47,12 @@ pub enum VmdkFault {
     /// A compression that racker does not know.
     #[error("compression method {0} is unknown")]
     Compression(u16),
+    /// Header fields that contradict each other about compression.
+    #[error("the header's flags and its compression method {0} contradict each other about compression")]
+    CompressionFlag(u16),
+    /// A descriptor that the header does not name.
+    #[error("a descriptor is at its usual place, but the header does not say so")]
+    UnnamedDescriptor,
     /// Compressed grains without the markers that say how long they are.
     #[error("compressed grains without markers are not supported")]
     NoMarkers,

@@ -20,8 +20,7 @@ use racker_tests::tool::tool;
 use self::model::Model;
 use self::ops::{Play, Player};
 
-const PLAY: Play =
-    Play { reach: 3 << 30, write: 200_000, nodes: 300, value: 900, devices: true, fine: true };
+const PLAY: Play = Play { reach: 3 << 30, write: 200_000, nodes: 300, value: 900, devices: true, fine: true };
 
 /// Ways to make a filesystem: a name, its size, and the options of mke2fs.
 const VARIANTS: &[(&str, &str, &str)] = &[
