@@ -4,7 +4,7 @@
 use racker_formats::block::Span;
 use racker_formats::error::Kind;
 use racker_fs::edit::Writer;
-use racker_fs::filesystem::{Content, Filesystem, Name, New, NewKind, NodeId, Time};
+use racker_fs::filesystem::{Change, Content, Name, New, NewKind, NodeId, Time};
 use racker_tests::manifest::Manifest;
 use racker_tests::mount::{Mounted, WHOLE};
 use racker_tests::rng::Rng;
@@ -229,7 +229,7 @@ fn fills_up(options: &str, size: u64) {
 
 #[test]
 fn a_full_filesystem() {
-    fills_up("-l size=16m -d agcount=4 -m rmapbt=1", 300_000);
+    fills_up("-l size=16m -d agcount=2 -m rmapbt=1", 300_000);
     fills_up("-b size=1024 -n size=8192", 3000);
 }
 
@@ -257,7 +257,8 @@ fn shared_and_unwritten_blocks() {
         let mut model = image.read(Model::new);
         let root = NodeId(model.root);
         image.read(|fs| {
-            for called in ["f1", "f2", "f3", "f4", "c1", "c2", "c3", "d1", "d2", "d3", "u1", "u2", "u3", "u4"] {
+            for called in ["f1", "f2", "f3", "f4", "c1", "c2", "c3", "d1", "d2", "d3", "u1", "u2", "u3", "u4"]
+            {
                 let Some(id) = fs.lookup(root, &name(called)).unwrap() else { continue };
                 let stat = fs.stat(id).unwrap();
                 let mut node = Node::new(NewKind::File, stat.mode, (0, 0), stat.mtime, root.0);
@@ -310,4 +311,56 @@ fn attributes_need_room() {
     };
     theirs.assert_same(&ours, "kernel / racker");
     assert_eq!(ours.field("link", "xattrs").as_object().map_or(0, serde_json::Map::len), 1);
+}
+
+/// Plants 30,000 files of 1 GB with all that a tree of an operating system has, and says how long it took; the
+/// kernel does the same on a mounted copy.
+/// `cargo test -p racker-tests --release -- --ignored --nocapture a_tree_of_thirty_thousand_files`
+#[test]
+#[ignore = "measures"]
+fn a_tree_of_thirty_thousand_files() {
+    let mut data = vec![0; 4 << 20];
+    Rng::new(5).fill(&mut data);
+    let size = |i: usize| [300, 2000, 5000, 9000, 20_000, 60_000, 3000, 180_000][i % 8] + i % 777;
+    let image = Image::new("4G", "");
+    let started = std::time::Instant::now();
+    image.edit(|fs| {
+        let mut dir = fs.root();
+        for i in 0..30_000 {
+            if i % 12 == 0 {
+                let root = fs.root();
+                let above = if i % 240 == 0 { root } else { dir };
+                dir = fs.create(above, &name(&format!("dir-{i}")), &new(NewKind::Dir), NOW).unwrap();
+            }
+            let called = name(&format!("a-file-with-a-name-{i}.txt"));
+            let id = fs.create(dir, &called, &new(NewKind::File), NOW).unwrap();
+            for (piece, at) in data[i % 1000..][..size(i)].chunks(64 << 10).zip((0..).step_by(64 << 10)) {
+                fs.write(id, at, piece, NOW).unwrap();
+            }
+            let change = Change { mode: Some(0o755), mtime: Some(NOW), uid: Some(3), ..Change::default() };
+            fs.set_attributes(id, &change, NOW).unwrap();
+            fs.set_xattr(id, b"security.selinux", Some(b"system_u:object_r:usr_t:s0\0"), NOW).unwrap();
+        }
+        println!("racker, until it is closed: {:?}", started.elapsed());
+    });
+    println!("racker, until it has landed: {:?}", started.elapsed());
+    is_clean(&image.path);
+    let other = Image::new("4G", "");
+    let started = std::time::Instant::now();
+    {
+        let mounted = Mounted::writable(&other.path, WHOLE);
+        let mut dir = mounted.path().to_path_buf();
+        for i in 0..30_000 {
+            if i % 12 == 0 {
+                let above = if i % 240 == 0 { mounted.path() } else { &dir };
+                dir = above.join(format!("dir-{i}"));
+                std::fs::create_dir(&dir).unwrap();
+            }
+            let path = dir.join(format!("a-file-with-a-name-{i}.txt"));
+            std::fs::write(&path, &data[i % 1000..][..size(i)]).unwrap();
+            std::os::unix::fs::chown(&path, Some(3), Some(0)).unwrap();
+        }
+    }
+    tool("sync").args(["-f"]).arg(&other.path).ok();
+    println!("kernel: {:?}", started.elapsed());
 }
