@@ -108,7 +108,7 @@ fn play(variant: &(&str, &str, &str), rounds: u64, steps: u64, seed: u64, play: 
     let fs = patient.read();
     let fine = fs.stat(fs.root()).unwrap().crtime.is_some();
     let (mut model, play) = (Model::read(fs.as_ref()), Play { fine, ..play });
-    let (mut rng, mut clock) = (Rng::new(seed), 1_800_000_000);
+    let (mut rng, mut clock) = (Rng::new(seed), 1_700_000_000);
     let mut refused = 0;
     for round in 0..rounds {
         patient.edit(|fs| {
