@@ -146,8 +146,8 @@ impl Inode {
         };
         let inline = self.has(inode_flags::INLINE_DATA | inode_flags::EXTENTS);
         // The blocks of values in inodes of their own are counted too, so the count says nothing there.
-        let has_none = sb.features.incompat.contains(Incompat::EA_INODE)
-            || self.allocated(sb) >> 9 <= xattr_sectors;
+        let has_none =
+            sb.features.incompat.contains(Incompat::EA_INODE) || self.allocated(sb) >> 9 <= xattr_sectors;
         !inline && self.size < 60 && has_none
     }
 

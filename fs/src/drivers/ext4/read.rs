@@ -117,7 +117,7 @@ impl Filesystem for Ext4 {
             block_size: u32::try_from(self.sb.block_size.bytes()).unwrap_or(u32::MAX),
             features: self.sb.features.names(),
             replayed: self.replayed,
-read_only: super::edit::unwritable(&self.sb),
+            read_only: super::edit::unwritable(&self.sb),
         })
     }
 

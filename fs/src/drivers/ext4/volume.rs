@@ -37,7 +37,15 @@ pub(super) struct Ext4 {
 impl Ext4 {
     pub(super) fn new(disk: Disk, sb: Superblock) -> Self {
         let cache = BlockCache::new(sb.block_size);
-        Self { disk, sb, fast: FastCommits::default(), replayed: false, cache, held: Held::default(), claims: Claims::default() }
+        Self {
+            disk,
+            sb,
+            fast: FastCommits::default(),
+            replayed: false,
+            cache,
+            held: Held::default(),
+            claims: Claims::default(),
+        }
     }
 
     /// The byte where a block starts.

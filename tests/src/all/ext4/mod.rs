@@ -1,5 +1,6 @@
 //! Writing ext2, ext3 and ext4: random operations, judged by a model in memory, by e2fsck and by the kernel.
 
+mod cases;
 mod model;
 mod ops;
 
@@ -21,31 +22,31 @@ use racker_tests::tool::tool;
 use self::model::Model;
 use self::ops::{Play, Player};
 
-const PLAY: Play =
-    Play { reach: 3 << 30, write: 200_000, nodes: 300, value: 900, devices: true, fine: true };
+const PLAY: Play = Play { reach: 3 << 30, write: 200_000, nodes: 300, value: 900, devices: true, fine: true };
 
 /// Ways to make a filesystem: a name, its size, and the options of mke2fs.
 const VARIANTS: &[(&str, &str, &str)] = &[
-    ("ext4", "64M", "-t ext4"),
+    ("ext4", "64M", "-t ext4 -b 4096"),
     ("ext4-1k", "48M", "-t ext4 -b 1024 -I 128"),
     ("ext4-2k", "64M", "-t ext4 -b 2048 -I 1024"),
     ("ext2", "32M", "-t ext2"),
     ("ext2-1k", "24M", "-t ext2 -b 1024"),
     ("ext3", "64M", "-t ext3 -b 4096 -I 128"),
-    ("nocsum", "64M", "-t ext4 -O ^metadata_csum,^64bit,uninit_bg"),
+    ("nocsum", "64M", "-t ext4 -b 4096 -O ^metadata_csum,^64bit,uninit_bg"),
     ("nocsum-noflags", "40M", "-t ext4 -O ^metadata_csum,^64bit,^uninit_bg,^flex_bg"),
-    ("noextent", "48M", "-t ext4 -O ^extents,^64bit"),
-    ("bigalloc", "128M", "-t ext4 -O bigalloc -C 16384 -N 4096"),
+    ("noextent", "48M", "-t ext4 -b 4096 -O ^extents,^64bit"),
+    ("bigalloc", "128M", "-t ext4 -b 4096 -O bigalloc -C 16384 -N 4096"),
     ("bigalloc-1k", "64M", "-t ext4 -b 1024 -O bigalloc -C 4096 -N 4096"),
-    ("inline_data", "64M", "-t ext4 -O inline_data"),
+    ("inline_data", "64M", "-t ext4 -b 4096 -O inline_data"),
     ("meta_bg", "96M", "-t ext4 -b 1024 -O meta_bg,^resize_inode"),
     ("noflex", "64M", "-t ext4 -b 1024 -O ^flex_bg,^dir_index"),
-    ("ea_inode", "64M", "-t ext4 -O ea_inode"),
+    ("ea_inode", "64M", "-t ext4 -b 4096 -O ea_inode"),
     ("large_dir", "64M", "-t ext4 -b 1024 -O large_dir"),
     ("sparse_super2", "64M", "-t ext4 -b 1024 -O sparse_super2"),
     ("orphan_file", "64M", "-t ext4 -O orphan_file,metadata_csum_seed"),
     ("casefold", "64M", "-t ext4 -O casefold"),
     ("mmp", "64M", "-t ext4 -O mmp -E mmp_update_interval=1"),
+    ("64k", "512M", "-t ext4 -b 65536"),
     ("tea", "64M", "-t ext4 -b 1024 -O ^metadata_csum"),
     ("project", "64M", "-t ext4 -I 256 -O project -E hash_seed=01234567-89ab-cdef-0123-456789abcdef"),
 ];
@@ -174,14 +175,17 @@ fn kernel_step(root: &Path, rng: &mut Rng) -> std::io::Result<()> {
         at += 1;
     }
     for step in 0..100 {
-        let mut data = vec![0; rng.below(100_000) as usize];
+        let len = if rng.below(2) == 0 { 200 } else { 100_000 };
+        let mut data = vec![0; rng.below(len) as usize];
         rng.fill(&mut data);
         let dir = &dirs[rng.below(dirs.len() as u64) as usize];
         let file = files.get(rng.below(files.len().max(1) as u64) as usize);
         match (rng.below(6), file) {
             (0, _) => std::fs::create_dir(dir.join(format!("kernel-dir-{step}-{}", rng.below(1 << 40))))?,
             (1, Some(file)) => std::fs::File::options().append(true).open(file)?.write_all(&data)?,
-            (2, Some(file)) => std::fs::File::options().write(true).open(file)?.set_len(rng.below(1 << 20))?,
+            (2, Some(file)) => {
+                std::fs::File::options().write(true).open(file)?.set_len(rng.below(1 << 20))?
+            }
             (3, Some(file)) => {
                 let to = dir.join(format!("moved-{step}-{}", rng.below(1 << 40)));
                 std::fs::rename(file, &to)?;
@@ -227,7 +231,7 @@ fn take_turns(variant: &(&str, &str, &str), rounds: u64, steps: u64, seed: u64) 
 
 #[test]
 fn the_kernel_and_racker_take_turns() {
-    for variant in VARIANTS.iter().filter(|v| ["ext4", "ext2", "inline_data", "bigalloc"].contains(&v.0)) {
+    for variant in VARIANTS.iter().filter(|v| ["ext4", "ext3", "inline_data", "bigalloc"].contains(&v.0)) {
         take_turns(variant, 2, 150, 3);
     }
 }
@@ -239,7 +243,9 @@ fn the_kernel_and_racker_take_turns() {
 fn long_turns() {
     let (rounds, steps, seed) = (number("ROUNDS", 20), number("STEPS", 300), number("SEED", 1));
     let only = std::env::var("ONLY").unwrap_or_default();
-    for variant in VARIANTS.iter().filter(|v| only.is_empty() || v.0 == only) {
+    // This kernel may have no Unicode tables.
+    let mounts = |v: &&(&str, &str, &str)| v.0 != "casefold" && v.0 != "64k";
+    for variant in VARIANTS.iter().filter(mounts).filter(|v| only.is_empty() || v.0 == only) {
         take_turns(variant, rounds, steps, seed);
         println!("{}", variant.0);
     }

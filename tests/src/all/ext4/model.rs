@@ -74,12 +74,7 @@ impl Bytes {
             let piece = self.pieces.get(&number).map_or(&zero[..], Vec::as_slice);
             if piece[..len] != buf[..len] {
                 let place = (0..len).find(|i| piece[*i] != buf[*i]).unwrap();
-                panic!(
-                    "{what}: byte {} is {}, not {}",
-                    at + place as u64,
-                    buf[place],
-                    piece[place]
-                );
+                panic!("{what}: byte {} is {}, not {}", at + place as u64, buf[place], piece[place]);
             }
         }
     }
@@ -155,7 +150,13 @@ impl Model {
         }
     }
 
-    fn visit(&mut self, fs: &dyn Filesystem, id: NodeId, parent: usize, known: &mut BTreeMap<NodeId, usize>) -> usize {
+    fn visit(
+        &mut self,
+        fs: &dyn Filesystem,
+        id: NodeId,
+        parent: usize,
+        known: &mut BTreeMap<NodeId, usize>,
+    ) -> usize {
         if let Some(number) = known.get(&id) {
             return *number;
         }
@@ -218,7 +219,8 @@ impl Model {
         for (number, node) in &self.nodes {
             let what = format!("{number} {:?} (inode {})", node.kind, node.node.0);
             let stat = fs.stat(node.node).unwrap_or_else(|e| panic!("{what}: {e}"));
-            let want = (node.kind, node.mode, node.uid, node.gid, node.links, node.rdev, node.mtime, node.atime);
+            let want =
+                (node.kind, node.mode, node.uid, node.gid, node.links, node.rdev, node.mtime, node.atime);
             let got =
                 (stat.kind, stat.mode, stat.uid, stat.gid, stat.links, stat.rdev, stat.mtime, stat.atime);
             assert_eq!(got, want, "{what}");
@@ -229,7 +231,12 @@ impl Model {
                 Ok(ControlFlow::Continue(()))
             });
             read.unwrap_or_else(|e| panic!("{what}: {e}"));
-            assert!(xattrs == node.xattrs, "{what}: attributes {:?}, not {:?}", xattrs.keys(), node.xattrs.keys());
+            assert!(
+                xattrs == node.xattrs,
+                "{what}: attributes {:?}, not {:?}",
+                xattrs.keys(),
+                node.xattrs.keys()
+            );
             match node.kind {
                 NodeKind::File => {
                     assert_eq!(stat.size, node.bytes.size, "{what}");

@@ -92,7 +92,13 @@ impl Edit {
     }
 
     /// Puts an entry into a directory, which the caller stores.
-    pub(super) fn add_entry(&mut self, dir: &mut Node, name: &[u8], number: u32, kind: NodeKind) -> Result<()> {
+    pub(super) fn add_entry(
+        &mut self,
+        dir: &mut Node,
+        name: &[u8],
+        number: u32,
+        kind: NodeKind,
+    ) -> Result<()> {
         let place = format!("directory inode {}", dir.number);
         self.add_to(dir, name, number, kind).within(|| place)
     }
@@ -183,7 +189,14 @@ impl Edit {
         Ok(self.fs.index_table(&view, block.number, &block.bytes)?.is_some())
     }
 
-    fn act_in(&mut self, dir: &Node, mut block: DirBlock, place: &Place, name: &[u8], act: Act) -> Result<()> {
+    fn act_in(
+        &mut self,
+        dir: &Node,
+        mut block: DirBlock,
+        place: &Place,
+        name: &[u8],
+        act: Act,
+    ) -> Result<()> {
         let usable = self.fs.usable()?;
         match act {
             Act::Remove => drop(remove(&mut block.bytes, usable, name)?),

@@ -14,7 +14,13 @@ use crate::filesystem::{NodeKind, Time};
 
 impl Edit {
     /// Makes an inode for a value of `owner`; returns the attribute that names it.
-    pub(super) fn new_ea_inode(&mut self, owner: &Node, index: u8, name: &[u8], value: &[u8]) -> Result<Attr> {
+    pub(super) fn new_ea_inode(
+        &mut self,
+        owner: &Node,
+        index: u8,
+        name: &[u8],
+        value: &[u8],
+    ) -> Result<Attr> {
         let number = self.allocate_inode(owner.number, false)?;
         let now = Time::default();
         let mut node = self.blank(number, NodeKind::File, now)?;

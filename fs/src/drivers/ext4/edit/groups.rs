@@ -213,7 +213,8 @@ impl Edit {
     /// Sets or clears bits of a bitmap, all of which are the other way so far.
     pub(super) fn mark(&mut self, group: u32, which: Which, run: (usize, usize), set: bool) -> Result<()> {
         let bits = self.bits(group, which)?;
-        let odd = if set { bits::next_set(&bits, run.0, run.1) } else { bits::next_clear(&bits, run.0, run.1) };
+        let odd =
+            if set { bits::next_set(&bits, run.0, run.1) } else { bits::next_clear(&bits, run.0, run.1) };
         if odd < run.1 {
             return Err(Ext4Fault::Bitmap {
                 what: if set { "taking space" } else { "giving back space" },

@@ -40,8 +40,13 @@ impl Edit {
         let number = group.saturating_mul(per_group).saturating_add(short).saturating_add(1);
         if slot >= count || number < self.fs.sb.first_inode {
             let found = "free, though it is none for files";
-            return Err(Ext4Fault::Bitmap { what: "a new node", bitmap: "inode", number: number.into(), found }
-                .into());
+            return Err(Ext4Fault::Bitmap {
+                what: "a new node",
+                bitmap: "inode",
+                number: number.into(),
+                found,
+            }
+            .into());
         }
         self.materialise(group)?;
         self.mark(group, Which::Inodes, (slot, slot.saturating_add(1)), true)?;

@@ -8,9 +8,7 @@ use super::super::csum::crc32c;
 use super::super::fault::Ext4Fault;
 use super::super::features::{Incompat, RoCompat};
 use super::super::inode::Inode;
-use super::super::layout::{
-    INODE_CHECKSUM_HI_AT, INODE_CHECKSUM_LO_AT, RawInode, inode_flags,
-};
+use super::super::layout::{INODE_CHECKSUM_HI_AT, INODE_CHECKSUM_LO_AT, RawInode, inode_flags};
 use super::super::superblock::Superblock;
 use super::Edit;
 use super::bytes::{low16, low32, put, put16};

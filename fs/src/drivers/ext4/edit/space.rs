@@ -222,9 +222,13 @@ impl Edit {
             let free = next_clear(&map, bit, last.saturating_add(1));
             if free <= last {
                 let number = at.saturating_add(len64(free.saturating_sub(bit)) << self.fs.sb.cluster_shift);
-                return Err(
-                    Ext4Fault::Bitmap { what, bitmap: "block", number, found: "free, though in use" }.into()
-                );
+                return Err(Ext4Fault::Bitmap {
+                    what,
+                    bitmap: "block",
+                    number,
+                    found: "free, though in use",
+                }
+                .into());
             }
             at = stop;
         }

@@ -35,7 +35,13 @@ fn split_name(name: &[u8]) -> Result<(u8, &[u8])> {
 
 impl Edit {
     /// Sets or removes an extended attribute.
-    pub(super) fn set_xattr(&mut self, number: u64, name: &[u8], value: Option<&[u8]>, now: Time) -> Result<()> {
+    pub(super) fn set_xattr(
+        &mut self,
+        number: u64,
+        name: &[u8],
+        value: Option<&[u8]>,
+        now: Time,
+    ) -> Result<()> {
         let (index, rest) = split_name(name)?;
         let stored = match (value, index) {
             (Some(value), 2 | 3) => Some(acl::to_disk(value)?),

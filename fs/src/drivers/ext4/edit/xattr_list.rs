@@ -22,7 +22,11 @@ const END: usize = 4;
 pub(super) enum Value {
     Here(Vec<u8>),
     /// In an inode of its own: number, bytes, and the entry's hash.
-    Inode { number: u32, size: u32, hash: u32 },
+    Inode {
+        number: u32,
+        size: u32,
+        hash: u32,
+    },
 }
 
 /// One attribute.
