@@ -66,7 +66,7 @@ fn full_filesystems_stay_sound() {
 fn large_directory(size: &str, options: &str, count: u32, kind: New<'_>) -> Patient {
     let patient = Patient::make(size, options);
     let long = "n".repeat(200);
-    let wanted = |i: u32| if i % 3 == 0 { format!("{long}{i}") } else { format!("{i}") };
+    let wanted = |i: u32| if i.is_multiple_of(3) { format!("{long}{i}") } else { format!("{i}") };
     let folder = patient.edit(|fs| {
         let folder = fs.create(fs.filesystem().root(), &name("large"), &dir(), NOW).unwrap();
         for i in 0..count {
@@ -272,4 +272,70 @@ fn what_only_kernels_make_is_changed() {
 
 fn node_of(model: &Model, text: &str) -> NodeId {
     model.get(model.get(0).entries[text.as_bytes()]).node
+}
+
+/// Copies a folder of the host into a filesystem, and times it beside `mke2fs -d`:
+/// `TREE=/usr cargo test --release -p racker-tests ext4::cases::copying -- --ignored --nocapture`
+#[test]
+#[ignore = "measures"]
+fn copying_a_tree_in() {
+    let tree = std::path::PathBuf::from(std::env::var_os("TREE").unwrap());
+    let size = std::env::var("SIZE").unwrap_or("3G".into());
+    let start = std::time::Instant::now();
+    let theirs = Patient::make(&size, &format!("-t ext4 -b 4096 -d {}", tree.display()));
+    println!("mke2fs -d: {:?}", start.elapsed());
+    drop(theirs);
+    let patient = Patient::make(&size, "-t ext4 -b 4096");
+    let start = std::time::Instant::now();
+    let count = patient.edit(|fs| {
+        let root = fs.filesystem().root();
+        let count = copy(fs, &tree, root);
+        println!("until closed: {:?}", start.elapsed());
+        count
+    });
+    println!("racker: {:?}, {count} nodes", start.elapsed());
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    println!("{}", status.lines().find(|l| l.starts_with("VmHWM")).unwrap());
+    patient.is_clean("a tree");
+}
+
+fn copy(fs: &mut Writer<'_>, from: &std::path::Path, to: NodeId) -> usize {
+    use std::io::Read;
+    use std::os::unix::ffi::OsStrExt;
+    let mut count = 0;
+    let mut buf = vec![0; 1 << 20];
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (path, meta) = (entry.path(), entry.metadata().unwrap());
+        let target = if meta.is_symlink() { std::fs::read_link(&path).unwrap() } else { Default::default() };
+        let kind = match (meta.is_dir(), meta.is_symlink(), meta.is_file()) {
+            (true, ..) => NewKind::Dir,
+            (_, true, _) => NewKind::Link(target.as_os_str().as_bytes()),
+            (_, _, true) => NewKind::File,
+            _ => NewKind::Fifo,
+        };
+        let new = New { kind, mode: meta.mode() & 0o7777, uid: meta.uid(), gid: meta.gid() };
+        let name = Name::new(entry.file_name().as_bytes()).unwrap();
+        let node = fs.create(to, &name, &new, NOW).unwrap();
+        count += 1;
+        if meta.is_file() {
+            let (mut file, mut at) = (std::fs::File::open(&path).unwrap(), 0);
+            loop {
+                let n = file.read(&mut buf).unwrap();
+                if n == 0 {
+                    break;
+                }
+                write(fs, node, at, &buf[..n]);
+                at += n as u64;
+            }
+        } else if meta.is_dir() {
+            count += copy(fs, &path, node);
+        }
+        let change = racker_fs::filesystem::Change {
+            mtime: Some(Time { sec: meta.mtime(), nsec: 0 }),
+            ..Default::default()
+        };
+        fs.set_attributes(node, &change, NOW).unwrap();
+    }
+    count
 }
