@@ -1,6 +1,8 @@
 //! Writing ext2, ext3 and ext4: random operations, judged by a model in memory, by e2fsck and by the kernel.
 
 mod cases;
+mod foreign;
+mod hostile;
 mod model;
 mod ops;
 
