@@ -22,7 +22,8 @@ fn populated(options: &str) -> Vec<u8> {
     {
         let mounted = Mounted::writable(&patient.path, WHOLE);
         for i in 0..60 {
-            std::fs::write(mounted.join(&format!("a-longer-file-name-{i}")), vec![i; 100 * usize::from(i)]).unwrap();
+            std::fs::write(mounted.join(&format!("a-longer-file-name-{i}")), vec![i; 100 * usize::from(i)])
+                .unwrap();
         }
         std::fs::create_dir(mounted.join("d")).unwrap();
         let sparse = std::fs::File::create(mounted.join("d/sparse")).unwrap();
@@ -69,7 +70,8 @@ fn edit(fs: &mut Writer<'_>, rng: &mut Rng) -> racker_formats::Result<()> {
     for step in 0..60 {
         let dir = dirs[rng.below(dirs.len() as u64) as usize];
         let new = Name::new(format!("new-{step}-{}", rng.number()).as_bytes()).unwrap();
-        let Some((from, name, node, _)) = all.get(rng.below(all.len().max(1) as u64) as usize).cloned() else {
+        let Some((from, name, node, _)) = all.get(rng.below(all.len().max(1) as u64) as usize).cloned()
+        else {
             return Ok(());
         };
         let kind = if step % 3 == 0 { NewKind::Dir } else { NewKind::Link(&[b'l'; 100]) };
