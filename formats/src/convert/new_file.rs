@@ -190,11 +190,20 @@ impl NewFile {
 
     /// Opens the image that was written into the file, with what it names, to read it back.
     pub fn open(&self, format: &dyn Format, policy: Policy) -> Result<Arc<dyn Image>> {
-        let mut opening = Opening::new(Some(&self.path), policy, false);
-        if let Some(beside) = &self.beside {
-            opening = opening.with_made(beside.clone());
+        format.open(self.disk.read_only(), &mut self.opening(policy, false))
+    }
+
+    /// The same for writing.
+    pub fn open_to_write(&self, format: &dyn Format, policy: Policy) -> Result<Arc<dyn Image>> {
+        format.open(self.disk.clone(), &mut self.opening(policy, true))
+    }
+
+    fn opening(&self, policy: Policy, write: bool) -> Opening {
+        let opening = Opening::new(Some(&self.path), policy, write);
+        match &self.beside {
+            Some(beside) => opening.with_made(beside.clone()),
+            None => opening,
         }
-        format.open(self.disk.read_only(), &mut opening)
     }
 
     /// Puts the file, and those made beside it, on stable storage and under their names, in place of what was there.

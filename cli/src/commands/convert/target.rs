@@ -11,12 +11,13 @@ use racker_formats::block::{Disk, Span};
 use racker_formats::convert::{
     self, Base, Copied, ExistingSink, NewFile, Options, Pipe, Settle, Sink, Throttle,
 };
-use racker_formats::error::Error;
+use racker_formats::error::{Error, Kind};
 use racker_formats::open::{OpenOptions, open};
 use racker_formats::opening::Policy;
 use racker_formats::options::Values;
-use racker_formats::registry::{Format, Plan, by_name};
+use racker_formats::registry::{Format, Image, Plan, by_name};
 
+use super::super::bitmap;
 use super::NewImage;
 use super::source::{Named, Over};
 use crate::fault::{About, Failure, Outcome};
@@ -32,6 +33,9 @@ const TOLD_MAX: u64 = 100;
 pub(super) struct Copy<'a> {
     pub(super) disk: &'a Disk,
     pub(super) new: &'a NewImage,
+    /// The image whose bitmaps go with it.
+    pub(super) bitmaps: Option<&'a Arc<dyn Image>>,
+    pub(super) skip_broken_bitmaps: bool,
     pub(super) salvage: bool,
     /// Bytes a second; 0 is no limit.
     pub(super) rate: u64,
@@ -134,6 +138,10 @@ impl Copy<'_> {
         if base.is_some() && format.name() == "raw" {
             return Err(Failure::new("raw images have no backing file (-B)")).about(target);
         }
+        if self.bitmaps.is_some() && format.bitmaps_size(&plan, &[])?.is_none() {
+            let what = format!("{} images as asked for hold no bitmaps (--bitmaps)", format.name());
+            return Err(Failure::new(what)).about(target);
+        }
         plan.name = target.file_name().map(|n| n.to_string_lossy().into_owned());
         let file = NewFile::prepare_for(target, self.durable).about(target)?;
         plan.beside = file.beside();
@@ -145,13 +153,23 @@ impl Copy<'_> {
             false => format.sink(file.disk().clone(), &plan).about(target)?,
         };
         let copied = self.copy(sink, base.as_ref(), Some(&|| file.settle())).about(target)?;
+        // The backing file was named by the user, and opened before.
+        let policy = if base.is_some() { Policy::Any } else { Policy::SameFolder };
+        if let Some(source) = self.bitmaps {
+            let image = file.open_to_write(format, policy).about(target)?;
+            self.copy_bitmaps(source, image.as_ref()).about(target)?;
+        }
         if self.verify {
-            // The backing file was named by the user, and opened before.
-            let policy = if base.is_some() { Policy::Any } else { Policy::SameFolder };
             let image = file.open(format, policy).about(target)?;
             self.check(copied, &Disk::from_arc(image)).about(target)?;
         }
         file.publish().about(target)
+    }
+
+    fn copy_bitmaps(&self, source: &Arc<dyn Image>, image: &dyn Image) -> Outcome<()> {
+        bitmap::copy(source.as_ref(), image, |name| {
+            self.progress.note(&format!("the bitmap {name:?} cannot be relied on, and is left out"));
+        })
     }
 
     /// A sink over a disk that is there already.
@@ -186,9 +204,25 @@ impl Copy<'_> {
                 Failure::new("has a backing file: nobody can say that it is zero (--target-is-zero)");
             return Err(failure).about(target);
         }
+        if let Some(source) = self.bitmaps {
+            let skip = self.skip_broken_bitmaps;
+            bitmap::may_copy(source.as_ref(), Some(opened.image.as_ref()), skip).about(target)?;
+        }
+        let image = Arc::clone(&opened.image);
+        if over.is_none() && opened.image.parent().is_some() {
+            // The copy is the image's own, whatever becomes of its backing file.
+            match opened.image.leave_parent(None) {
+                Err(e) if e.kind() == Kind::Unsupported => {}
+                done => done.about(target)?,
+            }
+        }
         let sink = self.over(&opened.disk, is_zero).about(target)?;
         drop(opened);
         let copied = self.copy(sink, over.map(|(_, base)| base), None).about(target)?;
+        if let Some(source) = self.bitmaps {
+            self.copy_bitmaps(source, image.as_ref()).about(target)?;
+        }
+        drop(image);
         if self.verify {
             let opened = open(target, &options).about(target)?;
             self.check(copied, &opened.disk).about(target)?;
@@ -232,6 +266,16 @@ pub(in super::super) fn write_new(
     new: &NewImage,
     progress: ProgressArgs,
 ) -> Outcome<()> {
-    let copy = Copy { disk, new, salvage: false, rate: 0, verify: false, durable: true, progress };
+    let copy = Copy {
+        disk,
+        new,
+        bitmaps: None,
+        skip_broken_bitmaps: false,
+        salvage: false,
+        rate: 0,
+        verify: false,
+        durable: true,
+        progress,
+    };
     copy.make(target, format, &mut |_| Ok(None))
 }

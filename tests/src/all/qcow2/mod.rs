@@ -1,5 +1,6 @@
 //! qcow2 against `qemu-img` and `qemu-io`.
 
+mod bitmap;
 mod chain;
 mod check;
 mod crash;

@@ -197,7 +197,7 @@ impl Edit {
             }
             row.extend_from_slice(&block);
             next = number.saturating_add(1);
-            self.fs.cache.put(number, &block)?;
+            self.fs.cache.put(number, Arc::clone(&block))?;
         }
         self.write_row(start, &row)
     }
