@@ -25,6 +25,8 @@ pub enum Kind {
     Partition,
     /// Volumes with a filesystem.
     Filesystem,
+    /// The same, to be changed.
+    Edit,
 }
 
 impl Kind {
@@ -32,7 +34,7 @@ impl Kind {
         match self {
             Self::Image => &["qcow2", "vmdk", "vhd", "vhdx", "vdi", "vagrant", "attacks"],
             Self::Partition => &["partition"],
-            Self::Filesystem => &["xfs", "ext2", "ext3", "ext4", "fat"],
+            Self::Filesystem | Self::Edit => &["xfs", "ext2", "ext3", "ext4", "fat"],
         }
     }
 
@@ -44,6 +46,7 @@ impl Kind {
                 let fs = crate::walk::open(disk, Some(base)).expect("an undamaged filesystem");
                 crate::walk::filesystem(fs, Clock::start());
             }
+            Self::Edit => crate::edit::filesystem(disk, Some(base), Clock::start()),
         }
     }
 }
@@ -60,7 +63,7 @@ pub struct Base {
     hot: OnceLock<Vec<u64>>,
 }
 
-static ALL: [OnceLock<Vec<Slot>>; 3] = [const { OnceLock::new() }; 3];
+static ALL: [OnceLock<Vec<Slot>>; 4] = [const { OnceLock::new() }; 4];
 
 struct Slot {
     case: Case,
