@@ -50,6 +50,7 @@ const VARIANTS: &[(&str, &str, &str)] = &[
     ("mmp", "64M", "-t ext4 -O mmp -E mmp_update_interval=1"),
     ("64k", "512M", "-t ext4 -b 65536"),
     ("tea", "64M", "-t ext4 -b 1024 -O ^metadata_csum"),
+    ("quota", "64M", "-t ext4 -b 4096 -I 256 -O quota,project -E quotatype=usrquota:grpquota:prjquota"),
     ("project", "64M", "-t ext4 -I 256 -O project -E hash_seed=01234567-89ab-cdef-0123-456789abcdef"),
 ];
 
@@ -246,7 +247,7 @@ fn long_turns() {
     let (rounds, steps, seed) = (number("ROUNDS", 20), number("STEPS", 300), number("SEED", 1));
     let only = std::env::var("ONLY").unwrap_or_default();
     // This kernel may have no Unicode tables.
-    let mounts = |v: &&(&str, &str, &str)| v.0 != "casefold" && v.0 != "64k";
+    let mounts = |v: &&(&str, &str, &str)| !["casefold", "64k", "quota"].contains(&v.0);
     for variant in VARIANTS.iter().filter(mounts).filter(|v| only.is_empty() || v.0 == only) {
         take_turns(variant, rounds, steps, seed);
         println!("{}", variant.0);
