@@ -370,6 +370,8 @@ fn what_is_unsound_is_not_written() {
         ("a directory within itself", slot(cluster(2), 2), 2, "in common with another"),
         (". leads elsewhere", slot(cluster(3), 0), 2, "is not \".\""),
         (".. leads elsewhere", slot(cluster(3), 1), 3, "is not \"..\""),
+        ("no .", cluster(3), 0x20e5, "is not \".\""),
+        ("no ..", cluster(3) + 32, 0x2000, "is not \"..\""),
         ("an entry behind the end", cluster(3) + 32 * 9, 0x4141, "behind its directory's end"),
     ];
     assert_eq!(volume.refused(), None);
