@@ -32,6 +32,9 @@ pub(crate) struct Rebase {
     /// Change the name only, without a look at either file: for a backing file that was renamed, or holds the same
     #[arg(short = 'u', long = "unsafe")]
     name_only: bool,
+    /// Compress what is written into the image
+    #[arg(short = 'c', long, conflicts_with = "name_only")]
+    compress: bool,
     /// Accepted for qemu-img's sake
     #[arg(short = 't', value_name = "CACHE", hide = true)]
     cache: Option<String>,
@@ -64,7 +67,7 @@ impl Rebase {
         }
         let target = backing.as_ref().map(|b| Target { reference: &b.reference, image: &b.image });
         let mut bar = progress.start("rebasing", opened.disk.size());
-        let done = rebase(&opened.image, target, &mut |n| bar.at(n));
+        let done = rebase(&opened.image, target, self.compress, &mut |n| bar.at(n));
         bar.finish();
         done.about(path)?;
         Ok(Exit::Done)
