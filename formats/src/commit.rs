@@ -27,18 +27,23 @@ pub fn commit(
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
     let size = layers.first().map_or(0, |image| image.size());
-    if let Some(child) = layers.last()
-        && child.follows_parent()?
-    {
-        // Early, so that hardly any time passes in which the child does not know its parent.
+    let device: Arc<dyn BlockDevice> = base.clone();
+    let disk = &Disk::from_arc(device);
+    let follower = match layers.last() {
+        Some(child) if child.follows_parent()? => Some(child),
+        _ => None,
+    };
+    if follower.is_some() {
         base.renew_identity().within(|| "the backing file")?;
+    }
+    if disk.size() < size {
+        disk.resize(size).within(|| "the backing file")?;
+    }
+    if let Some(child) = follower {
+        // Early, so that hardly any time passes in which the child does not know its parent.
         child.keep_parent(base.as_ref())?;
     }
-    let device: Arc<dyn BlockDevice> = base.clone();
-    let base = &Disk::from_arc(device);
-    if base.size() < size {
-        base.resize(size).within(|| "the backing file")?;
-    }
+    let base = disk;
     let mut buf = Vec::new();
     let mut rest = Span::first(size);
     while !rest.is_empty() {

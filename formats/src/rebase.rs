@@ -11,28 +11,18 @@ use crate::error::{Result, Within};
 use crate::limits::MIB;
 use crate::map::Location;
 use crate::mapped::{parent_run, read_parent};
-use crate::opening::Reference;
-use crate::registry::Image;
+use crate::registry::{Backing, Image};
 use crate::wire::{index, is_zero, part};
 
 /// Bytes of each parent that are read at once.
 const CHUNK: u64 = 2 * MIB;
 
-/// A parent to be.
-#[derive(Clone, Copy, Debug)]
-pub struct Target<'a> {
-    /// How the image shall name it.
-    pub reference: &'a Reference,
-    /// The parent, opened.
-    pub image: &'a Arc<dyn Image>,
-}
-
 /// Gives `image`, which was opened for writing with all its parents, another parent, or none; what it reads as stays
-/// the same. What is written into it is compressed if `compress` says so. `progress` is told how many bytes are done. On return all is on stable storage, and the image is to be
-/// opened anew.
+/// the same. What is written into it is compressed if `compress` says so. `progress` is told how many bytes are done. On
+/// return all is on stable storage, and the image is to be opened anew.
 pub fn rebase(
     image: &Arc<dyn Image>,
-    target: Option<Target<'_>>,
+    target: Option<&Backing>,
     compress: bool,
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
@@ -42,14 +32,14 @@ pub fn rebase(
     };
     let top = disk(Arc::clone(image));
     let old = image.parent().map(|parent| disk(parent).read_only());
-    let new = target.map(|t| disk(Arc::clone(t.image)).read_only());
+    let new = target.map(|t| disk(Arc::clone(&t.image)).read_only());
     // Units that are written whole take nothing from the old parent but what is there already.
     let unit = image.facts().cluster_size.and_then(BlockSize::from_bytes);
     let unit = unit.or(BlockSize::from_bytes(64 << 10)).filter(|u| u.bytes() <= CHUNK);
     let unit = unit.or(BlockSize::from_bytes(CHUNK)).ok_or(crate::error::Common::Index(CHUNK))?;
     let packed = compress.then(|| image.as_ref());
     let mut pull = Pull { top: &top, packed, old, new, unit, left: Vec::new(), right: Vec::new() };
-    image.leave_parent()?;
+    image.leave_parent(target)?;
     let mut rest = Span::first(image.size());
     while !rest.is_empty() {
         let Location { run, .. } = image.locate(rest)?;
@@ -61,8 +51,7 @@ pub fn rebase(
         progress(span.end());
     }
     image.flush()?;
-    let (reference, opened) = target.map(|t| (t.reference, t.image.as_ref())).unzip();
-    image.name_parent(reference, opened)
+    image.name_parent(target.map(|t| &t.reference), target)
 }
 
 /// Brings what differs into the image.

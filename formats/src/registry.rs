@@ -207,15 +207,16 @@ pub trait Image: BlockDevice {
     }
 
     /// Makes ready for [another parent](Self::name_parent): from now on zeroes that are written are the image's own,
-    /// even where its parent has zeroes too.
-    fn leave_parent(&self) -> Result<()> {
+    /// even where its parent has zeroes too. Refuses a `next` parent that it cannot have.
+    fn leave_parent(&self, next: Option<&Backing>) -> Result<()> {
+        let _ = next;
         Err(Common::Unsupported { what: "naming another parent", by: self.facts().format.into() }.into())
     }
 
     /// Names another parent, or none, and leaves everything else as it is: where the image has nothing of its own,
-    /// what the new parent holds shows through. `opened` is the new parent, for formats that record its identity.
-    /// Lands whole or not at all; then the image is to be opened anew.
-    fn name_parent(&self, parent: Option<&Reference>, opened: Option<&dyn Image>) -> Result<()> {
+    /// what the new parent holds shows through. `opened` is the new parent, for formats that record its identity;
+    /// without it they keep the one that they have. Lands whole or not at all; then the image is to be opened anew.
+    fn name_parent(&self, parent: Option<&Reference>, opened: Option<&Backing>) -> Result<()> {
         let _ = (parent, opened);
         Err(Common::Unsupported { what: "naming another parent", by: self.facts().format.into() }.into())
     }

@@ -24,11 +24,21 @@ impl BlockCache {
         Self { slots: (0..count).map(|_| Mutex::new(None)).collect() }
     }
 
-    /// The block of that number, from the cache or from `load`, which runs without a lock.
-    pub(crate) fn get(&self, number: u64, load: impl FnOnce() -> Result<Vec<u8>>) -> Result<Arc<[u8]>> {
+    /// Takes a block that was changed.
+    pub(crate) fn put(&self, number: u64, block: Arc<[u8]>) -> Result<()> {
+        *self.slot(number)?.lock().map_err(|_| Common::Poisoned)? = Some((number, block));
+        Ok(())
+    }
+
+    fn slot(&self, number: u64) -> Result<&Slot> {
         let count = u64::try_from(self.slots.len()).unwrap_or(SLOTS_MIN);
         let slot = number.checked_rem(count).and_then(|n| usize::try_from(n).ok());
-        let slot = slot.and_then(|n| self.slots.get(n)).ok_or(Common::Index(number))?;
+        Ok(slot.and_then(|n| self.slots.get(n)).ok_or(Common::Index(number))?)
+    }
+
+    /// The block of that number, from the cache or from `load`, which runs without a lock.
+    pub(crate) fn get(&self, number: u64, load: impl FnOnce() -> Result<Vec<u8>>) -> Result<Arc<[u8]>> {
+        let slot = self.slot(number)?;
         if let Some((found, block)) = slot.lock().map_err(|_| Common::Poisoned)?.as_ref()
             && *found == number
         {

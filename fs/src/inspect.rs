@@ -75,6 +75,9 @@ pub enum VolumeFault {
         /// The content, as `blkid` calls it.
         name: &'static str,
     },
+    /// The whole disk, which has a table.
+    #[error("the whole disk carries a partition table: name a partition")]
+    WholeDisk,
     /// One copy of several.
     #[error("{place} is a member of a software array: changing it alone would make the members differ")]
     ArrayMember {
@@ -90,7 +93,7 @@ impl Fault for VolumeFault {
     fn kind(&self) -> Kind {
         match self {
             Self::NoSuch { .. } => Kind::NotFound,
-            Self::Several { .. } => Kind::Invalid,
+            Self::Several { .. } | Self::WholeDisk => Kind::Invalid,
             Self::NoFilesystem { .. } | Self::NotRead { .. } | Self::ArrayMember { .. } => Kind::Unsupported,
             Self::Again(e) => e.kind(),
         }
@@ -99,7 +102,7 @@ impl Fault for VolumeFault {
     fn hint(&self) -> Option<String> {
         match self {
             Self::NoSuch { there, .. } | Self::Several { there, .. } => Some(format!("there is {there}")),
-            Self::NoFilesystem { .. } | Self::NotRead { .. } => None,
+            Self::NoFilesystem { .. } | Self::NotRead { .. } | Self::WholeDisk => None,
             Self::ArrayMember { .. } => Some("let the system that runs the array change it".into()),
             Self::Again(e) => e.hint().map(String::from),
         }

@@ -1,12 +1,14 @@
 //! A filesystem that is being edited: it lives no longer than its transaction, and must be closed.
 //!
 //! * [`Writer`]: the only caller of [`FilesystemMut`], and the only place of the rules that hold for every filesystem
+//! * [`session`]: all filesystems of a disk in one edit
 //! * [`live`]: the filesystem for all who look while it changes
 //! * [`acl`]: access control lists, which change with a node's mode and change it
 
 mod acl;
 mod fault;
 mod live;
+mod session;
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, RwLock};
@@ -19,6 +21,7 @@ use racker_formats::wire::len64;
 pub use self::fault::EditFault;
 use self::live::Core;
 pub(crate) use self::live::Live;
+pub use self::session::Session;
 use crate::filesystem::{
     Change, Content, Driver, Filesystem, FilesystemMut, Flags, Keeps, LINK_MAX, Name, New, NewKind, NodeId,
     NodeKind, Stat, Time,

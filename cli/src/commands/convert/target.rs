@@ -211,7 +211,7 @@ impl Copy<'_> {
         let image = Arc::clone(&opened.image);
         if over.is_none() && opened.image.parent().is_some() {
             // The copy is the image's own, whatever becomes of its backing file.
-            match opened.image.leave_parent() {
+            match opened.image.leave_parent(None) {
                 Err(e) if e.kind() == Kind::Unsupported => {}
                 done => done.about(target)?,
             }

@@ -27,7 +27,7 @@ use crate::error::{Common, Result, Within};
 use crate::map::Location;
 use crate::mapped::{self, BlockMap, Busy, HostOffset, Mapping, Packed, Place, Recent};
 use crate::opening::{Opening, Reference};
-use crate::registry::{Bitmaps, Facts, Image, Snapshots};
+use crate::registry::{Backing, Bitmaps, Facts, Image, Snapshots};
 use crate::unopened::Unopened;
 use crate::wire::index;
 
@@ -382,7 +382,7 @@ impl Image for Qcow2 {
         self.state().ok()?.header.data_file.as_ref().map(|reference| reference.path.clone())
     }
 
-    fn leave_parent(&self) -> Result<()> {
+    fn leave_parent(&self, _: Option<&Backing>) -> Result<()> {
         self.leaving.store(true, Ordering::Release);
         Ok(())
     }
@@ -391,7 +391,7 @@ impl Image for Qcow2 {
         Ok(false)
     }
 
-    fn name_parent(&self, parent: Option<&Reference>, _: Option<&dyn Image>) -> Result<()> {
+    fn name_parent(&self, parent: Option<&Reference>, _: Option<&Backing>) -> Result<()> {
         let _gate = self.alone()?;
         self.turn_parent(parent)
     }

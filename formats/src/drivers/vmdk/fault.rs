@@ -219,6 +219,9 @@ pub enum VmdkFault {
     /// Zeroed grains asked of a kind without grains.
     #[error("a flat image has no grains that could be marked as zeroes")]
     FlatZeroed,
+    /// A disk that holds everything itself.
+    #[error("the disk has no parent, and racker gives it none: make a new child with create -b")]
+    NoChild,
     /// A parent of another format.
     #[error("the parent of a VMDK must be a VMDK with a content ID, not {0}")]
     ParentFormat(&'static str),
@@ -273,6 +276,7 @@ impl Fault for VmdkFault {
             | Self::EmbeddedExtents(_)
             | Self::Journal
             | Self::SeField { .. }
+            | Self::NoChild
             | Self::StreamOnly => Kind::Unsupported,
             Self::GrainSize { sectors, .. } if sectors.is_power_of_two() => Kind::Unsupported,
             Self::ReadOnly(_) => Kind::ReadOnly,

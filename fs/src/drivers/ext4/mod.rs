@@ -17,12 +17,14 @@ mod acl;
 mod block_map;
 mod csum;
 mod dir;
+mod edit;
 mod extent;
 mod fast_commit;
 mod fault;
 mod features;
 mod free;
 mod group;
+mod held;
 mod inline;
 mod inode;
 mod journal;
@@ -40,7 +42,7 @@ use racker_formats::block::Disk;
 use racker_formats::error::Result;
 use racker_formats::registry::{Guess, Head};
 
-use crate::filesystem::{Driver, Filesystem};
+use crate::filesystem::{Driver, Filesystem, FilesystemMut};
 
 /// The driver of ext2, ext3 and ext4.
 pub(super) static FORMAT: Ext4Driver = Ext4Driver;
@@ -53,7 +55,7 @@ impl Driver for Ext4Driver {
     }
 
     fn kinds(&self) -> &'static [(&'static str, bool)] {
-        &[("ext2, ext3, ext4: journal replayed", false)]
+        &[("ext2, ext3, ext4: journal replayed", true)]
     }
 
     fn probe(&self, head: &Head<'_>) -> Guess {
@@ -70,5 +72,9 @@ impl Driver for Ext4Driver {
 
     fn open(&self, volume: Disk) -> Result<Arc<dyn Filesystem>> {
         Ok(Arc::new(recover::open(volume)?))
+    }
+
+    fn open_mut(&self, volume: Disk) -> Result<Box<dyn FilesystemMut>> {
+        Ok(Box::new(edit::Writer::open(volume)?))
     }
 }

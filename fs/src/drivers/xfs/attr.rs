@@ -59,7 +59,7 @@ const VALUE_BYTES_MAX: u64 = 64 << 10;
 /// Bytes of all attributes of one inode that are held at a time: millions of hard links have less.
 const HELD_BYTES_MAX: u64 = 256 << 20;
 /// Names under which access control lists are stored among those of `trusted.`, and the kernel's names for them.
-const ACLS: [(&[u8], &[u8]); 2] =
+pub(super) const ACLS: [(&[u8], &[u8]); 2] =
     [(b"SGI_ACL_FILE", b"system.posix_acl_access"), (b"SGI_ACL_DEFAULT", b"system.posix_acl_default")];
 
 impl Volume {

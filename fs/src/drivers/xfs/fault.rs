@@ -188,6 +188,12 @@ pub(super) enum Fault {
     /// No room is left for what is to be written.
     #[error("no space is left on the filesystem")]
     NoSpace,
+    /// A time that inodes cannot hold.
+    #[error("inodes of this filesystem cannot hold a time of {seconds} seconds from 1970")]
+    Time {
+        /// Seconds from 1970.
+        seconds: i64,
+    },
     /// A change failed half-way: what was changed must not be committed, and nothing more is changed.
     #[error("an earlier change failed, so nothing more is written")]
     Abandoned,
@@ -222,6 +228,7 @@ impl error::Fault for Fault {
             | Self::ExternalLog
             | Self::Realtime { .. }
             | Self::UnknownLogItem { .. }
+            | Self::Time { .. }
             | Self::Unsupported { .. } => Kind::Unsupported,
             Self::IsDirectory { .. } => Kind::IsDir,
             Self::NotADirectory { .. } => Kind::NotDir,

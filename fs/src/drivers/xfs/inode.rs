@@ -48,12 +48,22 @@ bitflags::bitflags! {
     }
 }
 
+/// Flags that `chattr` has a name for.
+pub(super) const CHATTR: [(DiFlags, Flags); 6] = [
+    (DiFlags::SYNC, Flags::SYNC),
+    (DiFlags::IMMUTABLE, Flags::IMMUTABLE),
+    (DiFlags::APPEND, Flags::APPEND),
+    (DiFlags::NODUMP, Flags::NODUMP),
+    (DiFlags::NOATIME, Flags::NOATIME),
+    (DiFlags::PROJINHERIT, Flags::PROJINHERIT),
+];
+
 /// Where the checksum of an inode is.
 pub(super) const CRC_AT: usize = offset_of!(RawDinode, di_crc);
 /// Bytes of an inode before its forks, without checksums.
 const CORE4_BYTES: usize = CRC_AT;
 /// The same with checksums.
-const CORE_BYTES: usize = size_of::<RawDinode>();
+pub(super) const CORE_BYTES: usize = size_of::<RawDinode>();
 /// `di_forkoff` counts in units of this many bytes.
 const FORKOFF_SHIFT: u32 = 3;
 /// Seconds from the beginning of bigtime, December 1901, to 1970.
@@ -302,7 +312,7 @@ pub(super) fn bmdr_entries(room: usize) -> usize {
 }
 
 /// The deepest extent tree there can be: each level at least halves 2^48 extents in leaves of half a block.
-fn bmbt_levels_max(sb: &Superblock) -> u32 {
+pub(super) fn bmbt_levels_max(sb: &Superblock) -> u32 {
     let entries = sb.block_size.bytes().saturating_sub(72).checked_div(32).unwrap_or(1);
     48u32.checked_div(entries.checked_ilog2().unwrap_or(1).max(1)).unwrap_or(48).saturating_add(2)
 }
@@ -374,15 +384,7 @@ impl Inode {
     }
 
     fn chattr_flags(&self) -> Flags {
-        let pairs = [
-            (DiFlags::SYNC, Flags::SYNC),
-            (DiFlags::IMMUTABLE, Flags::IMMUTABLE),
-            (DiFlags::APPEND, Flags::APPEND),
-            (DiFlags::NODUMP, Flags::NODUMP),
-            (DiFlags::NOATIME, Flags::NOATIME),
-            (DiFlags::PROJINHERIT, Flags::PROJINHERIT),
-        ];
-        let set = pairs.iter().filter(|(own, _)| self.flags.contains(*own));
+        let set = CHATTR.iter().filter(|(own, _)| self.flags.contains(*own));
         set.fold(Flags::empty(), |all, (_, flag)| all | *flag)
     }
 }

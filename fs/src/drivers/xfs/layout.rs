@@ -525,6 +525,15 @@ layouts! {
         pad: U32,
     }
 
+    /// Header of a block of a directory's free index; two bytes for each data block from `firstdb` on follow.
+    RawDirFreeHead = 64 {
+        hdr: RawDirHead,
+        firstdb: U32,
+        nvalid: U32,
+        nused: U32,
+        pad: U32,
+    }
+
     /// End of a directory of one block; the leaf entries lie before it.
     RawDirBlockTail = 8 {
         count: U32,

@@ -7,7 +7,8 @@ use racker_formats::block::{BlockDevice, Disk};
 use racker_formats::commit::commit;
 use racker_formats::convert::Pace;
 use racker_formats::opening::{Opening, Policy, Reference, Role};
-use racker_formats::rebase::{Target, rebase};
+use racker_formats::rebase::rebase;
+use racker_formats::registry::Backing;
 use racker_formats::registry::{Image, by_name};
 use racker_tests::image::{read, read_by_qemu, scratch};
 use racker_tests::qemu;
@@ -222,8 +223,8 @@ fn a_power_cut_never_changes_what_a_rebased_image_shows() {
             let reference =
                 Reference { path: name.into(), format: Some("qcow2".into()), role: Role::Backing };
             let opened = super::open(&at.join("b.qcow2"), false).unwrap();
-            let target = Target { reference: &reference, image: &opened };
-            rebase(&image, (!name.is_empty()).then_some(target), compress, &mut |_| ()).unwrap();
+            let target = Backing { reference, image: opened, modified: 0 };
+            rebase(&image, (!name.is_empty()).then_some(&target), compress, &mut |_| ()).unwrap();
             let mut count = 0;
             crash.cuts(&mut Rng::new(3), 3, |_, bytes| {
                 std::fs::write(&top, bytes).unwrap();

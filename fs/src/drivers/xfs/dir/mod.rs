@@ -23,7 +23,9 @@ use super::volume::{BlockKind, Volume};
 pub(super) use data::BLOCKS as DATA_BLOCKS;
 
 /// Where the leaves begin in a directory's fork, in bytes: entries are before them.
-const LEAF_SPACE: u64 = 1 << 35;
+pub(super) const LEAF_SPACE: u64 = 1 << 35;
+/// Where the index of free room begins in a directory's fork, in bytes: leaves are before it.
+pub(super) const FREE_SPACE: u64 = 1 << 36;
 /// Units in which leaves count the places of entries.
 const PLACE_SHIFT: u32 = 3;
 /// Leaves.

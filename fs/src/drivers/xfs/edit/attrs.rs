@@ -110,7 +110,7 @@ impl Block {
 }
 
 /// Attributes as they lie in an inode; none if they never can.
-fn short(attrs: &[Attr]) -> Option<Vec<u8>> {
+pub(super) fn short(attrs: &[Attr]) -> Option<Vec<u8>> {
     let mut bytes = vec![0; size_of::<RawAttrShort>()];
     for attr in attrs {
         let (namelen, valuelen) = (u8::try_from(attr.name.len()).ok()?, u8::try_from(attr.value.len()).ok()?);

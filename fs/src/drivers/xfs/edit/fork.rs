@@ -44,14 +44,13 @@ pub(super) struct Site {
     pub(super) big: bool,
 }
 
-impl Site {
-    fn extents_max(&self) -> u64 {
-        match (self.kind, self.big) {
-            (ForkKind::Data, false) => EXTENTS_MAX,
-            (ForkKind::Data, true) => BIG_EXTENTS_MAX,
-            (ForkKind::Attr, false) => ATTR_EXTENTS_MAX,
-            (ForkKind::Attr, true) => BIG_ATTR_EXTENTS_MAX,
-        }
+/// The most extents of a fork, with large counts or without.
+pub(super) fn extents_max(kind: ForkKind, big: bool) -> u64 {
+    match (kind, big) {
+        (ForkKind::Data, false) => EXTENTS_MAX,
+        (ForkKind::Data, true) => BIG_EXTENTS_MAX,
+        (ForkKind::Attr, false) => ATTR_EXTENTS_MAX,
+        (ForkKind::Attr, true) => BIG_ATTR_EXTENTS_MAX,
     }
 }
 
@@ -69,7 +68,7 @@ impl Edit {
     /// Builds the fork with these extents, which are in order. Allocates the blocks of its tree near `near`.
     pub(super) fn build_fork(&mut self, site: Site, extents: &[Mapping], near: AgNo) -> Result<Built> {
         let count = len64(extents.len());
-        if count > site.extents_max() {
+        if count > extents_max(site.kind, site.big) {
             let why = "the content would lie in more pieces than an inode can count";
             return Err(Fault::Fork { ino: site.ino.0, fork: site.kind.name(), why }.into());
         }

@@ -17,17 +17,20 @@ use super::records::Run;
 impl Edit {
     /// Does all that is left to do after the log was replayed.
     pub(super) fn recover(&mut self, intents: &[Intent]) -> Result<()> {
-        self.run(|edit| {
-            // What was promised must be kept, even if the last blocks go to it.
-            edit.budget = u64::MAX;
-            for intent in intents {
-                edit.keep(&intent.what).within(|| format!("promise of {}", intent.lsn))?;
-                edit.breathe()?;
-            }
-            edit.free_unlinked()?;
-            edit.free_leftovers()
-        })
-        .within(|| "finishing what the log began")
+        self.recover_all(intents).within(|| "finishing what the log began")
+    }
+
+    fn recover_all(&mut self, intents: &[Intent]) -> Result<()> {
+        self.changed = true;
+        // What was promised must be kept, even if the last blocks go to it.
+        self.budget = u64::MAX;
+        for intent in intents {
+            self.keep(&intent.what).within(|| format!("promise of {}", intent.lsn))?;
+            self.breathe()?;
+        }
+        self.free_unlinked()?;
+        self.free_leftovers()?;
+        self.write_back()
     }
 
     fn keep(&mut self, promise: &Promise) -> Result<()> {

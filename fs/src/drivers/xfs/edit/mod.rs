@@ -6,8 +6,11 @@
 //!
 //! Every structure that tracks space changes with every allocation: both free space trees, the spare blocks, the
 //! reverse map, the counts of shared blocks, the group headers and the superblock's counters. They are read on
-//! first use, checked, changed in memory and written back at the end of each operation, so that the reading half
-//! of the driver sees what was written.
+//! first use, checked, changed in memory and written back at the end, or when they take too much memory: the reading
+//! half of the driver asks for none of them. What it does read (inodes, and the blocks of their forks) is written
+//! at once.
+//!
+//! An operation that finds no space has changed nothing: it reserves what it may need at most before it begins.
 //!
 //! From the bottom up:
 //! - `ground.rs`: a group as a place on the volume; `header.rs`: its header sectors
@@ -15,18 +18,24 @@
 //! - `space.rs`, `spare.rs`, `rmap.rs`: free space, spare blocks, owners
 //! - `refcount.rs`: shared blocks; `inodes.rs`: inodes; `group.rs`: all of a group
 //! - `alloc.rs`: space over all groups; `free.rs`: told to those who write none of it
-//! - `fork.rs`: a fork built from its extents; `release.rs`: a fork given back; `pour.rs`: content to blocks
+//! - `fork.rs`: a fork built from its extents; `extents.rs`, `bmbt.rs`: one changed in place
+//! - `release.rs`: a fork given back; `pour.rs`: content to blocks
 //! - `node.rs`: an inode changed; `ialloc.rs`: inodes allocated and freed
-//! - `attrs.rs`: an attribute fork built from its attributes
-//! - `entry.rs`, `shortdir.rs`, `dirblock.rs`: a directory entry changed
-//! - `replace.rs`, `separate.rs`: the operations; `intents.rs`, `unlinked.rs`: what a crash left to do
+//! - `attrs.rs`: an attribute fork built from its attributes; `parents.rs`: those that name parents
+//! - `dir/`, `shortdir.rs`, `dirblock.rs`: directories
+//! - the operations: `create.rs`, `names.rs`, `content.rs`, `setattr.rs`, `xattrs.rs`, `replace.rs`, `separate.rs`
+//! - `intents.rs`, `unlinked.rs`: what a crash left to do
 //! - `writer.rs`: all of it as [`FilesystemMut`](crate::filesystem::FilesystemMut)
 
 mod alloc;
 mod attrs;
+mod bmbt;
 mod btree;
+mod content;
+mod create;
+mod dir;
 mod dirblock;
-mod entry;
+mod extents;
 mod fork;
 mod free;
 mod ground;
@@ -35,8 +44,10 @@ mod header;
 mod ialloc;
 mod inodes;
 mod intents;
+mod names;
 mod node;
 mod owner;
+mod parents;
 mod pour;
 mod records;
 mod refcount;
@@ -44,22 +55,25 @@ mod release;
 mod replace;
 mod rmap;
 mod separate;
+mod setattr;
 mod shortdir;
 mod space;
 mod spare;
 mod unlinked;
 mod writer;
+mod xattrs;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use racker_formats::block::Span;
-use racker_formats::error::Result;
+use racker_formats::error::{Error, Kind, Result};
 use racker_formats::wire::len64;
 use zerocopy::FromBytes;
 
 use super::fault::Fault;
 use super::layout::{RawSuperblock, SB_MAGIC, SB_SELF};
+use super::superblock::{Superblock, VersionBits};
 use super::units::AgNo;
 use super::volume::{BlockKind, Volume};
 pub(super) use free::visit as visit_free;
@@ -86,14 +100,29 @@ pub(super) struct Edit {
     volume: Arc<Volume>,
     groups: BTreeMap<u32, Group>,
     totals: Totals,
-    /// The counters as they are on the volume.
-    written: Totals,
     /// Steps of operations so far.
     steps: u32,
+    /// The index of the directory that was changed last.
+    last_dir: Option<dir::DirIndex>,
+    /// An inode has attributes, which the superblock has to say.
+    attr_bit: bool,
+    /// An operation changed something.
+    changed: bool,
     /// Blocks that the operation may still allocate for files.
     budget: u64,
     /// An operation failed half-way.
     failed: bool,
+}
+
+/// An operation that was found to be possible and yet is not.
+fn spoiled(e: Error) -> Error {
+    match e.kind() {
+        Kind::NoSpace | Kind::Unsupported | Kind::Invalid => {
+            let why = "an operation was found to be possible, begun, and was not";
+            Error::from(Fault::Structure { what: "filesystem", why }).within(e.to_string())
+        }
+        _ => e,
+    }
 }
 
 /// Counters of the superblock.
@@ -121,8 +150,10 @@ impl Edit {
             volume,
             groups: BTreeMap::new(),
             totals,
-            written: totals,
             steps: 0,
+            last_dir: None,
+            attr_bit: false,
+            changed: false,
             budget: 0,
             failed: false,
         })
@@ -139,22 +170,44 @@ impl Edit {
         }
     }
 
-    /// Runs one operation and writes back what it changed. One that fails leaves the filesystem unusable.
+    /// Makes sure that an operation may allocate `blocks` blocks, before it changes anything.
+    fn reserve(&mut self, blocks: u64) -> Result<()> {
+        if self.failed {
+            return Err(Fault::Abandoned.into());
+        }
+        if self.budget_for(blocks)? < blocks {
+            return Err(Fault::NoSpace.into());
+        }
+        Ok(())
+    }
+
+    /// Runs the beginning of an operation that, if there is no space for it, has changed nothing.
+    fn prepare<T>(&mut self, begin: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let begun = begin(self);
+        self.failed = begun.as_ref().is_err_and(|e| e.kind() != Kind::NoSpace);
+        begun
+    }
+
+    /// Runs one operation, which was found to be possible. One that fails leaves the filesystem unusable. What it
+    /// changed of groups stays in memory: nobody else reads that.
     fn run<T>(&mut self, operation: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         if self.failed {
             return Err(Fault::Abandoned.into());
         }
         self.failed = true;
-        let done = operation(self)?;
-        self.write_back()?;
-        self.shed()?;
+        self.changed = true;
+        let done = operation(self).map_err(spoiled)?;
+        self.breathe()?;
         self.failed = false;
         Ok(done)
     }
 
     /// Makes sure that everything is on the volume.
     pub(super) fn finish(&mut self) -> Result<()> {
-        self.run(|_| Ok(()))
+        if self.failed {
+            return Err(Fault::Abandoned.into());
+        }
+        self.write_back()
     }
 
     /// Writes back and forgets the groups, in the middle of a long operation or after it, if they take too much
@@ -176,6 +229,16 @@ impl Edit {
         Ok(())
     }
 
+    /// The superblock with its counters as they are now.
+    fn superblock(&self) -> Superblock {
+        let mut sb = self.volume.sb.clone();
+        let gained = self.groups.values().map(|g| g.space.gained).fold(0i64, i64::saturating_add);
+        sb.raw.sb_fdblocks = self.totals.free_blocks.saturating_add_signed(gained).into();
+        sb.raw.sb_icount = self.totals.inodes.into();
+        sb.raw.sb_ifree = self.totals.free_inodes.into();
+        sb
+    }
+
     fn write_back(&mut self) -> Result<()> {
         for group in self.groups.values_mut() {
             group.write_back()?;
@@ -186,9 +249,9 @@ impl Edit {
             };
             self.totals.free_blocks = free;
         }
-        if self.totals != self.written {
+        if self.changed {
             self.write_totals()?;
-            self.written = self.totals;
+            self.changed = false;
         }
         Ok(())
     }
@@ -197,6 +260,9 @@ impl Edit {
         let span = Span::first(self.volume.sb.sector_size.bytes());
         let mut sector = self.volume.block(&SUPERBLOCK, span, 0)?;
         if let Ok((raw, _)) = RawSuperblock::mut_from_prefix(&mut sector) {
+            if self.attr_bit {
+                raw.sb_versionnum = (raw.sb_versionnum.get() | VersionBits::ATTR.bits()).into();
+            }
             raw.sb_fdblocks = self.totals.free_blocks.into();
             raw.sb_icount = self.totals.inodes.into();
             raw.sb_ifree = self.totals.free_inodes.into();

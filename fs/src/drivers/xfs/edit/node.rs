@@ -1,27 +1,38 @@
 //! An inode being changed: its bytes, written back with a new checksum.
 
 use racker_formats::error::Result;
+use racker_formats::wire::{len64, part_mut};
 use zerocopy::FromBytes;
 
 use crate::filesystem::Time;
 
 use super::super::crc;
 use super::super::fault::Fault;
-use super::super::inode::{CRC_AT, DiFlags2, Inode, time};
+use super::super::inode::{CRC_AT, DiFlags2, ForkKind, Inode, time};
 use super::super::layout::RawDinode;
 use super::super::superblock::Incompat;
 use super::super::volume::Volume;
 
+/// `di_format` of content in the inode, and of a fork of extents.
+pub(super) const FORMAT_LOCAL: u8 = 1;
+pub(super) const FORMAT_EXTENTS: u8 = 2;
 /// Seconds from the beginning of bigtime, December 1901, to 1970.
 const BIGTIME_EPOCH: i64 = 1 << 31;
+/// The last second of bigtime, from its beginning.
+const BIGTIME_MAX: u64 = u64::MAX / NANOS - 1;
 /// Nanoseconds of a second.
 const NANOS: u64 = 1_000_000_000;
+
+/// Whether an inode can hold a time.
+pub(super) fn holds_time(at: Time, bigtime: bool) -> bool {
+    time(encode_time(at, bigtime), bigtime) == at
+}
 
 /// A time in the encoding of the inode; one that it cannot hold becomes the nearest that it can.
 pub(super) fn encode_time(time: Time, bigtime: bool) -> u64 {
     let nsec = time.nsec.min(999_999_999);
     if bigtime {
-        let sec = u64::try_from(time.sec.saturating_add(BIGTIME_EPOCH)).unwrap_or(0);
+        let sec = u64::try_from(time.sec.saturating_add(BIGTIME_EPOCH)).unwrap_or(0).min(BIGTIME_MAX);
         return sec.saturating_mul(NANOS).saturating_add(nsec.into());
     }
     let sec = i32::try_from(time.sec.clamp(i32::MIN.into(), i32::MAX.into())).unwrap_or(0);
@@ -56,6 +67,27 @@ impl Inode {
         if bigtime {
             core.di_flags2 = (core.di_flags2.get() | DiFlags2::BIGTIME.bits()).into();
         }
+        Ok(())
+    }
+
+    /// Puts content into the inode itself, where no extents are left.
+    pub(super) fn put_local(&mut self, bytes: &[u8]) -> Result<()> {
+        self.put_nothing()?;
+        let (at, room) = (self.data.at, self.data.room);
+        let fork = part_mut(&mut self.bytes, at, room, "data fork")?;
+        part_mut(fork, 0, bytes.len(), "data fork")?.copy_from_slice(bytes);
+        let core = self.core()?;
+        core.di_format = FORMAT_LOCAL;
+        core.di_size = len64(bytes.len()).into();
+        Ok(())
+    }
+
+    /// Makes the data fork one of no extents.
+    pub(super) fn put_nothing(&mut self) -> Result<()> {
+        let (at, room) = (self.data.at, self.data.room);
+        part_mut(&mut self.bytes, at, room, "data fork")?.fill(0);
+        self.count_extents(ForkKind::Data, 0)?;
+        self.core()?.di_format = FORMAT_EXTENTS;
         Ok(())
     }
 

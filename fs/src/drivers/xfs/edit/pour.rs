@@ -1,7 +1,7 @@
 //! Content to newly allocated blocks: read once from front to end, never held as a whole.
 
 use racker_formats::block::BlockSize;
-use racker_formats::error::{Common, Result};
+use racker_formats::error::{Common, Kind, Result};
 use racker_formats::wire::{index, is_zero, len64, part, part_mut};
 
 use crate::filesystem::Content;
@@ -31,12 +31,27 @@ struct Pouring {
 }
 
 impl Edit {
-    /// Writes content to blocks that it allocates for file `ino`. Returns the extents.
+    /// Writes content to blocks that it allocates for file `ino`. Returns the extents. Without space for all of it
+    /// nothing has changed.
     pub(super) fn pour(&mut self, ino: InodeNo, content: Content<'_>) -> Result<Vec<Mapping>> {
         let block = self.volume.sb.block_size;
         let (near, _, _) = self.volume.sb.split_inode(ino)?;
         let left = block.count(content.size);
         let mut pouring = Pouring { ino, left, near, behind: None, extents: Vec::new() };
+        match self.pour_all(&mut pouring, content) {
+            Err(e) if e.kind() == Kind::NoSpace => {
+                for extent in &pouring.extents {
+                    self.release_mapping(ino, ForkKind::Data, extent, false)?;
+                }
+                Err(e)
+            }
+            Err(e) => Err(e),
+            Ok(()) => Ok(pouring.extents),
+        }
+    }
+
+    fn pour_all(&mut self, pouring: &mut Pouring, content: Content<'_>) -> Result<()> {
+        let block = self.volume.sb.block_size;
         let mut window = vec![0; WINDOW.min(index(block.ceil(content.size).unwrap_or(u64::MAX))?)];
         let mut at = 0u64;
         while at < content.size {
@@ -45,11 +60,11 @@ impl Edit {
             // The rest of the last block must not show what was there before.
             window.get_mut(len..).unwrap_or_default().fill(0);
             let whole = index(block.ceil(len64(len)).ok_or(Common::Index(at))?)?;
-            self.pour_window(&mut pouring, at, part(&window, 0, whole, "content")?)?;
+            self.pour_window(pouring, at, part(&window, 0, whole, "content")?)?;
             at = at.saturating_add(len64(len));
             self.breathe()?;
         }
-        Ok(pouring.extents)
+        Ok(())
     }
 
     /// Writes one window of content that begins at byte `at`: the stretches between holes.

@@ -72,6 +72,11 @@ impl Sharing {
         Ok(all)
     }
 
+    /// The parts of `run` that are shared, in order.
+    pub(super) fn shared_parts(&mut self, run: Run) -> Result<Vec<Run>> {
+        Ok(self.records(false, run)?.iter().filter_map(|c| c.run.intersect(run)).collect())
+    }
+
     /// Uses all blocks of `run` once less. Returns the runs that nobody uses any more.
     pub(super) fn decrease(&mut self, run: Run, space: &mut Space) -> Result<Vec<Run>> {
         let mut unused = Vec::new();

@@ -75,7 +75,7 @@ impl Edit {
         Ok(count)
     }
 
-    fn release_mapping(
+    pub(super) fn release_mapping(
         &mut self,
         ino: InodeNo,
         kind: ForkKind,

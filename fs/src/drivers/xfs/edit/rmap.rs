@@ -36,7 +36,7 @@ impl Space {
 
     /// Records that `owner` does not have `run` any more; it must have all of it.
     pub(super) fn unmap(&mut self, run: Run, owner: Owner) -> Result<()> {
-        if self.owners().is_none() {
+        if !self.has_owners() {
             return Ok(());
         }
         let mut done = 0;
@@ -57,6 +57,24 @@ impl Space {
         owners.scan(MapKey::first(run.start), MapKey::last(run.last()), &mut |_| {
             Err(Fault::Structure { what: Owners::NAME, why: "a free block has an owner" }.into())
         })
+    }
+
+    /// Checks that `run` is not free and, where owners are recorded, that it is all of `owner`.
+    pub(super) fn confirm(&mut self, run: Run, owner: Owner) -> Result<()> {
+        self.ground.check(run.start, run.len)?;
+        if self.free_within(run)? {
+            let why = "blocks of a file are free";
+            return Err(Fault::Structure { what: "free space", why }.into());
+        }
+        if !self.has_owners() {
+            return Ok(());
+        }
+        let mut done = 0;
+        while let Some(rest) = Run::between(run.start.saturating_add(done), run.end()) {
+            let found = self.record_of(rest.start, owner.advanced(done.into()))?;
+            done = found.run.end().saturating_sub(run.start);
+        }
+        Ok(())
     }
 
     /// Takes away the only owner of `run`, if it has one.

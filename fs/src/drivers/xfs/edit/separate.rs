@@ -8,12 +8,13 @@ use crate::filesystem::{Name, NodeKind, Time};
 
 use super::super::attr::{Attr, AttrFlags};
 use super::super::fault::Fault;
-use super::super::inode::{DiFlags, DiFlags2, ForkFormat, ForkKind, Inode};
-use super::super::layout::{DINODE_MAGIC, RawDinode, RawParent};
+use super::super::inode::{DiFlags, DiFlags2, ForkKind, Inode};
+use super::super::layout::{DINODE_MAGIC, RawDinode};
 use super::super::superblock::Incompat;
 use super::super::units::InodeNo;
 use super::Edit;
 use super::attrs::big_counts;
+use super::dir::NewEntry;
 use super::fork::Site;
 use super::ialloc::NULL_AG_INODE;
 use super::node::encode_time;
@@ -22,7 +23,7 @@ use super::node::encode_time;
 const FORMAT_EXTENTS: u8 = 2;
 
 /// Blocks for a chunk of inodes and a directory that leaves its inode, beside those for the attributes.
-const MORE_BLOCKS: u64 = 256;
+const MORE_BLOCKS: u64 = 40;
 
 impl Edit {
     /// Gives the entry `name` of `dir` an inode of its own, if it is not the only one that names its inode: an
@@ -44,18 +45,20 @@ impl Edit {
         if old.flags.contains(DiFlags::REALTIME) {
             return Err(Fault::Realtime { ino: old.ino.0 }.into());
         }
-        let parent = self.parent_of(&dir, name);
+        let parent = self.parent_of(&dir, name.as_bytes());
+        let attrs = self.volume.stored_attrs(&old)?;
+        // The attributes are written twice at most: for the new inode, and for the old one without a parent.
+        let blocks =
+            old.raw.di_nblocks.get().saturating_mul(2).min(self.attr_blocks(&attrs).saturating_mul(2));
+        self.reserve(blocks.saturating_add(self.blocks_for_entries(1)).saturating_add(MORE_BLOCKS))?;
+        let (new, generation) = self.prepare(|edit| edit.take_inode(dir.ino))?;
         self.run(|edit| {
-            // The attributes are written twice at most: for the new inode, and for the old one without a parent.
-            let blocks = old.raw.di_nblocks.get().saturating_mul(2);
-            edit.budget_for(blocks.saturating_add(MORE_BLOCKS))?;
-            let attrs = edit.volume.stored_attrs(&old)?;
-            let new = edit.twin(&old, &attrs, parent.as_ref(), dir.ino, now)?;
-            edit.point_entry(dir, &entry, new, now)?;
-            let mut old = old;
-            if let Some(parent) = &parent {
-                edit.drop_parent(&mut old, attrs, parent)?;
-            }
+            edit.twin(&old, &attrs, parent.as_ref(), (new, generation), now)?;
+            let mut dir = dir;
+            let kind = old.kind;
+            edit.point_entry(&mut dir, NewEntry { name: name.as_bytes(), ino: new, kind })?;
+            let mut old = edit.drop_parent(old, &dir, name.as_bytes())?;
+            edit.store_dir(dir, now)?;
             let links = old.links().saturating_sub(1);
             old.touch(&edit.volume, false, now)?;
             old.core()?.di_nlink = links.into();
@@ -63,34 +66,6 @@ impl Edit {
             Ok(new)
         })
         .within(|| format!("separating {name:?} of directory {number}"))
-    }
-
-    /// What an inode says about an entry `name` of `dir` that names it, on filesystems where inodes say so.
-    fn parent_of(&self, dir: &Inode, name: &Name) -> Option<Attr> {
-        let value = RawParent { p_ino: dir.ino.0.into(), p_gen: dir.raw.di_gen };
-        self.volume.sb.incompat.contains(Incompat::PARENT).then(|| Attr {
-            flags: AttrFlags::PARENT,
-            name: name.as_bytes().to_vec(),
-            value: value.as_bytes().to_vec(),
-        })
-    }
-
-    /// Takes `parent` out of `attrs`, which are all that `inode` has, and writes the others.
-    fn drop_parent(&mut self, inode: &mut Inode, mut attrs: Vec<Attr>, parent: &Attr) -> Result<()> {
-        let Some(at) = attrs.iter().position(|attr| attr == parent) else {
-            let why = "no parent pointer for an entry that names the inode";
-            return Err(Fault::Fork { ino: inode.ino.0, fork: "attribute", why }.into());
-        };
-        attrs.remove(at);
-        let freed = match inode.attr {
-            Some(fork) if fork.format != ForkFormat::Local => self.release_fork(inode, ForkKind::Attr)?,
-            _ => 0,
-        };
-        let Some(blocks) = inode.raw.di_nblocks.get().checked_sub(freed) else {
-            let why = "the fork has more blocks than the inode says";
-            return Err(Fault::Fork { ino: inode.ino.0, fork: "attribute", why }.into());
-        };
-        self.put_attrs(inode, &attrs, blocks)
     }
 
     /// Gives `inode`, which has `blocks` blocks elsewhere, an attribute fork with these attributes.
@@ -108,16 +83,15 @@ impl Edit {
         Ok(())
     }
 
-    /// Makes an empty inode like `old`, which has these attributes, near the directory it will be in.
+    /// Makes an empty inode like `old`, which has these attributes.
     fn twin(
         &mut self,
         old: &Inode,
         attrs: &[Attr],
         parent: Option<&Attr>,
-        dir: InodeNo,
+        (ino, generation): (InodeNo, u32),
         now: Time,
-    ) -> Result<InodeNo> {
-        let (ino, generation) = self.take_inode(dir)?;
+    ) -> Result<()> {
         let sb = &self.volume.sb;
         let mut bytes = vec![0; index(sb.inode_size.bytes())?];
         let raw = core_like(old, sb, ino, generation, now);
@@ -126,8 +100,7 @@ impl Edit {
         let others = attrs.iter().filter(|attr| !attr.flags.contains(AttrFlags::PARENT));
         let attrs: Vec<Attr> = others.chain(parent).cloned().collect();
         self.put_attrs(&mut new, &attrs, 0)?;
-        new.store(&self.volume)?;
-        Ok(ino)
+        new.store(&self.volume).map(drop)
     }
 }
 

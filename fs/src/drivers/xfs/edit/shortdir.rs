@@ -7,9 +7,10 @@ use zerocopy::big_endian::{U32, U64};
 
 use super::super::fault::Fault;
 use super::super::inode::Inode;
-use super::super::layout::{RawDirShort, RawDirShortEntry};
+use super::super::layout::{RawDirData, RawDirLeafEntry, RawDirShort, RawDirShortEntry};
 use super::super::superblock::Superblock;
 use super::super::units::InodeNo;
+use super::dir::entry_bytes;
 
 const WHAT: &str = "directory in the inode";
 /// The largest inode number that takes four bytes.
@@ -68,12 +69,37 @@ impl ShortDir {
         Ok(Self { parent, entries })
     }
 
-    /// Makes the entry `name` name `ino`.
-    pub(super) fn set(&mut self, name: &[u8], ino: InodeNo) -> Result<()> {
+    /// Adds an entry behind the others, if all of them would also fit into a block of their own.
+    pub(super) fn add(&mut self, mut entry: ShortEntry, sb: &Superblock) -> bool {
+        let first =
+            size_of::<RawDirData>().saturating_add(entry_bytes(sb, 1)).saturating_add(entry_bytes(sb, 2));
+        let behind = |e: &ShortEntry| usize::from(e.offset).saturating_add(entry_bytes(sb, e.name.len()));
+        // A leaf entry for each, `.` and `..`, and their count.
+        let leaves = self.entries.len().saturating_add(4).saturating_mul(size_of::<RawDirLeafEntry>());
+        let end = racker_formats::wire::index(sb.dir_block_size.bytes()).unwrap_or(0).saturating_sub(leaves);
+        let need = entry_bytes(sb, entry.name.len());
+        let mut at = self.entries.iter().map(behind).max().unwrap_or(first);
+        if at.saturating_add(need) > end {
+            at = first;
+            for old in &mut self.entries {
+                old.offset = u16::try_from(at).unwrap_or(u16::MAX);
+                at = at.saturating_add(entry_bytes(sb, old.name.len()));
+            }
+        }
+        let Ok(offset) = u16::try_from(at) else { return false };
+        entry.offset = offset;
+        let fits = at.saturating_add(need) <= end && self.entries.len() < usize::from(u8::MAX);
+        self.entries.push(entry);
+        fits
+    }
+
+    /// Makes the entry `name` name `ino`, a node of another kind perhaps.
+    pub(super) fn set(&mut self, name: &[u8], ino: InodeNo, ftype: u8) -> Result<()> {
         let Some(entry) = self.entries.iter_mut().find(|e| e.name == name) else {
             return Err(Fault::Structure { what: WHAT, why: "an entry is there and is not" }.into());
         };
         entry.ino = ino;
+        entry.ftype = entry.ftype.map(|_| ftype);
         Ok(())
     }
 

@@ -107,6 +107,17 @@ impl Space {
         self.owners.as_mut().map(|owners| (owners, pool))
     }
 
+    /// Whether the filesystem has a reverse map.
+    pub(super) fn has_owners(&self) -> bool {
+        self.owners.is_some()
+    }
+
+    /// Whether a block of `run` is free.
+    pub(super) fn free_within(&mut self, run: Run) -> Result<bool> {
+        let near = self.by_place.at_or_before(PlaceKey::at(run.last()))?;
+        Ok(near.is_some_and(|free| free.intersect(run).is_some()))
+    }
+
     /// Spare blocks that a change may take: each tree may be split from leaf to root, and once more below the
     /// root while the spare blocks are filled up again. (The kernel keeps as many.)
     fn spare_need(&self) -> u32 {

@@ -31,7 +31,7 @@ impl Edit {
     }
 
     /// Frees an inode that no entry names, with all it has.
-    fn free_inode(&mut self, mut inode: Inode) -> Result<()> {
+    pub(super) fn free_inode(&mut self, mut inode: Inode) -> Result<()> {
         if inode.flags.contains(DiFlags::REALTIME) {
             return Err(Fault::Realtime { ino: inode.ino.0 }.into());
         }

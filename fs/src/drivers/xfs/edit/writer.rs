@@ -2,24 +2,26 @@
 
 use std::sync::Arc;
 
-use racker_formats::block::Disk;
-use racker_formats::error::Result;
+use racker_formats::block::{Disk, Span};
+use racker_formats::error::{Result, Within};
 
 use crate::filesystem::{
-    Content, DirEntry, Extent, Filesystem, FilesystemMut, FsFacts, Name, NodeId, Stat, Time, Visit,
-    VisitXattr,
+    Change, Content, DirEntry, Extent, Filesystem, FilesystemMut, FsFacts, Name, New, NodeId, Stat, Time,
+    Visit, VisitXattr,
 };
 
-use super::super::Xfs;
+use super::super::fault::Fault;
 use super::super::log::Log;
 use super::super::units::InodeNo;
 use super::super::volume::Volume;
+use super::super::{Xfs, facts};
 use super::Edit;
+use super::dir::NAME_MAX;
 
 /// An open filesystem that can be changed.
 #[derive(Debug)]
 pub(in super::super) struct Writer {
-    /// Sees what was written: nothing is cached above the volume between operations.
+    /// Sees what was written: of what it reads nothing is cached above the volume between operations.
     reader: Xfs,
     edit: Edit,
 }
@@ -46,9 +48,7 @@ impl Writer {
 
 impl Filesystem for Writer {
     fn facts(&self) -> Result<FsFacts> {
-        // The counters of the superblock changed since it was read.
-        let volume = Volume::open(self.reader.volume.disk.clone())?;
-        Xfs { volume, replayed: self.reader.replayed }.facts()
+        Ok(facts::facts(&self.edit.superblock(), self.reader.replayed))
     }
 
     fn root(&self) -> NodeId {
@@ -85,6 +85,60 @@ impl Filesystem for Writer {
 }
 
 impl FilesystemMut for Writer {
+    fn check_name(&self, name: &Name) -> Result<()> {
+        self.edit.check_names()?;
+        if name.as_bytes().len() > NAME_MAX {
+            return Err(Fault::Unsupported { what: "a name of more than 255 bytes" }.into());
+        }
+        Ok(())
+    }
+
+    fn parent(&self, dir: NodeId) -> Result<NodeId> {
+        let dir = self.reader.volume.inode(InodeNo(dir.0))?;
+        let up = self.edit.parent(&dir).within(|| format!("directory {}", dir.ino.0))?;
+        Ok(NodeId(up.0))
+    }
+
+    fn create(&mut self, dir: NodeId, name: &Name, new: &New<'_>, now: Time) -> Result<NodeId> {
+        Ok(NodeId(self.edit.create(InodeNo(dir.0), name, new, now)?.0))
+    }
+
+    fn write(&mut self, file: NodeId, at: u64, data: &[u8], now: Time) -> Result<()> {
+        self.edit.write(InodeNo(file.0), at, data, now)
+    }
+
+    fn truncate(&mut self, file: NodeId, size: u64, now: Time) -> Result<()> {
+        self.edit.truncate(InodeNo(file.0), size, now)
+    }
+
+    fn punch(&mut self, file: NodeId, span: Span, now: Time) -> Result<()> {
+        self.edit.punch(InodeNo(file.0), span, now)
+    }
+
+    fn link(&mut self, node: NodeId, dir: NodeId, name: &Name, now: Time) -> Result<()> {
+        self.edit.link(InodeNo(node.0), InodeNo(dir.0), name, now)
+    }
+
+    fn unlink(&mut self, dir: NodeId, name: &Name, now: Time) -> Result<()> {
+        self.edit.unlink(InodeNo(dir.0), name, now)
+    }
+
+    fn rename(&mut self, from: (NodeId, &Name), to: (NodeId, &Name), now: Time) -> Result<()> {
+        self.edit.rename((InodeNo(from.0.0), from.1), (InodeNo(to.0.0), to.1), now)
+    }
+
+    fn exchange(&mut self, one: (NodeId, &Name), other: (NodeId, &Name), now: Time) -> Result<()> {
+        self.edit.exchange((InodeNo(one.0.0), one.1), (InodeNo(other.0.0), other.1), now)
+    }
+
+    fn set_attributes(&mut self, node: NodeId, change: &Change, now: Time) -> Result<()> {
+        self.edit.set_attributes(InodeNo(node.0), change, now)
+    }
+
+    fn set_xattr(&mut self, node: NodeId, name: &[u8], value: Option<&[u8]>, now: Time) -> Result<()> {
+        self.edit.set_xattr(InodeNo(node.0), name, value, now)
+    }
+
     fn replace(&mut self, file: NodeId, content: Content<'_>, now: Time) -> Result<()> {
         self.edit.replace(InodeNo(file.0), content, now)
     }
