@@ -138,7 +138,7 @@ impl Target {
     pub(crate) fn place(&self, which: &PartitionArgs, path: &Path, follow: bool) -> Outcome<Place> {
         let bytes = path.as_os_str().as_bytes();
         let found = match &which.partition {
-            Some(name) => self.view(name)?.resolve(bytes, follow),
+            Some(name) => self.view_of(name)?.resolve(bytes, follow),
             None => {
                 let guest = Guest::find(&self.inspection);
                 locate(&self.inspection, guest.as_ref(), bytes, follow)
@@ -150,7 +150,7 @@ impl Target {
     /// The tree to copy from: of one filesystem by `-p`, of the operating system, or of the only filesystem.
     pub(crate) fn tree(&self, which: &PartitionArgs) -> Outcome<View> {
         if let Some(name) = &which.partition {
-            return self.view(name);
+            return self.view_of(name);
         }
         if let Some(guest) = Guest::find(&self.inspection) {
             return Ok(guest.view);
@@ -175,6 +175,13 @@ impl Target {
         facts.map(|f| f.size.saturating_sub(f.free)).fold(0, u64::saturating_add)
     }
 
+    /// The whole tree that is seen at `/`.
+    pub(crate) fn whole(&self, which: &PartitionArgs) -> Outcome<Tree> {
+        let view = self.tree(which)?;
+        let root = view.root().about(&self.path)?;
+        Ok(Tree::from_place(&view, &root))
+    }
+
     /// The tree to take out whole. On an ostree system that is the deployment; the physical root, which the system
     /// sees at `/sysroot` and which holds the deployment once more, is left to `-p`.
     pub(crate) fn whole_tree(&self, which: &PartitionArgs) -> Outcome<Tree> {
@@ -189,7 +196,7 @@ impl Target {
     }
 
     /// The tree of one named filesystem.
-    fn view(&self, name: &str) -> Outcome<View> {
+    pub(crate) fn view_of(&self, name: &str) -> Outcome<View> {
         let found = self.inspection.find(self.disk(), name).about(&self.path)?;
         let fs: Arc<dyn Filesystem> = found.filesystem().about(&self.path)?;
         let listed = self.inspection.volumes.iter().position(|v| v.layout == found.layout);

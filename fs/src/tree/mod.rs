@@ -92,6 +92,11 @@ impl Tree {
         (&top.fs, top.node)
     }
 
+    /// Its filesystems; an [`Entry`]'s `volume` counts them.
+    pub fn filesystems(&self) -> Vec<Arc<dyn Filesystem>> {
+        self.layers.iter().map(|l| Arc::clone(&l.fs)).collect()
+    }
+
     /// The layer that hides the directory at `path`.
     fn mounted_at(&self, path: &[u8]) -> Option<(usize, &Layer)> {
         self.layers.iter().enumerate().skip(1).find(|(_, l)| l.path == path)

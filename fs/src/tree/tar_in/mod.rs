@@ -17,6 +17,7 @@ use std::io::Read;
 use racker_formats::error::{Result, Within};
 use racker_formats::wire::len64;
 
+pub use self::pax::base64;
 use self::stream::{Kind, Member, Stream};
 use super::put::Put;
 use super::report::Meter;

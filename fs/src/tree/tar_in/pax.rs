@@ -135,8 +135,8 @@ fn percent(name: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Base64 without its padding, as libarchive writes it.
-fn base64(text: &[u8]) -> Option<Vec<u8>> {
+/// The bytes of base64, with its padding or without it, as libarchive writes it; none if it is not base64.
+pub fn base64(text: &[u8]) -> Option<Vec<u8>> {
     let digit = |b: u8| -> Option<u32> {
         Some(u32::from(match b {
             b'A'..=b'Z' => b.wrapping_sub(b'A'),
