@@ -25,6 +25,8 @@ pub enum Kind {
     Partition,
     /// Volumes with a filesystem.
     Filesystem,
+    /// The same, to be changed.
+    Editable,
 }
 
 impl Kind {
@@ -32,7 +34,7 @@ impl Kind {
         match self {
             Self::Image => &["qcow2", "vmdk", "vhd", "vhdx", "vdi", "vagrant", "attacks"],
             Self::Partition => &["partition"],
-            Self::Filesystem => &["xfs", "ext2", "ext3", "ext4", "fat"],
+            Self::Filesystem | Self::Editable => &["xfs", "ext2", "ext3", "ext4", "fat"],
         }
     }
 
@@ -43,6 +45,10 @@ impl Kind {
             Self::Filesystem => {
                 let fs = crate::walk::open(disk, Some(base)).expect("an undamaged filesystem");
                 crate::walk::filesystem(fs, Clock::start());
+            }
+            Self::Editable => {
+                let driver = crate::walk::driver(&disk, Some(base)).expect("an undamaged filesystem");
+                crate::edit::edit(disk, driver, Clock::start());
             }
         }
     }
@@ -60,7 +66,7 @@ pub struct Base {
     hot: OnceLock<Vec<u64>>,
 }
 
-static ALL: [OnceLock<Vec<Slot>>; 3] = [const { OnceLock::new() }; 3];
+static ALL: [OnceLock<Vec<Slot>>; 4] = [const { OnceLock::new() }; 4];
 
 struct Slot {
     case: Case,

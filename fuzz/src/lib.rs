@@ -9,6 +9,7 @@
 
 pub mod base;
 pub mod damage;
+pub mod edit;
 pub mod walk;
 
 use std::io::Write;
