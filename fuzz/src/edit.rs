@@ -7,7 +7,9 @@ use racker_formats::block::{Disk, Span};
 use racker_formats::error::Result;
 use racker_formats::transaction::Transaction;
 use racker_fs::edit::Writer;
-use racker_fs::filesystem::{Change, Content, Driver, Filesystem, Name, New, NewKind, NodeId, NodeKind, Time};
+use racker_fs::filesystem::{
+    Change, Content, Driver, Filesystem, Name, New, NewKind, NodeId, NodeKind, Time,
+};
 
 use crate::Clock;
 
