@@ -301,6 +301,12 @@ fn attributes_need_room() {
             fs.set_xattr(node, b"trusted.first", Some(&vec![b'v'; len]), NOW).unwrap();
             fs.set_xattr(node, b"security.second", Some(&[b'w'; 30]), NOW).unwrap();
         }
+        let list = [
+            2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 4, 0, 232, 3, 0, 0, 4, 0, 4, 0, 255, 255, 255,
+            255, 8, 0, 6, 0, 50, 0, 0, 0, 16, 0, 6, 0, 255, 255, 255, 255, 32, 0, 4, 0, 255, 255, 255, 255,
+        ];
+        fs.set_xattr(pieces, b"system.posix_acl_access", Some(&list), NOW).unwrap();
+        fs.set_xattr(dir, b"system.posix_acl_default", Some(&list), NOW).unwrap();
         fs.set_xattr(link, b"trusted.first", None, NOW).unwrap();
         fs.set_xattr(fifo, b"trusted.first", None, NOW).unwrap();
     });
@@ -311,6 +317,7 @@ fn attributes_need_room() {
         Manifest::of_folder(mounted.path())
     };
     theirs.assert_same(&ours, "kernel / racker");
+    assert!(ours.field("pieces", "xattrs").get("system.posix_acl_access").is_some());
     assert_eq!(ours.field("link", "xattrs").as_object().map_or(0, serde_json::Map::len), 1);
 }
 
@@ -462,4 +469,21 @@ fn names_without_regard_to_case_stay() {
         assert_eq!(made.unwrap_err().kind(), Kind::Unsupported);
     });
     is_clean(&image.path);
+}
+
+#[test]
+fn times_that_inodes_cannot_hold() {
+    for (options, holds) in [("-m bigtime=0,inobtcount=0", false), ("", true)] {
+        let image = Image::new("400M", options);
+        let late = Time { sec: 1 << 33, nsec: 1 };
+        image.edit(|fs| {
+            let id = file(fs, "late");
+            let change = Change { mtime: Some(late), ..Change::default() };
+            match fs.set_attributes(id, &change, NOW) {
+                Ok(()) => assert!(holds && fs.stat(id).unwrap().mtime == late),
+                Err(e) => assert!(!holds && e.kind() == Kind::Unsupported),
+            }
+        });
+        is_clean(&image.path);
+    }
 }
