@@ -18,9 +18,14 @@ use crate::wire::{index, is_zero, part};
 const CHUNK: u64 = 2 * MIB;
 
 /// Gives `image`, which was opened for writing with all its parents, another parent, or none; what it reads as stays
-/// the same. `progress` is told how many bytes are done. On return all is on stable storage, and the image is to be
-/// opened anew.
-pub fn rebase(image: &Arc<dyn Image>, target: Option<&Backing>, progress: &mut dyn FnMut(u64)) -> Result<()> {
+/// the same. What is written into it is compressed if `compress` says so. `progress` is told how many bytes are done. On
+/// return all is on stable storage, and the image is to be opened anew.
+pub fn rebase(
+    image: &Arc<dyn Image>,
+    target: Option<&Backing>,
+    compress: bool,
+    progress: &mut dyn FnMut(u64),
+) -> Result<()> {
     let disk = |image: Arc<dyn Image>| {
         let device: Arc<dyn BlockDevice> = image;
         Disk::from_arc(device)
@@ -32,7 +37,8 @@ pub fn rebase(image: &Arc<dyn Image>, target: Option<&Backing>, progress: &mut d
     let unit = image.facts().cluster_size.and_then(BlockSize::from_bytes);
     let unit = unit.or(BlockSize::from_bytes(64 << 10)).filter(|u| u.bytes() <= CHUNK);
     let unit = unit.or(BlockSize::from_bytes(CHUNK)).ok_or(crate::error::Common::Index(CHUNK))?;
-    let mut pull = Pull { top: &top, old, new, unit, left: Vec::new(), right: Vec::new() };
+    let packed = compress.then(|| image.as_ref());
+    let mut pull = Pull { top: &top, packed, old, new, unit, left: Vec::new(), right: Vec::new() };
     image.leave_parent(target)?;
     let mut rest = Span::first(image.size());
     while !rest.is_empty() {
@@ -51,6 +57,8 @@ pub fn rebase(image: &Arc<dyn Image>, target: Option<&Backing>, progress: &mut d
 /// Brings what differs into the image.
 struct Pull<'a> {
     top: &'a Disk,
+    /// The same, if what is written shall be compressed.
+    packed: Option<&'a dyn Image>,
     old: Option<Disk>,
     new: Option<Disk>,
     unit: BlockSize,
@@ -117,7 +125,13 @@ impl Pull<'_> {
             Some((span, true)) => self.top.write_zeroes(span),
             Some((span, false)) => {
                 let at = index(span.start().saturating_sub(chunk.start()))?;
-                self.top.write_at(span.start(), part(&self.left, at, index(span.len())?, "chunk")?)
+                let bytes = part(&self.left, at, index(span.len())?, "chunk")?;
+                let whole = self.unit.aligned(span.start())
+                    && (self.unit.aligned(span.end()) || span.end() == self.top.size());
+                match self.packed.filter(|_| whole) {
+                    Some(image) => image.write_packed(span.start(), bytes),
+                    None => self.top.write_at(span.start(), bytes),
+                }
             }
         }
     }
@@ -140,8 +154,15 @@ mod tests {
         new[9000] = 2;
         let top = disk(vec![7; 40_000]);
         let (left, right) = (Vec::new(), Vec::new());
-        let mut pull =
-            Pull { top: &top, old: Some(disk(old.clone())), new: Some(disk(new)), unit, left, right };
+        let mut pull = Pull {
+            top: &top,
+            packed: None,
+            old: Some(disk(old.clone())),
+            new: Some(disk(new)),
+            unit,
+            left,
+            right,
+        };
         pull.span(Span::first(40_000)).unwrap();
         let mut found = vec![0; 40_000];
         top.read_at(0, &mut found).unwrap();

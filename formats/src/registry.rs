@@ -227,6 +227,14 @@ pub trait Image: BlockDevice {
         Err(Common::Unsupported { what: "emptying an image", by: self.facts().format.into() }.into())
     }
 
+    /// Writes whole clusters, the last of which the end of the disk may cut off, compressed where that makes them
+    /// smaller.
+    fn write_packed(&self, at: u64, data: &[u8]) -> Result<()> {
+        let _ = (at, data);
+        let by = self.facts().format.into();
+        Err(Common::Unsupported { what: "compression (-c) in an image that is there already", by }.into())
+    }
+
     /// Snapshots inside the image, where the format has them.
     fn snapshots(&self) -> Option<&dyn Snapshots> {
         None

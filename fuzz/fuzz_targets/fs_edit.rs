@@ -1,11 +1,15 @@
-//! Bytes → the list of filesystems: open for writing with the replay of the log, then every operation.
+//! Bytes → the list of filesystems: opened for writing, then everything is changed.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use racker_fuzz::base::Kind;
-use racker_fuzz::{Clock, Input, edit};
+use racker_fuzz::{Clock, Input, chance, edit, walk};
 
 fuzz_target!(|input: &[u8]| {
-    let Some(Input { disk, base, .. }) = Input::new(Kind::Edit, input) else { return };
-    edit::filesystem(disk, base, Clock::start());
+    let Some(Input { disk, base, other_way }) = Input::new(Kind::Editable, input) else { return };
+    match walk::driver(&disk, base) {
+        Some(driver) if other_way => chance::edit(disk, driver, chance::Dice::of(input), Clock::start()),
+        Some(driver) => edit::edit(disk, driver, Clock::start()),
+        None => {}
+    }
 });

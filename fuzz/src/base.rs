@@ -26,7 +26,7 @@ pub enum Kind {
     /// Volumes with a filesystem.
     Filesystem,
     /// The same, to be changed.
-    Edit,
+    Editable,
 }
 
 impl Kind {
@@ -34,7 +34,7 @@ impl Kind {
         match self {
             Self::Image => &["qcow2", "vmdk", "vhd", "vhdx", "vdi", "vagrant", "attacks"],
             Self::Partition => &["partition"],
-            Self::Filesystem | Self::Edit => &["xfs", "ext2", "ext3", "ext4", "fat"],
+            Self::Filesystem | Self::Editable => &["xfs", "ext2", "ext3", "ext4", "fat"],
         }
     }
 
@@ -46,7 +46,10 @@ impl Kind {
                 let fs = crate::walk::open(disk, Some(base)).expect("an undamaged filesystem");
                 crate::walk::filesystem(fs, Clock::start());
             }
-            Self::Edit => crate::edit::filesystem(disk, Some(base), Clock::start()),
+            Self::Editable => {
+                let driver = crate::walk::driver(&disk, Some(base)).expect("an undamaged filesystem");
+                crate::edit::edit(disk, driver, Clock::start());
+            }
         }
     }
 }

@@ -1,102 +1,118 @@
-//! Changes a filesystem as an editor does: every operation, on nodes as they come.
+//! Changes a filesystem in every way that its writer has. Nothing lands.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use racker_formats::block::{Disk, Span};
+use racker_formats::error::Result;
 use racker_formats::transaction::Transaction;
-use racker_fs::drivers::{DRIVERS, probe};
 use racker_fs::edit::Writer;
-use racker_fs::filesystem::{Change, Content, Driver, Name, New, NewKind, NodeId, NodeKind, Time};
+use racker_fs::filesystem::{
+    Change, Content, Driver, Filesystem, Name, New, NewKind, NodeId, NodeKind, Time,
+};
 
 use crate::Clock;
-use crate::base::Base;
 
-/// Operations on one filesystem.
-const STEPS: u32 = 80;
-/// Directories whose entries are used, and entries of one.
-const DIRS_MAX: usize = 24;
-const ENTRIES_MAX: usize = 200;
-/// The time of all operations.
-const NOW: Time = Time { sec: 1_700_000_000, nsec: 0 };
+/// Directories that are changed, and entries of each.
+const DIRS_MAX: usize = 12;
+const ENTRIES_MAX: usize = 24;
+/// Nodes made in each directory: enough for some to change their form.
+const MADE: u32 = 12;
 
-/// The driver of a volume: that of the undamaged image, or what the volume looks like.
-pub fn driver(volume: &Disk, base: Option<&Base>) -> Option<&'static dyn Driver> {
-    let group = base.and_then(|b| b.name.split('/').next()).unwrap_or_default();
-    let name = match group {
-        "ext2" | "ext3" => "ext4",
-        "fat" => "vfat",
-        other => other,
-    };
-    let by_group = DRIVERS.iter().find(|d| d.name() == name).copied();
-    by_group.or_else(|| probe(volume).ok().flatten())
+const NOW: Time = Time { sec: 1_700_000_000, nsec: 5 };
+
+/// Opens the filesystem for writing and goes through its directories, changing what is in them.
+pub fn edit(disk: Disk, driver: &dyn Driver, clock: Clock) {
+    let transaction = Transaction::overlay(disk);
+    let volume = transaction.disk();
+    let Ok(mut fs) = Writer::open(driver, &volume) else { return };
+    let mut todo = vec![fs.filesystem().root()];
+    let mut seen = 0;
+    while let Some(dir) = todo.get(seen).copied() {
+        seen += 1;
+        if seen > DIRS_MAX || clock.is_up() {
+            break;
+        }
+        let entries = entries(fs.filesystem().as_ref(), dir);
+        for (i, (name, node)) in entries.iter().enumerate() {
+            if clock.is_up() {
+                break;
+            }
+            if fs.filesystem().stat(*node).is_ok_and(|stat| stat.kind == NodeKind::Dir) {
+                todo.push(*node);
+            }
+            let _ = entry(&mut fs, dir, name, *node, i);
+        }
+        make(&mut fs, dir, seen);
+    }
+    if fs.close().is_ok() {
+        let Ok(edited) = transaction.finish() else { return };
+        if let Ok(fs) = driver.open(edited) {
+            crate::walk::filesystem(Arc::clone(&fs), clock);
+        }
+    }
 }
 
-/// Opens a volume for writing and changes what it can.
-pub fn filesystem(volume: Disk, base: Option<&Base>, clock: Clock) {
-    let Some(driver) = driver(&volume, base) else { return };
-    let transaction = Transaction::overlay(volume);
-    let disk = transaction.disk();
-    let Ok(mut fs) = Writer::open(driver, &disk) else { return };
-    let (dirs, entries) = tree(&fs);
-    let mut number = 0u32;
-    for step in 0..STEPS {
-        if clock.is_up() {
-            return;
-        }
-        // The same row of operations each time: what the fuzzer finds depends on the damage alone.
-        number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let pick = (number >> 8) as usize;
-        let dir = dirs[pick % dirs.len()];
-        let Ok(new) = Name::new(format!("new {step}").as_bytes()) else { return };
-        if entries.is_empty() || step % 12 == 0 {
-            let kind = [NewKind::File, NewKind::Dir, NewKind::Link(&[b'x'; 90]), NewKind::Fifo][pick % 4];
-            let _ = fs.create(dir, &new, &New { kind, mode: 0o644, uid: 1, gid: 2 }, NOW);
-            continue;
-        }
-        let (from, name, node) = &entries[pick % entries.len()];
-        let other = &entries[(pick / 7) % entries.len()];
-        let at = u64::from(number >> 12);
-        let _ = match step % 12 {
-            1 => fs.write(*node, at, &[1; 9000], NOW),
-            2 => fs.unlink(*from, name, NOW),
-            3 => fs.rename((*from, name), (dir, &new), NOW),
-            4 => fs.truncate(*node, at, NOW),
-            5 => Span::new(at, 100_000).and_then(|span| fs.punch(*node, span, NOW)),
-            6 => fs.replace(*node, Content { reader: &mut &[2; 50_000][..], size: 50_000 }, NOW),
-            7 => fs.set_xattr(*node, b"user.new", (step > 30).then_some(&[3; 300]), NOW),
-            8 => fs.link(*node, dir, &new, NOW),
-            9 => fs.separate(*from, name, NOW).map(drop),
-            10 => fs.exchange((*from, name), (other.0, &other.1), NOW),
-            _ => {
-                let change = Change { mode: Some(0o600), uid: Some(7), mtime: Some(NOW), ..Change::default() };
-                fs.set_attributes(*node, &change, NOW)
-            }
-        };
-    }
-    let _ = fs.close();
+fn entries(fs: &dyn Filesystem, dir: NodeId) -> Vec<(Name, NodeId)> {
+    let mut all = Vec::new();
+    let _ = fs.read_dir(dir, &mut |entry| {
+        all.push((entry.name, entry.node));
+        Ok(if all.len() < ENTRIES_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    });
+    all
 }
 
-/// Some directories and some entries: directory, name, node.
-type Some = (Vec<NodeId>, Vec<(NodeId, Name, NodeId)>);
+/// Changes a node, and last its entry.
+fn entry(fs: &mut Writer<'_>, dir: NodeId, name: &Name, node: NodeId, turn: usize) -> Result<()> {
+    let stat = fs.filesystem().stat(node)?;
+    let data = vec![0x5a; 9000];
+    if stat.kind == NodeKind::File {
+        match turn % 6 {
+            0 => fs.write(node, stat.size, &data, NOW)?,
+            1 => fs.write(node, stat.size / 2, &data, NOW)?,
+            2 => fs.truncate(node, stat.size / 3, NOW)?,
+            3 => fs.punch(node, Span::new(stat.size / 4, 1 << 20)?, NOW)?,
+            4 => {
+                let content = Content { reader: &mut data.as_slice(), size: 9000 };
+                fs.replace(node, content, NOW)?;
+            }
+            _ => drop(fs.separate(dir, name, NOW)?),
+        }
+    }
+    let change = Change { mode: Some(0o600), uid: Some(7), mtime: Some(NOW), ..Change::default() };
+    fs.set_attributes(node, &change, NOW)?;
+    let value = &data[..[10, 300, 5000][turn % 3]];
+    fs.set_xattr(node, b"trusted.fuzz", Some(value), NOW)?;
+    let other = Name::new(format!("renamed-{turn}").as_bytes())?;
+    match turn % 5 {
+        0 => fs.unlink(dir, name, NOW),
+        1 => fs.rename((dir, name), (dir, &other), NOW),
+        2 => fs.rename((dir, name), (fs.filesystem().root(), &other), NOW),
+        3 => fs.link(node, dir, &other, NOW),
+        _ => fs.set_xattr(node, b"trusted.fuzz", None, NOW),
+    }
+}
 
-fn tree(fs: &Writer<'_>) -> Some {
-    let fs = fs.filesystem();
-    let (mut dirs, mut entries) = (vec![fs.root()], Vec::new());
-    let mut at = 0;
-    while at < dirs.len() && dirs.len() < DIRS_MAX {
-        let dir = dirs[at];
-        let mut count = 0;
-        let _ = fs.read_dir(dir, &mut |entry| {
-            entries.push((dir, entry.name, entry.node));
-            count += 1;
-            Ok(if count < ENTRIES_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
-        });
-        for (_, _, node) in entries.iter().rev().take(count) {
-            if fs.stat(*node).is_ok_and(|stat| stat.kind == NodeKind::Dir) {
-                dirs.push(*node);
+fn make(fs: &mut Writer<'_>, dir: NodeId, turn: usize) {
+    let target = vec![b't'; 700];
+    let kinds = [
+        NewKind::File,
+        NewKind::Dir,
+        NewKind::Link(&target),
+        NewKind::Link(b"short"),
+        NewKind::Char(1, 3),
+        NewKind::Fifo,
+    ];
+    let mut last = None;
+    for i in 0..MADE {
+        let text = format!("made-{i}-{}", "n".repeat(turn * 17 % 200));
+        let Ok(name) = Name::new(text.as_bytes()) else { return };
+        let kind = kinds[i as usize % kinds.len()];
+        let new = New { kind, mode: 0o755, uid: i, gid: i };
+        if fs.create(dir, &name, &new, NOW).is_ok() {
+            if let Some(before) = last.replace(name.clone()) {
+                let _ = fs.exchange((dir, &before), (dir, &name), NOW);
             }
         }
-        at += 1;
     }
-    (dirs, entries)
 }

@@ -8,8 +8,8 @@ use racker_formats::error::Result;
 use racker_formats::limits::MIB;
 use racker_formats::open::{OpenOptions, open_disk};
 use racker_formats::opening::Policy;
-use racker_fs::drivers::probe;
-use racker_fs::filesystem::{Filesystem, Name, NodeKind};
+use racker_fs::drivers::{DRIVERS, probe};
+use racker_fs::filesystem::{Driver, Filesystem, Name, NodeKind};
 use racker_fs::recognised::recognise;
 use racker_fs::tree::tar_out::{TarOptions, tar_out};
 use racker_fs::tree::{Entry, Go, Limits, Step, Tree, walk};
@@ -67,8 +67,19 @@ pub fn partitions(disk: &Disk) {
 
 /// Opens a filesystem as `base` is one, whatever the damage did to its magic number.
 pub fn open(volume: Disk, base: Option<&Base>) -> Option<Arc<dyn Filesystem>> {
-    let driver = crate::edit::driver(&volume, base)?;
-    driver.open(volume).ok()
+    driver(&volume, base)?.open(volume).ok()
+}
+
+/// The driver for a filesystem as `base` is one.
+pub fn driver(volume: &Disk, base: Option<&Base>) -> Option<&'static dyn Driver> {
+    let group = base.and_then(|b| b.name.split('/').next()).unwrap_or_default();
+    let name = match group {
+        "ext2" | "ext3" => "ext4",
+        "fat" => "vfat",
+        other => other,
+    };
+    let by_group = DRIVERS.iter().find(|d| d.name() == name).copied();
+    by_group.or_else(|| probe(volume).ok().flatten())
 }
 
 /// Looks at everything in a filesystem.

@@ -32,6 +32,9 @@ pub(crate) struct Rebase {
     /// Change the name only, without a look at either file: for a backing file that was renamed, or holds the same
     #[arg(short = 'u', long = "unsafe")]
     name_only: bool,
+    /// Compress what is written into the image
+    #[arg(short = 'c', long, conflicts_with = "name_only")]
+    compress: bool,
     /// Accepted for qemu-img's sake
     #[arg(short = 't', value_name = "CACHE", hide = true)]
     cache: Option<String>,
@@ -70,7 +73,7 @@ impl Rebase {
             progress.note("what the snapshots inside the image show through its backing file may change");
         }
         let mut bar = progress.start("rebasing", opened.disk.size());
-        let done = rebase(&opened.image, backing.as_ref(), &mut |n| bar.at(n));
+        let done = rebase(&opened.image, backing.as_ref(), self.compress, &mut |n| bar.at(n));
         bar.finish();
         done.about(path)?;
         Ok(Exit::Done)

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use racker_fs::guest::Guest;
 use racker_fs::path::read_all;
+use racker_fs::tree::tar_in::Names;
 
 use crate::target::Target;
 
@@ -71,6 +72,16 @@ impl Accounts {
     /// The first group of a user.
     pub(crate) fn first_group(&self, user: u32) -> Option<u32> {
         self.first.get(&user).copied()
+    }
+}
+
+impl Names for Accounts {
+    fn user(&self, name: &str) -> Option<u32> {
+        Self::user(self, name)
+    }
+
+    fn group(&self, name: &str) -> Option<u32> {
+        Self::group(self, name)
     }
 }
 

@@ -9,6 +9,7 @@ use racker_fs::tree::put::Put;
 use racker_fs::tree::tar_in::tar_in;
 
 use super::Act;
+use super::accounts::Accounts;
 use super::editing::Editing;
 use super::mkdir::need_dir;
 use crate::fault::{About, Outcome};
@@ -47,10 +48,11 @@ impl Act for TarIn {
             },
         };
         let mut stream = expanded(BufReader::with_capacity(1 << 20, &mut counted)).about(&self.archive)?;
+        let accounts = Accounts::of(editing.target);
         let (base, view) = editing.place_in(&self.path)?;
         let (image, now) = (&editing.target.path, editing.now);
         let put = Put::new(editing.session(), &view, base, now);
-        let done = tar_in(stream.as_mut(), put, None).about(&self.archive).about(image);
+        let done = tar_in(stream.as_mut(), put, &accounts, None).about(&self.archive).about(image);
         drop(stream);
         bar.finish();
         done?.notes.lines.iter().for_each(|line| editing.progress.note(line));

@@ -52,7 +52,7 @@ pub use gzip::GzipSink;
 pub use new_file::{Beside, NewFile, abandon};
 pub use pipe::{Pipe, PipeFault, from_input, scratch};
 pub use sink::{DiskSink, Pack, Piece, Sink};
-pub use throttle::Throttle;
+pub use throttle::{Pace, Throttle};
 
 /// Zeroes shorter than this are copied as data, as `qemu-img convert` does by default (`-S 4k`).
 pub const SPARSE_DEFAULT: u64 = 4096;

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use racker_formats::error::{Result, Within};
+use racker_formats::error::{Kind, Result, Within};
 
 use super::{Notes, TreeFault};
 use crate::edit::{Session, Writer};
@@ -168,7 +168,7 @@ impl<'p, 't> Put<'p, 't> {
         }
         let mut notes = Notes::default();
         for (what, (count, first)) in self.lost {
-            notes.add(|| format!("{count} {what} left out, {first} first: the filesystem cannot hold them"));
+            notes.add(|| format!("{count} {what} left out, {first} first: they cannot be held there"));
         }
         Ok(notes)
     }
@@ -253,7 +253,18 @@ impl<'p, 't> Put<'p, 't> {
             self.lose("extended attributes", path);
             return Ok(());
         }
-        meta.xattrs.iter().try_for_each(|(name, value)| writer.set_xattr(spot.node, name, Some(value), now))
+        let mut full = false;
+        for (name, value) in &meta.xattrs {
+            match writer.set_xattr(spot.node, name, Some(value), now) {
+                // Filesystems have little room for these. If the disk were full, the next file would say so.
+                Err(e) if e.kind() == Kind::NoSpace => full = true,
+                done => done?,
+            }
+        }
+        if full {
+            self.lose("extended attributes", path);
+        }
+        Ok(())
     }
 
     fn times(&mut self, spot: Spot, atime: Option<Time>, mtime: Time) -> Result<()> {
@@ -262,7 +273,8 @@ impl<'p, 't> Put<'p, 't> {
         self.session.writer(spot.volume)?.set_attributes(spot.node, &change, now)
     }
 
-    fn lose(&mut self, what: &'static str, path: &[Name]) {
+    /// Something about the node at `path` is left out.
+    pub(super) fn lose(&mut self, what: &'static str, path: &[Name]) {
         let (count, _) = self.lost.entry(what).or_insert_with(|| (0, show(path)));
         *count = count.saturating_add(1);
     }

@@ -19,6 +19,8 @@ mod crash;
 mod edit;
 mod ext4;
 mod extract;
+mod fat;
+mod files;
 mod fixtures;
 mod live;
 mod map;

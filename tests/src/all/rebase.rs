@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use racker_formats::block::{BlockDevice, Disk, Span};
 use racker_formats::commit::commit;
+use racker_formats::convert::Pace;
 use racker_formats::opening::{Opening, Policy, Reference, Role};
 use racker_formats::rebase::rebase;
 use racker_formats::registry::{Backing, Image, by_name};
@@ -191,7 +192,7 @@ fn a_power_cut_never_changes_what_a_rebased_image_shows() {
             let reference = Reference { path, format: Some(format.into()), role: Role::Backing };
             let parent = open(format, &b, false).unwrap();
             let target = Backing { reference, image: parent, modified: 1_000_000_000 };
-            rebase(&image, (!name.is_empty()).then_some(&target), &mut |_| ()).unwrap();
+            rebase(&image, (!name.is_empty()).then_some(&target), false, &mut |_| ()).unwrap();
             let mut count = 0;
             crash.cuts(&mut Rng::new(3), 2, |cut, bytes| {
                 std::fs::write(&top, bytes).unwrap();
@@ -231,7 +232,8 @@ fn a_power_cut_never_changes_what_a_committed_image_shows() {
         let (base, top) = (at.join(format!("a.{format}")), at.join(format!("top.{format}")));
         let before = std::fs::read(&top).unwrap();
         let (crash, file) = crashable(&base);
-        commit(&[open(format, &top, true).unwrap()], &open_in(at, format, file), &mut |_| ()).unwrap();
+        commit(&[open(format, &top, true).unwrap()], &open_in(at, format, file), Pace::new(0), &mut |_| ())
+            .unwrap();
         let after = std::fs::read(&top).unwrap();
         let mut count = 0;
         crash.cuts(&mut Rng::new(3), 2, |cut, bytes| {

@@ -55,11 +55,13 @@ pub(super) struct Qcow2 {
     pub(super) busy: Busy,
     /// What no table in memory names any more, once for each reference that went.
     pub(super) freed: Mutex<Vec<Clusters>>,
-    recent: Recent,
+    pub(super) recent: Recent,
     /// Another parent is about to come: zeroes are written down even where this one has zeroes.
     leaving: AtomicBool,
     /// Whether clusters look as if they were set aside in advance, once somebody has asked.
     ahead: OnceLock<bool>,
+    /// What packs clusters, once somebody has asked.
+    pub(super) packer: OnceLock<pack::ClusterPack>,
 }
 
 /// What changes in an image's life.
@@ -143,6 +145,7 @@ impl Qcow2 {
             recent: Recent::default(),
             leaving: AtomicBool::new(false),
             ahead: OnceLock::new(),
+            packer: OnceLock::new(),
         })
     }
 
@@ -396,6 +399,12 @@ impl Image for Qcow2 {
     fn empty(&self) -> Result<()> {
         let _gate = self.alone()?;
         self.forget_all()
+    }
+
+    fn write_packed(&self, at: u64, data: &[u8]) -> Result<()> {
+        let _gate = self.enter()?;
+        self.ready_to_write()?;
+        self.write_packed_live(at, data)
     }
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {

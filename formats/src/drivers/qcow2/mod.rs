@@ -41,6 +41,7 @@ mod l2;
 mod land;
 mod layout;
 mod live;
+mod live_pack;
 mod owners;
 mod pack;
 mod refcount;

@@ -2,7 +2,7 @@
 
 use racker_formats::block::Span;
 use racker_formats::error::{Result, Within};
-use racker_formats::wire::{index, len64, take};
+use racker_formats::wire::{index, part_mut, take};
 
 use super::fault::Fault;
 use super::inode::{ForkKind, Inode};
@@ -83,29 +83,28 @@ impl Volume {
     /// The bytes of the block of `fork` that begins at `at`, which may lie in several extents, and the first one's
     /// place on the volume.
     pub(super) fn fork_block(&self, fork: &DaFork<'_>, at: FileBlock) -> Result<(u64, Vec<u8>)> {
-        let size = index(fork.block_bytes)?;
-        let mut bytes = Vec::with_capacity(size);
-        let mut first = None;
+        let mut bytes = vec![0; index(fork.block_bytes)?];
+        let (mut first, mut done) = (None, 0u64);
         for mapping in self.mappings(fork.inode, fork.kind, at)? {
             let mapping = mapping?;
-            let next = at.0.saturating_add(self.sb.block_size.count(len64(bytes.len())));
+            let next = at.0.saturating_add(self.sb.block_size.count(done));
             let Some(skip) = next.checked_sub(mapping.at.0) else { break };
             if mapping.unwritten {
                 break;
             }
             let span = self.sb.span(mapping.start, mapping.len)?;
-            let left = fork.block_bytes.saturating_sub(len64(bytes.len()));
+            let left = fork.block_bytes.saturating_sub(done);
             let piece: Span = span.skip(self.sb.block_size.start_of(skip).unwrap_or(u64::MAX)).truncate(left);
-            let have = bytes.len();
-            bytes.resize(have.saturating_add(index(piece.len())?), 0);
-            self.disk.read_at(piece.start(), bytes.get_mut(have..).unwrap_or_default())?;
+            let place = part_mut(&mut bytes, index(done)?, index(piece.len())?, "block of a fork")?;
+            self.disk.read_at(piece.start(), place)?;
             first = first.or(Some(piece.start()));
-            if bytes.len() == size {
+            done = done.saturating_add(piece.len());
+            if done == fork.block_bytes {
                 break;
             }
         }
         match first {
-            Some(first) if bytes.len() == size => Ok((first, bytes)),
+            Some(first) if done == fork.block_bytes => Ok((first, bytes)),
             _ => {
                 let why = "a block that something points to is a hole";
                 Err(Fault::Fork { ino: fork.inode.ino.0, fork: fork.kind.name(), why }.into())

@@ -1,14 +1,16 @@
 //! Access control lists as tar programs write them: `user::rwx,user:1000:r--:1000,group::r-x,mask::r-x,other::r-x`.
 
+use super::Names;
+
 /// Keywords of extended headers, and the attributes that the lists become.
 pub(super) const KEYWORDS: [(&[u8], &[u8]); 2] = [
     (b"SCHILY.acl.access", b"system.posix_acl_access"),
     (b"SCHILY.acl.default", b"system.posix_acl_default"),
 ];
 
-/// The kernel's form of a list (`linux/posix_acl_xattr.h`); none if the text is no list. A name without a number
-/// beside it cannot be looked up, and spoils the list.
-pub(super) fn of_text(text: &[u8]) -> Option<Vec<u8>> {
+/// The kernel's form of a list (`linux/posix_acl_xattr.h`); none if the text is no list, or names somebody whom
+/// nobody knows. GNU tar writes names without numbers.
+pub(super) fn of_text(text: &[u8], names: &dyn Names) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(text).ok()?;
     let mut entries = Vec::new();
     for line in text.split([',', '\n']).map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
@@ -25,7 +27,11 @@ pub(super) fn of_text(text: &[u8]) -> Option<Vec<u8>> {
             ("other" | "o", _) => 0x20,
             _ => return None,
         };
-        let id: u32 = if tag == 0x02 || tag == 0x08 { id.parse().ok()? } else { u32::MAX };
+        let id = match tag {
+            0x02 => id.parse().ok().or_else(|| names.user(who))?,
+            0x08 => id.parse().ok().or_else(|| names.group(who))?,
+            _ => u32::MAX,
+        };
         let bit = |letter: char, value: u16| if bits.contains(letter) { value } else { 0 };
         entries.push((tag, id, bit('r', 4) | bit('w', 2) | bit('x', 1)));
     }
@@ -50,7 +56,7 @@ mod tests {
             2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 4, 0, 232, 3, 0, 0, 4, 0, 4, 0, 255, 255, 255,
             255, 8, 0, 6, 0, 50, 0, 0, 0, 16, 0, 6, 0, 255, 255, 255, 255, 32, 0, 4, 0, 255, 255, 255, 255,
         ];
-        assert_eq!(of_text(text).unwrap(), value);
-        assert_eq!(of_text(b"user:alice:rw-"), None);
+        assert_eq!(of_text(text, &()).unwrap(), value);
+        assert_eq!(of_text(b"user:alice:rw-", &()), None);
     }
 }

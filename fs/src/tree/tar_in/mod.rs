@@ -36,16 +36,43 @@ pub struct TarredIn {
     pub notes: Notes,
 }
 
+/// Who is who, for access control lists that have names without numbers.
+pub trait Names {
+    /// The number of a user.
+    fn user(&self, name: &str) -> Option<u32>;
+    /// The number of a group.
+    fn group(&self, name: &str) -> Option<u32>;
+}
+
+/// Knows nobody.
+impl Names for () {
+    fn user(&self, _: &str) -> Option<u32> {
+        None
+    }
+
+    fn group(&self, _: &str) -> Option<u32> {
+        None
+    }
+}
+
 /// Puts all members of a tar stream.
-pub fn tar_in(stream: &mut dyn Read, mut put: Put<'_, '_>, tell: Option<ProgressFn<'_>>) -> Result<TarredIn> {
+pub fn tar_in(
+    stream: &mut dyn Read,
+    mut put: Put<'_, '_>,
+    names: &dyn Names,
+    tell: Option<ProgressFn<'_>>,
+) -> Result<TarredIn> {
     let mut meter = Meter::new(tell);
-    let mut stream = Stream::new(stream);
+    let mut stream = Stream::new(stream, names);
     let mut buf = vec![0; PIECE];
     while let Some(member) = stream.next()? {
         let shown = || String::from_utf8_lossy(&member.path).into_owned();
         let leads_out = TreeFault::Member { at: stream.at(), why: "a name leads out of the directory" };
         let path = components(&member.path).ok_or_else(|| leads_out.into()).within(shown)?;
         put_member(&mut stream, &member, &path, &mut put, &mut buf, &mut meter).within(shown)?;
+        if member.list_lost {
+            put.lose("access control lists", &path);
+        }
         stream.skip_rest()?;
         meter.node()?;
     }

@@ -3,8 +3,11 @@
 use racker_formats::error::Result;
 
 use super::super::TreeFault;
-use super::acl;
+use super::{Names, acl};
 use crate::filesystem::Time;
+
+/// Names and values of extended attributes.
+type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// The records that hold for a member; later ones win.
 #[derive(Clone, Debug, Default)]
@@ -64,8 +67,11 @@ impl Pax {
     }
 
     /// Extended attributes, and the lists that are kept as such.
-    pub(super) fn xattrs(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let mut all: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    ///
+    /// The second value says whether a list had to be left out.
+    pub(super) fn xattrs(&self, names: &dyn Names) -> (Xattrs, bool) {
+        let mut all = Xattrs::new();
+        let mut lost = false;
         let mut set = |name: Vec<u8>, value: Vec<u8>| match all.iter_mut().find(|(n, _)| *n == name) {
             Some(there) => there.1 = value,
             None => all.push((name, value)),
@@ -81,11 +87,13 @@ impl Pax {
         }
         for (key, name) in acl::KEYWORDS {
             if let Some(text) = self.get(key) {
-                let list = acl::of_text(text).ok_or_else(|| self.wrong("no access control list"))?;
-                set(name.to_vec(), list);
+                match acl::of_text(text, names) {
+                    Some(list) => set(name.to_vec(), list),
+                    None => lost = true,
+                }
             }
         }
-        Ok(all)
+        (all, lost)
     }
 }
 
@@ -173,7 +181,7 @@ mod tests {
         pax.add(b"19 path=some/where\n19 mtime=-1.250000\n28 SCHILY.xattr.user.%3Da=x\n", 0).unwrap();
         assert_eq!(pax.get(b"path").unwrap(), b"some/where");
         assert_eq!(pax.time(b"mtime").unwrap(), Some(Time { sec: -2, nsec: 750_000_000 }));
-        assert_eq!(pax.xattrs().unwrap(), [(b"user.=a".to_vec(), b"x".to_vec())]);
+        assert_eq!(pax.xattrs(&()), (vec![(b"user.=a".to_vec(), b"x".to_vec())], false));
         assert_eq!(base64(b"aGVsbG8").unwrap(), b"hello");
         assert_eq!(percent(b"user.%41"), b"user.A");
     }

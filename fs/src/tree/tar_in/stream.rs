@@ -10,7 +10,7 @@ use tar::{EntryType, Header};
 use super::super::TreeFault;
 use super::super::put::Meta;
 use super::pax::Pax;
-use super::sparse;
+use super::{Names, sparse};
 use crate::filesystem::Time;
 
 const BLOCK: u64 = 512;
@@ -42,6 +42,8 @@ pub(super) struct Member {
     pub(super) size: u64,
     /// Where the bytes of the stream belong in the file.
     pub(super) regions: Vec<Span>,
+    /// Its access control list names somebody whom nobody knows.
+    pub(super) list_lost: bool,
 }
 
 /// The stream.
@@ -53,11 +55,12 @@ pub(super) struct Stream<'a> {
     /// Zeroes behind them.
     padding: u64,
     global: Pax,
+    names: &'a dyn Names,
 }
 
 impl<'a> Stream<'a> {
-    pub(super) fn new(from: &'a mut dyn Read) -> Self {
-        Self { from, at: 0, left: 0, padding: 0, global: Pax::default() }
+    pub(super) fn new(from: &'a mut dyn Read, names: &'a dyn Names) -> Self {
+        Self { from, at: 0, left: 0, padding: 0, global: Pax::default(), names }
     }
 
     /// Bytes read so far.
@@ -215,18 +218,20 @@ impl<'a> Stream<'a> {
             Some(time) => time,
             None => header.mtime().map(seconds).map_err(|_| bad("a time is no number"))?,
         };
+        let (xattrs, list_lost) = pax.xattrs(self.names);
         let meta = Meta {
             mode: header.mode().map_err(|_| bad("a mode is no number"))? & 0o7777,
             uid: number(b"uid", header.uid(), "an owner is no number")?,
             gid: number(b"gid", header.gid(), "a group is no number")?,
             atime: pax.time(b"atime")?,
             mtime,
-            xattrs: pax.xattrs()?,
+            xattrs,
         };
         // Other kinds have no content, whatever their size says, but for the listing of an incremental archive.
         let stored = if what == Kind::File || kind.as_byte() == b'D' { stored } else { 0 };
         (self.left, self.padding) = (stored, padding(stored));
-        let mut member = Member { path, kind: what, target, meta, size: stored, regions: Vec::new() };
+        let mut member =
+            Member { path, kind: what, target, meta, size: stored, regions: Vec::new(), list_lost };
         if what == Kind::File {
             self.lay_out(&mut member, header, kind, pax)?;
         }

@@ -10,6 +10,7 @@ mod live;
 mod make;
 mod map;
 mod new;
+mod packed;
 mod read;
 mod resize;
 

@@ -1,5 +1,6 @@
 //! XFS written: random operations against a model, judged by `xfs_repair` and by the kernel.
 
+mod edges;
 mod model;
 mod play;
 
@@ -130,9 +131,31 @@ fn is_clean(path: &Path) {
 fn plays(size: &str, options: &str, seed: u64) {
     let image = Image::new(size, options);
     let mut player = image.player(seed, STYLE);
-    let times: usize = std::env::var("TIMES").map_or(3, |n| n.parse().unwrap());
-    image.play(&mut player, times, 150);
+    image.play(&mut player, 3, 120);
     image.pass_on();
+    player.model = image.read(Model::load);
+    image.play(&mut player, 1, 120);
+}
+
+/// `cargo test -p racker-tests --release -- --ignored a_hundred_thousand_operations`
+#[test]
+#[ignore = "takes half an hour"]
+fn a_hundred_thousand_operations() {
+    let kinds = [
+        "-m rmapbt=1 -i nrext64=1",
+        "-b size=1024 -m rmapbt=1",
+        "-m finobt=0,inobtcount=0,reflink=0 -n size=16384",
+        "-i size=1024 -d agcount=20",
+    ];
+    for (seed, options) in (100..).zip(kinds) {
+        let image = Image::new("600M", options);
+        let mut player = image.player(seed, Style { nodes: 3000, ..STYLE });
+        for _ in 0..25 {
+            image.play(&mut player, 4, 250);
+            image.pass_on();
+            player.model = image.read(Model::load);
+        }
+    }
 }
 
 macro_rules! kinds {

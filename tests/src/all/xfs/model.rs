@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use racker_fs::filesystem::{Change, Filesystem, Flags, Name, NewKind, NodeId, NodeKind, Time};
+use racker_fs::filesystem::{Change, ExtentKind, Filesystem, Flags, Name, NewKind, NodeId, NodeKind, Time};
 use racker_tests::rng::Rng;
 
 /// Bytes of the pieces that content is kept in.
@@ -46,6 +46,21 @@ impl Model {
         let mut node = Node::new(NewKind::Dir, stat.mode, (stat.uid, stat.gid), stat.mtime, root.0);
         node.links = 2;
         Self { nodes: BTreeMap::from([(root.0, node)]), root: root.0 }
+    }
+
+    /// All that is there.
+    pub(super) fn load(fs: &dyn Filesystem) -> Self {
+        let mut model = Self { nodes: BTreeMap::new(), root: fs.root().0 };
+        let mut todo = vec![(model.root, model.root)];
+        while let Some((id, parent)) = todo.pop() {
+            if model.nodes.contains_key(&id) {
+                continue;
+            }
+            let node = Node::load(fs, NodeId(id), parent);
+            todo.extend(node.entries.values().map(|child| (*child, id)));
+            model.nodes.insert(id, node);
+        }
+        model
     }
 
     pub(super) fn get(&self, node: u64) -> &Node {
@@ -194,6 +209,43 @@ impl Node {
             project: 0,
             flags: Flags::empty(),
         }
+    }
+
+    fn load(fs: &dyn Filesystem, id: NodeId, parent: u64) -> Self {
+        let stat = fs.stat(id).unwrap();
+        let mut node = Self::new(NewKind::File, stat.mode, (stat.uid, stat.gid), stat.mtime, parent);
+        (node.kind, node.links, node.rdev) = (stat.kind, stat.links, stat.rdev);
+        (node.project, node.flags) = (stat.project, stat.flags);
+        fs.xattrs(id, &mut |(name, value)| {
+            node.xattrs.insert(name.to_vec(), value.to_vec());
+            Ok(ControlFlow::Continue(()))
+        })
+        .unwrap();
+        match stat.kind {
+            NodeKind::Dir => fs
+                .read_dir(id, &mut |entry| {
+                    node.entries.insert(entry.name.as_bytes().to_vec(), entry.node.0);
+                    Ok(ControlFlow::Continue(()))
+                })
+                .unwrap(),
+            NodeKind::Link => node.target = fs.read_link(id).unwrap(),
+            NodeKind::File => {
+                let mut extents = Vec::new();
+                fs.extents(id, &mut |extent| {
+                    extents.push(extent);
+                    Ok(ControlFlow::Continue(()))
+                })
+                .unwrap();
+                for extent in extents.iter().filter(|e| matches!(e.kind, ExtentKind::Data(_))) {
+                    let mut bytes = vec![0; extent.len as usize];
+                    fs.read(id, extent.at, &mut bytes).unwrap();
+                    node.write(extent.at, &bytes);
+                }
+                node.size = stat.size;
+            }
+            _ => {}
+        }
+        node
     }
 
     /// What `separate` makes: an empty file like this one.

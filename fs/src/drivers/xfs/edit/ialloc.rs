@@ -60,7 +60,10 @@ impl InodeMap {
                 Some(chunk) => Some(chunk),
                 None => free.after(near)?,
             },
-            None => self.search(near)?,
+            None => match self.at_hand()? {
+                Some(chunk) => Some(chunk),
+                None => self.search(near)?,
+            },
         };
         let Some(chunk) = found.filter(|c| c.free_count > 0) else {
             return contradiction("the group counts free inodes, its tree has none");
@@ -70,6 +73,16 @@ impl InodeMap {
             return contradiction("the tree of free inodes contradicts that of all inodes");
         }
         Ok(Some(chunk))
+    }
+
+    /// A chunk with a free inode among those that changed last.
+    fn at_hand(&mut self) -> Result<Option<Chunk>> {
+        for first in [self.recent, self.agi.raw.agi_newino.get()] {
+            if let Some(chunk) = self.all.at(first)?.filter(|c| c.free_count > 0) {
+                return Ok(Some(chunk));
+            }
+        }
+        Ok(None)
     }
 
     /// The same by a walk over all chunks, for want of a tree of those with free inodes.
@@ -106,18 +119,34 @@ impl InodeMap {
             let pool = &mut InodeTreePool { space, blocks: &mut free };
             change_free(tree, held, new, pool)?;
         }
+        self.recent = new.first;
+        let was = old.map_or((0, 0), |c| (c.count, c.free_count));
+        self.recount(was, (new.count, new.free_count), (all, free))
+    }
+
+    /// Takes the record `old` out of both trees.
+    fn drop_record(&mut self, old: Chunk, space: &mut Space) -> Result<()> {
+        let (mut all, mut free) = (self.agi.raw.agi_iblocks.get(), self.free_tree_blocks()?);
+        self.all.remove(&old, &mut InodeTreePool { space, blocks: &mut all })?;
+        if let Some(tree) = self.free.as_mut().filter(|_| old.free_count > 0) {
+            tree.remove(&old, &mut InodeTreePool { space, blocks: &mut free })?;
+        }
+        self.recount((old.count, old.free_count), (0, 0), (all, free))
+    }
+
+    /// Inodes and free ones of a chunk were `was` and are `now`; the trees have so many blocks.
+    fn recount(&mut self, was: (u8, u8), now: (u8, u8), (all, free): (u32, u32)) -> Result<()> {
         if self.ground.volume.sb.ro_compat.contains(RoCompat::INOBTCNT) {
             self.agi.raw.agi_iblocks = all.into();
             self.agi.raw.agi_fblocks = free.into();
         }
         self.set_free_tree_blocks(free);
-        let was = old.map_or((0, 0), |c| (c.count, c.free_count));
         let change = |field: u32, was: u8, now: u8| {
             field.checked_add(now.into()).and_then(|f| f.checked_sub(was.into()))
         };
         let raw = &mut self.agi.raw;
-        let count = change(raw.agi_count.get(), was.0, new.count);
-        let free = change(raw.agi_freecount.get(), was.1, new.free_count);
+        let count = change(raw.agi_count.get(), was.0, now.0);
+        let free = change(raw.agi_freecount.get(), was.1, now.1);
         let (Some(count), Some(free)) = (count, free) else {
             return contradiction("the group counts fewer inodes than its trees have");
         };
@@ -155,8 +184,9 @@ impl Group {
         Ok(Some(number))
     }
 
-    /// Marks a used inode as free.
-    fn give_inode(&mut self, number: u32) -> Result<()> {
+    /// Marks a used inode as free. A chunk without any in use goes, as far as no block has inodes of two chunks.
+    /// Returns the chunk that is gone.
+    fn give_inode(&mut self, number: u32) -> Result<Option<Chunk>> {
         let found = self.inodes.all.at_or_before(number)?;
         let place = found.and_then(|c| number.checked_sub(c.first)).filter(|p| *p < u32::from(CHUNK_INODES));
         let (Some(chunk), Some(place)) = (found, place) else {
@@ -167,7 +197,21 @@ impl Group {
         }
         let free_count = chunk.free_count.saturating_add(1);
         let new = Chunk { free: chunk.free | bit(place), free_count, ..chunk };
-        self.inodes.put(Some(chunk), new, &mut self.space)
+        let per_block = 1u32.checked_shl(self.space.ground.volume.sb.inopblog).unwrap_or(u32::MAX);
+        if new.free != u64::MAX || per_block > CHUNK_INODES.into() {
+            return self.inodes.put(Some(chunk), new, &mut self.space).map(|()| None);
+        }
+        self.inodes.drop_record(chunk, &mut self.space)?;
+        let mut place = 0;
+        while place < u32::from(CHUNK_INODES) {
+            let first = chunk.first.saturating_add(place);
+            place = place.saturating_add(per_block);
+            if chunk.present() & bit(place.saturating_sub(1)) != 0 {
+                let start = first.checked_shr(self.space.ground.volume.sb.inopblog).unwrap_or(0);
+                self.space.release(Run { start, len: 1 }, Owner::INODE_CHUNK)?;
+            }
+        }
+        Ok(Some(chunk))
     }
 
     /// Allocates a chunk of at most `most` blocks and writes its inodes. Returns how many there are: none without
@@ -367,8 +411,16 @@ impl Edit {
     /// Frees an inode that has no blocks any more.
     pub(super) fn give_inode(&mut self, ino: InodeNo) -> Result<()> {
         let (ag, number) = self.volume.sb.ag_inode(ino)?;
-        self.group(ag)?.give_inode(number).within(|| format!("inodes of group {}", ag.0))?;
-        self.totals.free_inodes = self.totals.free_inodes.saturating_add(1);
+        let gone = self.group(ag)?.give_inode(number).within(|| format!("inodes of group {}", ag.0))?;
+        // Of a chunk that goes, this inode was the only one not counted as free.
+        let (count, free) = gone.map_or((0, 0), |c| (c.count, c.free_count));
+        let inodes = self.totals.inodes.checked_sub(count.into());
+        let more = u64::from(gone.is_none());
+        let free = self.totals.free_inodes.saturating_add(more).checked_sub(free.into());
+        let (Some(inodes), Some(free)) = (inodes, free) else {
+            return contradiction("the superblock counts fewer inodes than its groups have");
+        };
+        (self.totals.inodes, self.totals.free_inodes) = (inodes, free);
         Ok(())
     }
 }

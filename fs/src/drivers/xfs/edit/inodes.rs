@@ -24,6 +24,8 @@ pub(super) struct InodeMap {
     pub(super) free: Option<Tree<FreeInodes>>,
     /// Blocks of the tree of free inodes, once they are known.
     free_blocks: Option<u32>,
+    /// First inode of the chunk that changed last.
+    pub(super) recent: u32,
     /// Changed since it was read.
     pub(super) dirty: bool,
 }
@@ -44,7 +46,8 @@ impl InodeMap {
         let counted = features.contains(RoCompat::INOBTCNT).then(|| raw.agi_fblocks.get());
         let free_blocks = if free.is_some() { counted } else { Some(0) };
         let all = Tree::new(ground, raw.agi_root.get(), raw.agi_level.get()).within(place)?;
-        Ok(Self { ground: ground.clone(), all, free, free_blocks, dirty: false, agi })
+        let recent = agi.raw.agi_newino.get();
+        Ok(Self { ground: ground.clone(), all, free, free_blocks, recent, dirty: false, agi })
     }
 
     /// Blocks of the tree of free inodes.

@@ -16,6 +16,7 @@ use super::super::super::layout::{
 use super::super::super::superblock::Superblock;
 use super::super::super::units::{Daddr, FileBlock, InodeNo, Lsn};
 use super::super::Edit;
+use super::super::shortdir::ShortEntry;
 use super::{Geometry, NewEntry, ftype};
 
 const WHAT: &str = "directory block";
@@ -169,8 +170,8 @@ impl DataBlock {
         last.saturating_add(behind) <= self.bytes.len()
     }
 
-    /// The entries: place, inode, name and kind.
-    pub(super) fn entries(&self, sb: &Superblock) -> Result<Vec<(usize, InodeNo, Vec<u8>, Option<u8>)>> {
+    /// The entries as they would be in the inode.
+    pub(super) fn entries(&self, sb: &Superblock) -> Result<Vec<ShortEntry>> {
         let mut all = Vec::with_capacity(self.used.len());
         for (at, _) in &self.used {
             let raw: RawDirEntry = take(&self.bytes, *at, WHAT)?;
@@ -178,7 +179,8 @@ impl DataBlock {
             let name = racker_formats::wire::part(&self.bytes, name_at, raw.namelen.into(), WHAT)?;
             let behind = name_at.saturating_add(name.len());
             let ftype = if sb.ftype() { Some(take::<u8>(&self.bytes, behind, WHAT)?) } else { None };
-            all.push((*at, InodeNo(raw.inumber.get()), name.to_vec(), ftype));
+            let offset = u16::try_from(*at).map_err(|_| damaged("too large"))?;
+            all.push(ShortEntry { name: name.to_vec(), offset, ftype, ino: InodeNo(raw.inumber.get()) });
         }
         Ok(all)
     }
@@ -245,7 +247,7 @@ impl DataBlock {
             let behind = at.saturating_add(*len).saturating_sub(TAG);
             part_mut(&mut self.bytes, behind, TAG, WHAT)?.copy_from_slice(&narrow(*at)?.to_be_bytes());
         }
-        free.sort_unstable_by(|a, b| b.1.cmp(&a.1));
+        free.sort_unstable_by_key(|(_, len)| std::cmp::Reverse(*len));
         let mut head: RawDirData = take(&self.bytes, 0, WHAT)?;
         for (i, best) in head.bestfree.iter_mut().enumerate() {
             let (at, len) = free.get(i).copied().unwrap_or((0, 0));

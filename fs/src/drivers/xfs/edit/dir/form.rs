@@ -12,7 +12,7 @@ use super::super::super::superblock::VersionBits;
 use super::super::super::units::{FileBlock, InodeNo};
 use super::super::Edit;
 use super::super::dirblock;
-use super::super::shortdir::{ShortDir, ShortEntry};
+use super::super::shortdir::ShortDir;
 use super::data::DataBlock;
 use super::node::DaNode;
 use super::{Geometry, NewEntry, index};
@@ -44,15 +44,11 @@ impl Edit {
     pub(super) fn put_small_block(&mut self, dir: &mut Inode, block: DataBlock) -> Result<()> {
         let volume = Arc::clone(&self.volume);
         let mut short = ShortDir { parent: InodeNo(0), entries: Vec::new() };
-        let damaged = |why| Fault::Structure { what: "directory block", why };
-        for (at, ino, name, ftype) in block.entries(&volume.sb)? {
-            match name.as_slice() {
+        for entry in block.entries(&volume.sb)? {
+            match entry.name.as_slice() {
                 b"." => {}
-                b".." => short.parent = ino,
-                _ => {
-                    let offset = u16::try_from(at).map_err(|_| damaged("too large"))?;
-                    short.entries.push(ShortEntry { name, offset, ftype, ino });
-                }
+                b".." => short.parent = entry.ino,
+                _ => short.entries.push(entry),
             }
         }
         if let Some(bytes) = short.pack().ok().filter(|bytes| bytes.len() <= dir.data.room) {
