@@ -160,3 +160,34 @@ fn long_damage() {
         attack(options, number("ROUNDS", 5000), number("SEED", 1));
     }
 }
+
+/// e2fsck's own test images, damaged on purpose: none makes an edit panic or hang.
+/// `E2FSPROGS=…/e2fsprogs/tests cargo test -p racker-tests ext4::hostile::images -- --ignored --nocapture`
+#[test]
+#[ignore = "needs the source of e2fsprogs"]
+fn images_of_e2fsck() {
+    let folder = std::path::PathBuf::from(std::env::var_os("E2FSPROGS").unwrap());
+    let mut rng = Rng::new(1);
+    let mut all: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path().join("image.gz")).collect();
+    all.retain(|path| path.is_file());
+    all.sort();
+    for path in all {
+        let bytes = tool("gzip").arg("-dc").arg(&path).run().out;
+        let name = path.parent().unwrap().file_name().unwrap().to_string_lossy().into_owned();
+        let start = Instant::now();
+        let transaction = Transaction::overlay(Disk::new(MemDevice::from_bytes(bytes)));
+        let disk = transaction.disk();
+        match Writer::open(driver(), &disk) {
+            Err(e) => println!("{name}: {e}"),
+            Ok(mut fs) => {
+                edit(&mut fs, &mut rng);
+                match fs.close() {
+                    Ok(()) => println!("{name}: went through"),
+                    Err(e) => println!("{name}: an operation failed: {e}"),
+                }
+            }
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "{name} takes long");
+    }
+}
