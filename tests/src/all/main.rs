@@ -19,6 +19,7 @@ mod crash;
 mod edit;
 mod ext4;
 mod extract;
+mod fat;
 mod files;
 mod fixtures;
 mod live;

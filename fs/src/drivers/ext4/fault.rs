@@ -211,6 +211,9 @@ pub(super) enum Ext4Fault {
     /// A directory whose structure is wrong.
     #[error("directory: {0}")]
     Directory(&'static str),
+    /// A quota file.
+    #[error("quotas: {0}")]
+    Quota(&'static str),
     /// An operation that came to an end half-way.
     #[error("an operation failed half-way: {0}")]
     HalfWay(String),

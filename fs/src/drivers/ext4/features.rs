@@ -81,6 +81,7 @@ impl RoCompat {
         .union(Self::GDT_CSUM)
         .union(Self::DIR_NLINK)
         .union(Self::EXTRA_ISIZE)
+        .union(Self::QUOTA)
         .union(Self::BIGALLOC)
         .union(Self::METADATA_CSUM)
         .union(Self::PROJECT)

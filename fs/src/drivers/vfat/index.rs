@@ -3,6 +3,7 @@
 //! A slot is a place for one entry of 32 bytes; they are counted from the directory's beginning.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
@@ -101,7 +102,7 @@ impl Index {
     /// Takes in the entry of the last slot.
     fn take_in(&mut self, raw: &RawEntry, long: Option<&str>, run: u8) {
         if raw.attr & attr::VOLUME_ID != 0 {
-            *self.shorts.entry(raw.name).or_default() = 1;
+            self.take_short(raw.name);
         } else if raw.name != DOT && raw.name != DOT_DOT {
             let slot = self.slots.len().saturating_sub(1);
             self.enter(slot, run, raw, long);
@@ -125,10 +126,14 @@ impl Index {
                 }
             }
         }
-        let count = self.shorts.entry(raw.name).or_default();
-        *count = count.saturating_add(1);
+        self.take_short(raw.name);
         self.dirs = self.dirs.saturating_add(u64::from(raw.attr & attr::DIRECTORY != 0));
         self.names.insert(slot, names);
+    }
+
+    fn take_short(&mut self, raw: [u8; 11]) {
+        let count = self.shorts.entry(raw).or_default();
+        *count = count.saturating_add(1);
     }
 
     /// Forgets the entry in `slot`.
@@ -144,8 +149,11 @@ impl Index {
                     self.slot_of.remove(key);
                 }
             }
-            if let Some(count) = self.shorts.get_mut(&names.raw) {
-                *count = count.saturating_sub(1);
+            if let Entry::Occupied(mut taken) = self.shorts.entry(names.raw) {
+                *taken.get_mut() = taken.get().saturating_sub(1);
+                if *taken.get() == 0 {
+                    taken.remove();
+                }
             }
         }
         self.dirs = self.dirs.saturating_sub(u64::from(is_dir));

@@ -122,14 +122,14 @@ impl Fat {
                     let first = number == 0;
                     number = number.saturating_add(1);
                     match raw.name[0] {
+                        _ if own != 0 && number <= 2 => {
+                            let (name, to) = if first { (DOT, own) } else { (DOT_DOT, parent) };
+                            self.check_dot(&raw, place, name, to)?;
+                        }
                         END => ended = true,
                         DELETED => {}
                         _ if ended => {
                             return unsound(format!("directory entry {place} is behind its directory's end"));
-                        }
-                        _ if own != 0 && number <= 2 => {
-                            let (name, to) = if first { (DOT, own) } else { (DOT_DOT, parent) };
-                            self.check_dot(&raw, place, name, to)?;
                         }
                         _ => {
                             if let Some(dir) = self.check_entry(&raw, place, clusters)? {

@@ -31,6 +31,8 @@ pub(super) struct FatMut {
     pub(super) fat: Fat,
     pub(super) space: Space,
     indexes: Mutex<VecDeque<(NodeId, Index)>>,
+    /// Something has changed.
+    changed: bool,
     /// A change has begun and not ended.
     half_done: bool,
 }
@@ -52,9 +54,10 @@ impl FatMut {
         let mut space = fat.verify()?;
         fat.claims = None;
         if let Some(info) = hints(&fat)? {
-            space.next = info.nxt_free.get().clamp(2, fat.table.last());
+            let next = info.nxt_free.get();
+            space.next = if fat.table.check("FSInfo", next).is_ok() { next } else { 2 };
         }
-        Ok(Self { fat, space, indexes: Mutex::default(), half_done: false })
+        Ok(Self { fat, space, indexes: Mutex::default(), changed: false, half_done: false })
     }
 
     /// A directory in memory.
@@ -86,7 +89,7 @@ impl FatMut {
         if self.half_done {
             return Err(FatFault::HalfDone.into());
         }
-        self.half_done = true;
+        (self.changed, self.half_done) = (true, true);
         Ok(())
     }
 
@@ -141,6 +144,9 @@ impl FatMut {
     pub(super) fn finish(&self) -> Result<()> {
         if self.half_done {
             return Err(FatFault::HalfDone.into());
+        }
+        if !self.changed {
+            return Ok(());
         }
         self.fat.table.flush()?;
         let Some(mut info) = hints(&self.fat)? else { return Ok(()) };

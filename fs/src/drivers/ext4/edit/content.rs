@@ -38,7 +38,7 @@ impl Edit {
         self.write_to(&mut node, at, data, now).within(|| format!("inode {file}"))
     }
 
-    fn write_to(&mut self, node: &mut Node, at: u64, data: &[u8], now: Time) -> Result<()> {
+    pub(super) fn write_to(&mut self, node: &mut Node, at: u64, data: &[u8], now: Time) -> Result<()> {
         let end = at.saturating_add(len64(data.len()));
         let old = node.size;
         if node.is_inline() {

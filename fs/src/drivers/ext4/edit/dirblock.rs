@@ -61,10 +61,7 @@ fn length(raw: u16, block: usize) -> usize {
 
 /// The field for an entry's length.
 fn field(len: usize) -> u16 {
-    match u16::try_from(len) {
-        Ok(len) => len,
-        Err(_) => 65535,
-    }
+    u16::try_from(len).unwrap_or(65535)
 }
 
 /// All entries of the first `usable` bytes, used or not.

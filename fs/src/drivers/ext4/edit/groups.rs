@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use racker_formats::error::{Result, Within};
-use racker_formats::wire::{bytes, index, len64, part};
+use racker_formats::wire::{bytes, index, len64, part, sum_holds};
 
 use super::super::csum::crc32c;
 use super::super::fault::Ext4Fault;
@@ -272,7 +272,7 @@ impl Edit {
         } else {
             let map = bytes(&self.fs.disk, self.fs.byte_of(block)?, size, size, "a bitmap")?;
             let computed = self.bitmap_sum(which, &map)?;
-            if sb.features.has_metadata_csum() && found != computed {
+            if sb.features.has_metadata_csum() && !sum_holds(found, computed) {
                 let what = if which == Which::Blocks { "the block bitmap" } else { "the inode bitmap" };
                 return Err(Ext4Fault::Checksum { what, found, computed }.into());
             }

@@ -93,13 +93,14 @@ fn half_md4(buf: &mut [u32; 4], words: &[u32; 8]) {
     let f = |x: u32, y: u32, z: u32| z ^ (x & (y ^ z));
     let g = |x: u32, y: u32, z: u32| (x & y).wrapping_add((x ^ y) & z);
     let h = |x: u32, y: u32, z: u32| x ^ y ^ z;
-    let rounds: [(&dyn Fn(u32, u32, u32) -> u32, u32, [usize; 8], [u32; 4]); 3] = [
-        (&f, 0, [0, 1, 2, 3, 4, 5, 6, 7], [3, 7, 11, 19]),
-        (&g, 0x5a82_7999, [1, 3, 5, 7, 0, 2, 4, 6], [3, 5, 9, 13]),
-        (&h, 0x6ed9_eba1, [3, 7, 2, 6, 1, 5, 0, 4], [3, 9, 11, 15]),
+    let mixes: [&dyn Fn(u32, u32, u32) -> u32; 3] = [&f, &g, &h];
+    let rounds: [(u32, [usize; 8], [u32; 4]); 3] = [
+        (0, [0, 1, 2, 3, 4, 5, 6, 7], [3, 7, 11, 19]),
+        (0x5a82_7999, [1, 3, 5, 7, 0, 2, 4, 6], [3, 5, 9, 13]),
+        (0x6ed9_eba1, [3, 7, 2, 6, 1, 5, 0, 4], [3, 9, 11, 15]),
     ];
     let [mut a, mut b, mut c, mut d] = *buf;
-    for (mix, add, order, shifts) in rounds {
+    for (mix, (add, order, shifts)) in mixes.iter().zip(rounds) {
         for (at, shift) in order.iter().zip(shifts.iter().cycle()) {
             let word = words.get(*at).copied().unwrap_or(0).wrapping_add(add);
             let new = a.wrapping_add(mix(b, c, d)).wrapping_add(word).rotate_left(*shift);
@@ -122,4 +123,29 @@ fn tea(buf: &mut [u32; 4], words: &[u32; 4]) {
     }
     buf[0] = buf[0].wrapping_add(b0);
     buf[1] = buf[1].wrapping_add(b1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `debugfs -R "dx_hash -h VERSION [-s SEED] NAME"` of e2fsprogs 1.47 prints.
+    #[test]
+    fn hashes_are_those_of_debugfs() {
+        let names: [&[u8]; 3] =
+            [b"hello.txt", "café".as_bytes(), b"a0123456789012345678901234567890123456789"];
+        let none = [0; 4];
+        let seed = [0x6745_2301, 0xefcd_ab89, 0x6745_2301, 0xefcd_ab89];
+        for (version, seed, hashes) in [
+            (LEGACY, none, [0x65a0_5776, 0x96ca_5a2c, 0x087e_4ab6]),
+            (HALF_MD4, none, [0xa26e_1d86, 0xfb9c_5e5c, 0x8ed5_1f7a]),
+            (HALF_MD4, seed, [0x42a8_5304, 0xd6b4_ad14, 0xaeb5_e82c]),
+            (TEA, none, [0x5107_c3f2, 0x1058_42ea, 0x9548_7340]),
+        ] {
+            let hasher = Hasher::new(version, true, seed).unwrap();
+            assert_eq!(names.map(|name| hasher.hash(name)), hashes, "version {version}");
+        }
+        assert!(Hasher::new(6, true, none).is_err());
+        assert_eq!(Hasher::new(4, true, none).unwrap(), Hasher::new(HALF_MD4, false, none).unwrap());
+    }
 }

@@ -18,7 +18,7 @@
 //! - `tree.rs`, `extents.rs`: extent trees; `indirect.rs`: the older block maps; `mapping.rs`: either of them
 //! - `content.rs`, `replace.rs`: what files hold; `inline.rs`: small files in their inodes
 //! - `hash.rs`, `dirblock.rs`, `probe.rs`, `index.rs`, `dir.rs`: directories
-//! - `xattr.rs`, `xattr_list.rs`, `ea_inode.rs`: extended attributes
+//! - `xattr.rs`, `xattr_list.rs`, `ea_inode.rs`: extended attributes; `quota.rs`: what owners take
 //! - `create.rs`, `unlink.rs`, `rename.rs`, `attributes.rs`: the operations
 //! - `open.rs`, `orphans.rs`: what is done before the first of them; `writer.rs`: all of it as
 //!   [`FilesystemMut`](crate::filesystem::FilesystemMut)
@@ -43,6 +43,7 @@ mod node;
 mod open;
 mod orphans;
 mod probe;
+mod quota;
 mod rename;
 mod replace;
 mod space;
@@ -61,6 +62,7 @@ use racker_formats::wire::{index, len64};
 use zerocopy::IntoBytes;
 
 use self::groups::Groups;
+use self::quota::Quota;
 use self::undo::Undo;
 use self::zones::Zones;
 use super::csum::crc32c;
@@ -92,6 +94,7 @@ pub(super) struct Edit {
     released: Vec<(u64, u64)>,
     /// Inodes to give back then, and whether they were directories.
     released_inodes: Vec<(u32, bool)>,
+    quota: Quota,
     /// The time of the last operation.
     now: Time,
     /// Makes generation numbers differ.
@@ -125,6 +128,7 @@ impl Edit {
             undo: None,
             released: Vec::new(),
             released_inodes: Vec::new(),
+            quota: Quota::default(),
             now: Time::default(),
             made: 0,
             failed: false,
@@ -164,6 +168,7 @@ impl Edit {
     /// From here on the operation cannot fail for want of room: what it gave back is free, also for itself.
     fn settle(&mut self) -> Result<()> {
         self.undo = None;
+        self.quota.keep();
         for (start, len) in std::mem::take(&mut self.released) {
             self.free_blocks(start, len)?;
         }
@@ -211,6 +216,7 @@ impl Edit {
         if self.failed {
             return Err(Ext4Fault::Unsound("was left by an operation that failed").into());
         }
+        self.write_quotas()?;
         self.write_back(false)?;
         self.write_superblock()
     }

@@ -1,7 +1,7 @@
 //! An inode that is being changed.
 
 use racker_formats::error::{Result, Within};
-use racker_formats::wire::{index, len64};
+use racker_formats::wire::{index, len64, part};
 use zerocopy::IntoBytes;
 
 use super::super::csum::crc32c;
@@ -211,6 +211,9 @@ impl Edit {
             }
         }
         let (block, within) = self.place_of(node.number)?;
+        let table = self.fs.block("an inode table", block)?;
+        self.charge(node.number, part(&table, within, bytes.len(), "inode")?, &bytes)?;
+        drop(table);
         self.change_system("an inode table", block, |table| put(table, within, &bytes))?;
         node.bytes = bytes;
         Ok(())

@@ -5,7 +5,7 @@ use racker_formats::error::{Result, Within};
 
 use super::super::fast_commit;
 use super::super::fault::Ext4Fault;
-use super::super::features::Incompat;
+use super::super::features::{Incompat, RoCompat};
 use super::super::journal::Journal;
 use super::super::recover;
 use super::super::superblock::Superblock;
@@ -66,6 +66,11 @@ fn replay(below: &Ext4, volume: &Disk) -> Result<bool> {
 fn check_features(sb: &Superblock) -> Result<()> {
     if let Some(names) = sb.features.unwritable() {
         return Err(Ext4Fault::Unwritable(format!("it has the features {names}")).into());
+    }
+    let counts = sb.features.ro_compat.contains(RoCompat::QUOTA);
+    if counts && sb.features.incompat.contains(Incompat::EA_INODE) {
+        let what = "it counts what owners take (quota), and has attributes in inodes (ea_inode)";
+        return Err(Ext4Fault::Unwritable(what.into()).into());
     }
     if !sb.is_linux() {
         return Err(Ext4Fault::Unwritable("it is not one of Linux".into()).into());

@@ -55,6 +55,10 @@ impl Edit {
         let next = node.raw.dtime.get();
         node.raw.dtime = 0.into();
         if node.links() == 0 {
+            // It still counts as its owner's.
+            let mut counted = node.bytes.clone();
+            super::bytes::put16(&mut counted, 26, 1)?;
+            self.charge(number, &counted, &node.bytes)?;
             if node.has(inode_flags::EA_INODE) {
                 self.settle()?;
                 self.unmap(&mut node, 0, END)?;

@@ -5,7 +5,6 @@ use racker_formats::wire::{index, is_zero, len64, part_mut};
 
 use super::super::extent::END;
 use super::super::fault::Ext4Fault;
-use super::super::layout::EXTENT_BYTES;
 use super::Edit;
 use super::node::Node;
 use crate::filesystem::{Content, Time};
@@ -14,7 +13,7 @@ use crate::filesystem::{Content, Time};
 const WINDOW: u64 = 1 << 20;
 /// Zeroes of this many bytes in a row, at a multiple of it, are left out.
 const HOLE: u64 = 64 << 10;
-/// Blocks that a tree may need besides those of its leaves.
+/// Blocks that a large tree may need besides those of its leaves.
 const TREE_SPARE: u64 = 16;
 
 impl Edit {
@@ -51,9 +50,13 @@ impl Edit {
     fn check_room(&self, node: &Node, size: u64) -> Result<()> {
         let sb = &self.fs.sb;
         let blocks = sb.block_size.count(size);
-        let per_node = sb.block_size.bytes().wrapping_div(len64(EXTENT_BYTES)).saturating_sub(2).max(1);
-        let tree = blocks.div_ceil(per_node).saturating_add(TREE_SPARE);
-        // Half-full nodes, should extents ever come out of order.
+        let per_node = (sb.block_size.bytes() >> 4).max(1);
+        // Up to four extents lie in the inode.
+        let tree = match blocks {
+            0..=4 => 0,
+            n if n <= per_node => 3,
+            n => n.div_ceil(per_node).saturating_add(TREE_SPARE),
+        };
         let need = blocks.div_ceil(self.ratio()).saturating_add(tree);
         let old = node.view(sb)?.stat(sb)?.allocated >> sb.block_size.shift() >> sb.cluster_shift;
         let free = self.totals.free.saturating_add(old.saturating_sub(1));

@@ -37,6 +37,7 @@ impl Edit {
         let Some(undo) = self.undo.take() else { return Ok(()) };
         self.released.clear();
         self.released_inodes.clear();
+        self.quota.forget();
         for (number, block) in undo.blocks {
             match block {
                 Some(block) => self.fs.held.put(number, block)?,

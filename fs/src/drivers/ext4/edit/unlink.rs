@@ -61,6 +61,7 @@ impl Edit {
     pub(super) fn bury(&mut self, node: &mut Node, now: Time) -> Result<()> {
         node.set_links(0);
         node.size = 0;
+        (node.raw.blocks_lo, node.raw.blocks_hi) = (0.into(), 0.into());
         if !node.has(inode_flags::EXTENTS) {
             node.raw.block = [0; 60];
         }

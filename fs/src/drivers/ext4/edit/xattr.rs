@@ -48,12 +48,31 @@ impl Edit {
             (value, _) => value.map(<[u8]>::to_vec),
         };
         let mut node = self.node(number)?;
-        let changed = self.change_xattr(&mut node, (index, rest), stored);
-        if changed.within(|| format!("inode {number}"))? {
+        let place = || format!("inode {number}");
+        let before = self.charged(&node).within(place)?;
+        if self.change_xattr(&mut node, (index, rest), stored).within(place)? {
+            let after = self.charged(&node).within(place)?;
+            let change = after.cast_signed().saturating_sub(before.cast_signed());
+            node.add_blocks(&self.fs.sb, change)?;
             node.set_ctime(now);
             self.save(&mut node)?;
         }
         Ok(())
+    }
+
+    /// Blocks that count as a node's because values of its attributes are in other inodes.
+    fn charged(&mut self, node: &Node) -> Result<u64> {
+        let mut all = self.inode_attrs(node)?;
+        all.extend(self.block_attrs(node)?);
+        let shift = self.fs.sb.cluster_shift;
+        let blocks = all.iter().map(|attr| match attr.value {
+            Value::Inode { size, .. } => {
+                let blocks = self.fs.sb.block_size.count(size.into());
+                blocks.div_ceil(self.ratio()).checked_shl(shift).unwrap_or(0)
+            }
+            Value::Here(_) => 0,
+        });
+        Ok(blocks.fold(0, u64::saturating_add))
     }
 
     /// Changes the lists; tells whether anything changed.
@@ -230,7 +249,11 @@ impl Edit {
             }
         }
         self.put_inode_attrs(new, &inner)?;
-        if outer.is_empty() { Ok(()) } else { self.put_block_attrs(new, &outer) }
+        if !outer.is_empty() {
+            self.put_block_attrs(new, &outer)?;
+        }
+        let charged = self.charged(new)?;
+        new.add_blocks(&self.fs.sb, charged.cast_signed())
     }
 }
 
