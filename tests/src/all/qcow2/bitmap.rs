@@ -251,6 +251,49 @@ fn every_shape_takes_bitmaps() {
     }
 }
 
+#[test]
+fn damaged_bitmaps_are_refused_and_nothing_worse() {
+    let dir = scratch();
+    let path = dir.path().join("image");
+    noted(&path, "cluster_size=512");
+    let good = std::fs::read(&path).unwrap();
+    let rng = &mut Rng::new(9);
+    // Where the extension names the directory, in the first cluster or behind it.
+    let mark = 0x2385_2875_u32.to_be_bytes();
+    let ext = good.windows(4).position(|w| w == mark).unwrap();
+    let number = |at: usize| u64::from_be_bytes(good[at..at + 8].try_into().unwrap()) as usize;
+    let directory = number(ext + 24);
+    let tables: Vec<usize> = [directory, directory + 32].map(number).to_vec();
+    for round in 0..3000 {
+        let mut bytes = good.clone();
+        for _ in 0..=rng.below(2) {
+            let (at, len) = match rng.below(4) {
+                0 => (ext, 32),
+                1 => (tables[rng.below(2) as usize], 64),
+                _ => (directory, 104),
+            };
+            let at = (at + rng.below(len) as usize).min(bytes.len() - 1);
+            bytes[at] = [bytes[at] ^ 1 << rng.below(8), 0, 255, rng.below(256) as u8][rng.below(4) as usize];
+        }
+        let Ok(image) = open_disk(Disk::new(MemDevice::from_bytes(bytes)), true) else { continue };
+        let bitmaps = image.bitmaps().unwrap();
+        for bitmap in bitmaps.list().unwrap() {
+            if let Ok(bits) = bitmaps.bits(&bitmap.name) {
+                assert!(bits.size() <= 1 << 20, "{round}");
+                let _ = content(&bits);
+            }
+            let change = match round % 4 {
+                0 => BitmapChange::Clear,
+                1 => BitmapChange::Remove,
+                2 => BitmapChange::Enable(false),
+                _ => BitmapChange::Add { granularity: None, enabled: true },
+            };
+            let name = if round % 4 == 3 { "new" } else { &bitmap.name };
+            let _ = bitmaps.change(name, change);
+        }
+    }
+}
+
 /// `racker disk …` in a folder.
 fn run(dir: &Path, args: &[&str]) -> Ran {
     racker().arg("disk").args(args).dir(dir).run()
