@@ -10,7 +10,7 @@ mod fault;
 mod live;
 mod session;
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Deref};
 use std::sync::{Arc, RwLock};
 
 use racker_formats::block::Span;
@@ -408,4 +408,12 @@ fn check_xattr(stat: &Stat, name: &[u8], value: Option<&[u8]>) -> Result<()> {
         acl::check(value)?;
     }
     Ok(())
+}
+
+impl Deref for Writer<'_> {
+    type Target = dyn Filesystem;
+
+    fn deref(&self) -> &Self::Target {
+        self.fs.as_ref()
+    }
 }

@@ -117,7 +117,7 @@ impl Player {
         let crowded = self.model.nodes.len() > self.style.nodes;
         match self.rng.below(100) {
             0..18 if !crowded => self.create(fs),
-            0..18 | 18..34 => self.unlink(fs),
+            0..34 => self.unlink(fs),
             34..56 => self.write(fs),
             56..61 => self.truncate(fs),
             61..66 => self.punch(fs),

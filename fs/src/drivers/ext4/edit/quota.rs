@@ -117,7 +117,11 @@ impl Edit {
         if get16(bytes, 26)? == 0 || flags & inode_flags::EA_INODE != 0 {
             return Ok(None);
         }
-        let wide = |lo, hi| Ok::<u32, racker_formats::Error>(u32::from(get16(bytes, hi)?) << 16 | u32::from(get16(bytes, lo)?));
+        let wide = |lo, hi| {
+            Ok::<u32, racker_formats::Error>(
+                u32::from(get16(bytes, hi)?) << 16 | u32::from(get16(bytes, lo)?),
+            )
+        };
         let project = if bytes.len() >= super::create::PROJECT_END { get32(bytes, 156)? } else { 0 };
         let blocks = u64::from(get16(bytes, 116)?) << 32 | u64::from(get32(bytes, 28)?);
         let shift = if flags & inode_flags::HUGE_FILE != 0 { self.fs.sb.block_size.shift() } else { 9 };
