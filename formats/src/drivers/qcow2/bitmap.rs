@@ -247,6 +247,16 @@ impl Bits {
         if found != need {
             return Err(Fault::BitmapTable { name: bitmap.name.clone(), found, need }.into());
         }
+        let file_size = file.size();
+        for at in table.iter().map(|entry| entry & OFFSET_MASK).filter(|at| *at != 0) {
+            let (what, len) = ("bitmap data", cluster.bytes());
+            if !cluster.aligned(at) {
+                return Err(Fault::Unaligned { what, at, cluster: len }.into());
+            }
+            if at.saturating_add(len) > file_size {
+                return Err(Fault::OutsideFile { what, at, len, file: file_size }.into());
+            }
+        }
         Ok(Self { file: file.read_only(), cluster, table, size })
     }
 

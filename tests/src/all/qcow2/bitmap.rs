@@ -11,6 +11,7 @@ use racker_tests::image::scratch;
 use racker_tests::qemu;
 use racker_tests::rng::Rng;
 use racker_tests::sim::CrashDisk;
+use racker_tests::tool::{Ran, racker};
 
 use super::make::Recipe;
 use super::{content, open, open_disk};
@@ -248,4 +249,121 @@ fn every_shape_takes_bitmaps() {
                 && before[2 * MIB as usize..] == after[2 * MIB as usize..]
         );
     }
+}
+
+#[test]
+fn damaged_bitmaps_are_refused_and_nothing_worse() {
+    let dir = scratch();
+    let path = dir.path().join("image");
+    noted(&path, "cluster_size=512");
+    let good = std::fs::read(&path).unwrap();
+    let rng = &mut Rng::new(9);
+    // Where the extension names the directory, in the first cluster or behind it.
+    let mark = 0x2385_2875_u32.to_be_bytes();
+    let ext = good.windows(4).position(|w| w == mark).unwrap();
+    let number = |at: usize| u64::from_be_bytes(good[at..at + 8].try_into().unwrap()) as usize;
+    let directory = number(ext + 24);
+    let tables: Vec<usize> = [directory, directory + 32].map(number).to_vec();
+    for round in 0..3000 {
+        let mut bytes = good.clone();
+        for _ in 0..=rng.below(2) {
+            let (at, len) = match rng.below(4) {
+                0 => (ext, 32),
+                1 => (tables[rng.below(2) as usize], 64),
+                _ => (directory, 104),
+            };
+            let at = (at + rng.below(len) as usize).min(bytes.len() - 1);
+            bytes[at] = [bytes[at] ^ 1 << rng.below(8), 0, 255, rng.below(256) as u8][rng.below(4) as usize];
+        }
+        let Ok(image) = open_disk(Disk::new(MemDevice::from_bytes(bytes)), true) else { continue };
+        let bitmaps = image.bitmaps().unwrap();
+        for bitmap in bitmaps.list().unwrap() {
+            if let Ok(bits) = bitmaps.bits(&bitmap.name) {
+                assert!(bits.size() <= 1 << 20, "{round}");
+                let _ = content(&bits);
+            }
+            let change = match round % 4 {
+                0 => BitmapChange::Clear,
+                1 => BitmapChange::Remove,
+                2 => BitmapChange::Enable(false),
+                _ => BitmapChange::Add { granularity: None, enabled: true },
+            };
+            let name = if round % 4 == 3 { "new" } else { &bitmap.name };
+            let _ = bitmaps.change(name, change);
+        }
+    }
+}
+
+/// `racker disk …` in a folder.
+fn run(dir: &Path, args: &[&str]) -> Ran {
+    racker().arg("disk").args(args).dir(dir).run()
+}
+
+fn listed(dir: &Path, name: &str) -> Vec<(String, u64, bool)> {
+    let said = run(dir, &["info", "--json", name]).ok();
+    let info: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let all = info["format-specific"]["data"]["bitmaps"].as_array().cloned().unwrap_or_default();
+    let one = |b: &serde_json::Value| {
+        let auto = b["flags"].as_array().unwrap().iter().any(|flag| flag == "auto");
+        (b["name"].as_str().unwrap().to_string(), b["granularity"].as_u64().unwrap(), auto)
+    };
+    all.iter().map(one).collect()
+}
+
+#[test]
+fn steps_are_done_in_their_order_and_bitmaps_go_with_a_copy() {
+    let dir = scratch();
+    let at = dir.path();
+    qemu::img_in(at, &["create", "-q", "-f", "qcow2", "a.qcow2", "4M"]);
+    run(at, &["bitmap", "--add", "-g", "64k", "a.qcow2", "one"]).ok();
+    qemu::io("qcow2", &at.join("a.qcow2"), &["write 1M 64k".into()]);
+    run(at, &["bitmap", "--add", "--disable", "--merge", "one", "a.qcow2", "two"]).ok();
+    run(
+        at,
+        &["bitmap", "--merge", "one", "--clear", "--image-opts", "driver=qcow2,file.filename=a.qcow2", "one"],
+    )
+    .ok();
+    let two = ("two".to_string(), 65_536, false);
+    assert_eq!(listed(at, "a.qcow2"), [("one".to_string(), 65_536, true), two.clone()]);
+    let bits = |name: &str, bitmap: &str| {
+        ones(&open(&at.join(name), false).unwrap().bitmaps().unwrap().bits(bitmap).unwrap())
+    };
+    assert_eq!((bits("a.qcow2", "one"), bits("a.qcow2", "two")), (vec![], vec![16]));
+    // A step that fails leaves nothing half done behind.
+    run(at, &["bitmap", "--add", "--merge", "none", "a.qcow2", "three"]).failed();
+    assert_eq!(listed(at, "a.qcow2").len(), 2);
+    assert_eq!(run(at, &["bitmap", "a.qcow2", "one"]).status, 2);
+    assert!(run(at, &["bitmap", "--add", "-f", "raw", "a.qcow2", "x"]).failed().contains("no bitmaps"));
+
+    let copy = |rest: &[&str]| run(at, &[&["convert", "--bitmaps"], rest].concat());
+    copy(&["--verify", "-O", "qcow2", "-c", "-o", "cluster_size=4k", "a.qcow2", "b.qcow2"]).ok();
+    qemu::check(&at.join("b.qcow2"));
+    assert_eq!(listed(at, "b.qcow2"), listed(at, "a.qcow2"));
+    assert_eq!((bits("b.qcow2", "one"), bits("b.qcow2", "two")), (vec![], vec![16]));
+    qemu::img_in(at, &["create", "-q", "-f", "qcow2", "c.qcow2", "4M"]);
+    copy(&["-n", "-O", "qcow2", "a.qcow2", "c.qcow2"]).ok();
+    assert_eq!(listed(at, "c.qcow2"), listed(at, "a.qcow2"));
+    assert!(copy(&["-n", "-O", "qcow2", "a.qcow2", "c.qcow2"]).failed().contains("already"));
+    // What cannot take them is refused before anything is written.
+    for rest in [
+        &["-O", "raw", "a.qcow2", "no"][..],
+        &["-O", "qcow2", "-o", "compat=0.10", "a.qcow2", "no"],
+        &["-O", "qcow2", "a.qcow2", "b.qcow2", "no"],
+        &["-O", "vmdk", "a.qcow2", "no"],
+        &["-O", "raw", "a.qcow2", "-"],
+    ] {
+        copy(rest).failed();
+        assert!(!at.join("no").exists());
+    }
+    // Racker's own writes are noted nowhere, so the bitmap is of no use any more.
+    qemu::img_in(at, &["create", "-q", "-f", "qcow2", "zero.qcow2", "4M"]);
+    run(at, &["convert", "-n", "-O", "qcow2", "zero.qcow2", "a.qcow2"]).ok();
+    assert!(copy(&["-O", "qcow2", "a.qcow2", "no"]).failed().contains("--skip-broken-bitmaps"));
+    let said = copy(&["--skip-broken-bitmaps", "-O", "qcow2", "a.qcow2", "d.qcow2"]);
+    assert!(said.err.contains("\"one\""), "{said}");
+    assert_eq!(listed(at, "d.qcow2"), [two]);
+    let said = qemu::img_status(&["measure", "-O", "qcow2", &at.join("d.qcow2").display().to_string()]).1;
+    let ours = run(at, &["measure", "-O", "qcow2", "d.qcow2"]).ok();
+    let last = |text: &str| text.trim().lines().last().map(str::to_string);
+    assert_eq!(last(&ours), last(&said));
 }
