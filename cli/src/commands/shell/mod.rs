@@ -1,9 +1,18 @@
 //! `racker disk shell`
+//!
+//! * [`complete`]: what the tabulator does at a terminal
+
+mod complete;
 
 use std::io::{BufRead, IsTerminal, Write};
+use std::sync::{Arc, Mutex};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use racker_fs::path::View;
+use rustyline::Editor;
+use rustyline::history::DefaultHistory;
 
+use self::complete::Paths;
 use crate::exit::Exit;
 use crate::fault::{Failure, Outcome};
 use crate::files;
@@ -89,6 +98,7 @@ impl Shell {
         let interactive = lines.is_terminal();
         loop {
             let target = Target::open_for(&self.image, !self.read_only)?;
+            lines.look_at(target.tree(&self.which).ok());
             let mut end = End::Input;
             let mut looked = None;
             if self.read_only {
@@ -264,7 +274,7 @@ fn commands(text: &str) -> Vec<String> {
 enum Lines<'a> {
     Given(std::vec::IntoIter<String>),
     Script(std::io::Lines<std::io::StdinLock<'a>>),
-    Terminal(Box<rustyline::DefaultEditor>),
+    Terminal(Box<Editor<Paths, DefaultHistory>>, Arc<Mutex<Option<View>>>),
 }
 
 impl Lines<'_> {
@@ -273,15 +283,28 @@ impl Lines<'_> {
             return Self::Given(commands(text).into_iter());
         }
         if std::io::stdin().is_terminal()
-            && let Ok(editor) = rustyline::DefaultEditor::new()
+            && let Ok(mut editor) = Editor::new()
         {
-            return Self::Terminal(Box::new(editor));
+            let view = Arc::<Mutex<Option<View>>>::default();
+            let line = Line::command();
+            let names = line.get_subcommands().map(|c| c.get_name().to_string());
+            editor.set_helper(Some(Paths::new(names.collect(), Arc::clone(&view))));
+            return Self::Terminal(Box::new(editor), view);
         }
         Self::Script(std::io::stdin().lock().lines())
     }
 
     fn is_terminal(&self) -> bool {
-        matches!(self, Self::Terminal(_))
+        matches!(self, Self::Terminal(..))
+    }
+
+    /// The tree whose paths are completed from now on.
+    fn look_at(&self, tree: Option<View>) {
+        if let Self::Terminal(_, view) = self
+            && let Ok(mut view) = view.lock()
+        {
+            *view = tree;
+        }
     }
 
     fn next(&mut self) -> Outcome<Option<String>> {
@@ -289,7 +312,7 @@ impl Lines<'_> {
         match self {
             Self::Given(lines) => Ok(lines.next()),
             Self::Script(lines) => Ok(lines.next().transpose()?),
-            Self::Terminal(editor) => match editor.readline("racker> ") {
+            Self::Terminal(editor, _) => match editor.readline("racker> ") {
                 Ok(line) => {
                     // A line that cannot be remembered was typed all the same.
                     let _ = editor.add_history_entry(&line);
