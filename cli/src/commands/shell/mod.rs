@@ -115,6 +115,8 @@ impl Shell {
                     }
                 }),
             };
+            // The tree holds the image, which is opened anew.
+            lines.look_at(None);
             match (done, end) {
                 (Err(e), _) if !e.is_thrown_away() => return Err(e),
                 (_, End::Quit | End::Input) => return Ok(Exit::Done),
