@@ -46,7 +46,7 @@ pub(crate) struct Shell {
 
 /// One line.
 #[derive(Debug, Parser)]
-#[command(multicall = true, disable_help_flag = true)]
+#[command(multicall = true, about = "Commands of the shell; HELP of one with --help behind it")]
 struct Line {
     #[command(subcommand)]
     verb: Verb,

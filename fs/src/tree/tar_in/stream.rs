@@ -268,7 +268,7 @@ impl<'a> Stream<'a> {
 
 /// Bytes behind a member up to the next block.
 fn padding(size: u64) -> u64 {
-    size.next_multiple_of(BLOCK).saturating_sub(size)
+    size.wrapping_neg() & 511
 }
 
 /// A long name ends with a zero byte.
@@ -291,5 +291,5 @@ fn sum_holds(block: &[u8; 512]) -> bool {
     let bytes = || block.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { b' ' } else { *b });
     let unsigned = bytes().fold(0i64, |sum, b| sum.wrapping_add(i64::from(b)));
     let signed = bytes().fold(0i64, |sum, b| sum.wrapping_add(i64::from(b.cast_signed())));
-    want == unsigned || want == signed
+    racker_formats::wire::sum_holds(want, unsigned) || want == signed
 }
