@@ -14,6 +14,8 @@ pub(crate) struct Failure {
     message: String,
     hint: Option<String>,
     broken_pipe: bool,
+    kind: Option<Kind>,
+    thrown_away: bool,
     exit: Exit,
 }
 
@@ -23,7 +25,14 @@ pub(crate) type Outcome<T> = Result<T, Failure>;
 impl Failure {
     /// A failure that has no cause below the command line.
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None, broken_pipe: false, exit: Exit::Failed }
+        Self {
+            message: message.into(),
+            hint: None,
+            broken_pipe: false,
+            kind: None,
+            thrown_away: false,
+            exit: Exit::Failed,
+        }
     }
 
     /// Adds something to try.
@@ -31,6 +40,28 @@ impl Failure {
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// What a caller can do about it, if it is known.
+    pub(crate) fn kind(&self) -> Option<Kind> {
+        self.kind
+    }
+
+    /// Says what a caller can do about it.
+    #[must_use]
+    pub(crate) fn of(mut self, kind: Kind) -> Self {
+        self.kind = Some(kind);
+        self
+    }
+
+    /// Work that was not wanted after all: no failure, but what was done is not kept.
+    pub(crate) fn thrown_away() -> Self {
+        Self { thrown_away: true, ..Self::new("nothing was written") }
+    }
+
+    /// Whether it only means that what was done is not kept.
+    pub(crate) fn is_thrown_away(&self) -> bool {
+        self.thrown_away
     }
 
     /// Whether the reader of standard output went away, which is no failure.
@@ -70,7 +101,14 @@ impl From<Error> for Failure {
     fn from(e: Error) -> Self {
         let pipe = e.fault::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe);
         let hint = e.hint().map(String::from).or_else(|| general_hint(&e));
-        Self { message: e.to_string(), hint, broken_pipe: pipe, exit: Exit::Failed }
+        Self {
+            message: e.to_string(),
+            hint,
+            broken_pipe: pipe,
+            kind: Some(e.kind()),
+            thrown_away: false,
+            exit: Exit::Failed,
+        }
     }
 }
 

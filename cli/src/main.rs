@@ -5,6 +5,7 @@ mod clean;
 mod commands;
 mod exit;
 mod fault;
+mod files;
 mod interrupt;
 mod output;
 mod progress;

@@ -24,8 +24,8 @@ pub(crate) struct ProgressArgs {
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
     /// How progress is shown on standard error
-    #[arg(long = "progress", value_name = "HOW", default_value = "auto", global = true)]
-    mode: Mode,
+    #[arg(id = "progress", long, value_name = "HOW", default_value = "auto", global = true)]
+    shown: Mode,
 }
 
 impl ProgressArgs {
@@ -34,7 +34,7 @@ impl ProgressArgs {
         if self.quiet {
             return Progress::None;
         }
-        match self.mode {
+        match self.shown {
             Mode::Json => Progress::Json { what, total, next: Instant::now() },
             Mode::Auto if std::io::stderr().is_terminal() => {
                 let bar = ProgressBar::new(total);

@@ -4,7 +4,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap::Args;
+use clap::error::ErrorKind;
+use clap::{ArgMatches, Args, Command, FromArgMatches};
 use racker_formats::block::Disk;
 use racker_formats::open::{OpenOptions, Opened, open};
 use racker_formats::opening::Policy;
@@ -15,15 +16,52 @@ use racker_fs::path::{Mount, Place, View};
 use racker_fs::tree::Tree;
 
 use crate::fault::{About, Failure, Outcome};
+use crate::typed;
 
 /// Which image, and how it is opened.
-#[derive(Args, Clone, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ImageArgs {
+    pub(crate) image: PathBuf,
+    pub(crate) how: HowArgs,
+}
+
+/// The same as it is typed.
+#[derive(Args, Debug)]
+struct TypedImage {
     /// Disk image, compressed image, archive with a disk inside, or block device
     #[arg(value_name = "IMAGE")]
-    pub(crate) image: PathBuf,
+    image: PathBuf,
     #[command(flatten)]
-    pub(crate) how: HowArgs,
+    how: HowArgs,
+}
+
+impl FromArgMatches for ImageArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let TypedImage { image, mut how } = TypedImage::from_arg_matches(matches)?;
+        let wrong = |failure: Failure| {
+            let said = failure.report();
+            let said = said.strip_prefix("racker: ").unwrap_or(&said);
+            clap::Error::raw(ErrorKind::ValueValidation, said)
+        };
+        let (image, format) = how.described(image).map_err(wrong)?;
+        how.format = format;
+        Ok(Self { image, how })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for ImageArgs {
+    fn augment_args(command: Command) -> Command {
+        TypedImage::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        TypedImage::augment_args_for_update(command)
+    }
 }
 
 /// How an image is opened.
@@ -38,6 +76,9 @@ pub(crate) struct HowArgs {
     /// Open backing, data and extent files that lie outside the image's folder
     #[arg(long)]
     pub(crate) allow_external: bool,
+    /// What is typed as an image is qemu-img's description of one: driver=FORMAT,file.filename=PATH
+    #[arg(long, conflicts_with = "format")]
+    pub(crate) image_opts: bool,
 }
 
 /// Which filesystem.
@@ -49,6 +90,11 @@ pub(crate) struct PartitionArgs {
 }
 
 impl HowArgs {
+    /// The path of what was typed as an image, and its format if that was typed.
+    pub(crate) fn described(&self, image: PathBuf) -> Outcome<(PathBuf, Option<String>)> {
+        if self.image_opts { typed::description(&image) } else { Ok((image, self.format.clone())) }
+    }
+
     /// The same for the library.
     pub(crate) fn options(&self, write: bool) -> OpenOptions<'_> {
         OpenOptions {
@@ -92,7 +138,7 @@ impl Target {
     pub(crate) fn place(&self, which: &PartitionArgs, path: &Path, follow: bool) -> Outcome<Place> {
         let bytes = path.as_os_str().as_bytes();
         let found = match &which.partition {
-            Some(name) => self.view(name)?.resolve(bytes, follow),
+            Some(name) => self.view_of(name)?.resolve(bytes, follow),
             None => {
                 let guest = Guest::find(&self.inspection);
                 locate(&self.inspection, guest.as_ref(), bytes, follow)
@@ -104,7 +150,7 @@ impl Target {
     /// The tree to copy from: of one filesystem by `-p`, of the operating system, or of the only filesystem.
     pub(crate) fn tree(&self, which: &PartitionArgs) -> Outcome<View> {
         if let Some(name) = &which.partition {
-            return self.view(name);
+            return self.view_of(name);
         }
         if let Some(guest) = Guest::find(&self.inspection) {
             return Ok(guest.view);
@@ -129,6 +175,13 @@ impl Target {
         facts.map(|f| f.size.saturating_sub(f.free)).fold(0, u64::saturating_add)
     }
 
+    /// The whole tree that is seen at `/`.
+    pub(crate) fn whole(&self, which: &PartitionArgs) -> Outcome<Tree> {
+        let view = self.tree(which)?;
+        let root = view.root().about(&self.path)?;
+        Ok(Tree::from_place(&view, &root))
+    }
+
     /// The tree to take out whole. On an ostree system that is the deployment; the physical root, which the system
     /// sees at `/sysroot` and which holds the deployment once more, is left to `-p`.
     pub(crate) fn whole_tree(&self, which: &PartitionArgs) -> Outcome<Tree> {
@@ -143,7 +196,7 @@ impl Target {
     }
 
     /// The tree of one named filesystem.
-    fn view(&self, name: &str) -> Outcome<View> {
+    pub(crate) fn view_of(&self, name: &str) -> Outcome<View> {
         let found = self.inspection.find(self.disk(), name).about(&self.path)?;
         let fs: Arc<dyn Filesystem> = found.filesystem().about(&self.path)?;
         let listed = self.inspection.volumes.iter().position(|v| v.layout == found.layout);

@@ -1,5 +1,9 @@
 //! Options as `-o K=V,K=V` spells them. A name by itself switches something on.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
 use crate::fault::{Failure, Outcome};
 
 /// The pairs of all `-o` in order. A comma inside a value is typed twice, as for `qemu-img`.
@@ -31,6 +35,29 @@ pub(crate) fn take(pairs: &mut Vec<(String, String)>, name: &str) -> Option<Stri
     found
 }
 
+/// The path and the format of an image that is described as `qemu-img --image-opts` has it.
+pub(crate) fn description(text: &Path) -> Outcome<(PathBuf, Option<String>)> {
+    const HINT: &str = "racker knows driver=FORMAT, file.filename=PATH and file.driver=file";
+    let refused = |what: String| Failure::new(format!("--image-opts: {what}")).hint(HINT);
+    // Every byte as a character of its own, so that names need not be text.
+    let bytes: String = text.as_os_str().as_bytes().iter().map(|byte| char::from(*byte)).collect();
+    let (mut path, mut format) = (None, None);
+    for (key, value) in pairs(&[bytes])? {
+        match (key.as_str(), value.as_str()) {
+            ("filename" | "file.filename", _) => path = Some(value),
+            ("driver", _) => format = Some(value),
+            ("file.driver", "file" | "host_device") => {}
+            // How QEMU would go about it, which is not to be seen in the result.
+            ("cache.direct" | "cache.no-flush", "on" | "off") => {}
+            _ => return Err(refused(format!("{key}={value} is not supported"))),
+        }
+    }
+    let Some(path) = path else { return Err(refused("no file.filename is in it".into())) };
+    let path = path.chars().map(u8::try_from).collect::<Result<Vec<u8>, _>>();
+    let path = path.map_err(|_| refused("the name is not as it was typed".into()))?;
+    Ok((OsString::from_vec(path).into(), format))
+}
+
 fn split(text: &str) -> Vec<String> {
     let mut items = vec![String::new()];
     let mut chars = text.chars().peekable();
@@ -48,6 +75,22 @@ fn split(text: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn images_are_described_by_driver_and_name() {
+        let described = |text: &str| description(Path::new(text)).map_err(|e| e.report());
+        let found = |path: &str, format: Option<&str>| Ok((PathBuf::from(path), format.map(str::to_string)));
+        let plain = "driver=qcow2,file.driver=file,file.filename=/a/ü,,b";
+        assert_eq!(described(plain), found("/a/ü,b", Some("qcow2")));
+        assert_eq!(described("file.filename=x"), found("x", None));
+        for (text, word) in [
+            ("driver=qcow2,file.driver=nbd,file.filename=x", "file.driver=nbd"),
+            ("driver=qcow2,file.filename=x,backing.driver=raw", "backing.driver=raw"),
+            ("driver=qcow2", "file.filename"),
+        ] {
+            assert!(described(text).unwrap_err().contains(word), "{text}");
+        }
+    }
 
     #[test]
     fn commas_are_typed_twice() {

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crate::block::{BlockDevice, Disk, RunKind, Span};
+use crate::convert::Pace;
 use crate::error::{Result, Within};
 use crate::limits::MIB;
 use crate::map::Location;
@@ -16,22 +17,33 @@ use crate::wire::{index, part_mut};
 const CHUNK: u64 = 2 * MIB;
 
 /// Copies what `layers` have of their own into `base`, which is opened for writing. The first layer is the image, each
-/// further one the parent of the one before, and `base` the parent of the last, which is open for writing; none of them needs to be opened with
-/// its parent. A base that is too small grows. On return all is on stable storage.
-pub fn commit(layers: &[Arc<dyn Image>], base: &Arc<dyn Image>, progress: &mut dyn FnMut(u64)) -> Result<()> {
+/// further one the parent of the one before, and `base` the parent of the last, which is open for writing; none of them
+/// needs to be opened with its parent. A base that is too small grows. Data are copied at `pace`. On return all is on
+/// stable storage.
+pub fn commit(
+    layers: &[Arc<dyn Image>],
+    base: &Arc<dyn Image>,
+    mut pace: Pace,
+    progress: &mut dyn FnMut(u64),
+) -> Result<()> {
     let size = layers.first().map_or(0, |image| image.size());
-    if let Some(child) = layers.last()
-        && child.follows_parent()?
-    {
-        // Early, so that hardly any time passes in which the child does not know its parent.
+    let device: Arc<dyn BlockDevice> = base.clone();
+    let disk = &Disk::from_arc(device);
+    let follower = match layers.last() {
+        Some(child) if child.follows_parent()? => Some(child),
+        _ => None,
+    };
+    if follower.is_some() {
         base.renew_identity().within(|| "the backing file")?;
+    }
+    if disk.size() < size {
+        disk.resize(size).within(|| "the backing file")?;
+    }
+    if let Some(child) = follower {
+        // Early, so that hardly any time passes in which the child does not know its parent.
         child.keep_parent(base.as_ref())?;
     }
-    let device: Arc<dyn BlockDevice> = base.clone();
-    let base = &Disk::from_arc(device);
-    if base.size() < size {
-        base.resize(size).within(|| "the backing file")?;
-    }
+    let base = disk;
     let mut buf = Vec::new();
     let mut rest = Span::first(size);
     while !rest.is_empty() {
@@ -39,7 +51,7 @@ pub fn commit(layers: &[Arc<dyn Image>], base: &Arc<dyn Image>, progress: &mut d
         match found {
             None => {}
             Some((_, RunKind::Zero)) => base.write_zeroes(span).within(|| "the backing file")?,
-            Some((image, _)) => copy(image, base, span, &mut buf)?,
+            Some((image, _)) => copy(image, base, span, &mut pace, &mut buf)?,
         }
         rest = rest.skip(span.len());
         progress(span.end());
@@ -69,7 +81,7 @@ fn first(layers: &[Arc<dyn Image>], span: Span) -> Result<(Span, Option<Owner<'_
     Ok((span, None))
 }
 
-fn copy(image: &Arc<dyn Image>, base: &Disk, span: Span, buf: &mut Vec<u8>) -> Result<()> {
+fn copy(image: &Arc<dyn Image>, base: &Disk, span: Span, pace: &mut Pace, buf: &mut Vec<u8>) -> Result<()> {
     let device: Arc<dyn BlockDevice> = image.clone();
     let disk = Disk::from_arc(device);
     let mut rest = span;
@@ -81,6 +93,7 @@ fn copy(image: &Arc<dyn Image>, base: &Disk, span: Span, buf: &mut Vec<u8>) -> R
         }
         let bytes = part_mut(buf, 0, len, "chunk")?;
         disk.read_at(now.start(), bytes)?;
+        pace.wait(now.len());
         base.write_at(now.start(), bytes).within(|| "the backing file")?;
         rest = rest.skip(now.len());
     }

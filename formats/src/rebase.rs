@@ -11,28 +11,19 @@ use crate::error::{Result, Within};
 use crate::limits::MIB;
 use crate::map::Location;
 use crate::mapped::{parent_run, read_parent};
-use crate::opening::Reference;
-use crate::registry::Image;
+use crate::registry::{Backing, Image};
 use crate::wire::{index, is_zero, part};
 
 /// Bytes of each parent that are read at once.
 const CHUNK: u64 = 2 * MIB;
 
-/// A parent to be.
-#[derive(Clone, Copy, Debug)]
-pub struct Target<'a> {
-    /// How the image shall name it.
-    pub reference: &'a Reference,
-    /// The parent, opened.
-    pub image: &'a Arc<dyn Image>,
-}
-
 /// Gives `image`, which was opened for writing with all its parents, another parent, or none; what it reads as stays
-/// the same. `progress` is told how many bytes are done. On return all is on stable storage, and the image is to be
-/// opened anew.
+/// the same. What is written into it is compressed if `compress` says so. `progress` is told how many bytes are done. On
+/// return all is on stable storage, and the image is to be opened anew.
 pub fn rebase(
     image: &Arc<dyn Image>,
-    target: Option<Target<'_>>,
+    target: Option<&Backing>,
+    compress: bool,
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
     let disk = |image: Arc<dyn Image>| {
@@ -41,13 +32,14 @@ pub fn rebase(
     };
     let top = disk(Arc::clone(image));
     let old = image.parent().map(|parent| disk(parent).read_only());
-    let new = target.map(|t| disk(Arc::clone(t.image)).read_only());
+    let new = target.map(|t| disk(Arc::clone(&t.image)).read_only());
     // Units that are written whole take nothing from the old parent but what is there already.
     let unit = image.facts().cluster_size.and_then(BlockSize::from_bytes);
     let unit = unit.or(BlockSize::from_bytes(64 << 10)).filter(|u| u.bytes() <= CHUNK);
     let unit = unit.or(BlockSize::from_bytes(CHUNK)).ok_or(crate::error::Common::Index(CHUNK))?;
-    let mut pull = Pull { top: &top, old, new, unit, left: Vec::new(), right: Vec::new() };
-    image.leave_parent()?;
+    let packed = compress.then(|| image.as_ref());
+    let mut pull = Pull { top: &top, packed, old, new, unit, left: Vec::new(), right: Vec::new() };
+    image.leave_parent(target)?;
     let mut rest = Span::first(image.size());
     while !rest.is_empty() {
         let Location { run, .. } = image.locate(rest)?;
@@ -59,13 +51,14 @@ pub fn rebase(
         progress(span.end());
     }
     image.flush()?;
-    let (reference, opened) = target.map(|t| (t.reference, t.image.as_ref())).unzip();
-    image.name_parent(reference, opened)
+    image.name_parent(target.map(|t| &t.reference), target)
 }
 
 /// Brings what differs into the image.
 struct Pull<'a> {
     top: &'a Disk,
+    /// The same, if what is written shall be compressed.
+    packed: Option<&'a dyn Image>,
     old: Option<Disk>,
     new: Option<Disk>,
     unit: BlockSize,
@@ -132,7 +125,13 @@ impl Pull<'_> {
             Some((span, true)) => self.top.write_zeroes(span),
             Some((span, false)) => {
                 let at = index(span.start().saturating_sub(chunk.start()))?;
-                self.top.write_at(span.start(), part(&self.left, at, index(span.len())?, "chunk")?)
+                let bytes = part(&self.left, at, index(span.len())?, "chunk")?;
+                let whole = self.unit.aligned(span.start())
+                    && (self.unit.aligned(span.end()) || span.end() == self.top.size());
+                match self.packed.filter(|_| whole) {
+                    Some(image) => image.write_packed(span.start(), bytes),
+                    None => self.top.write_at(span.start(), bytes),
+                }
             }
         }
     }
@@ -155,8 +154,15 @@ mod tests {
         new[9000] = 2;
         let top = disk(vec![7; 40_000]);
         let (left, right) = (Vec::new(), Vec::new());
-        let mut pull =
-            Pull { top: &top, old: Some(disk(old.clone())), new: Some(disk(new)), unit, left, right };
+        let mut pull = Pull {
+            top: &top,
+            packed: None,
+            old: Some(disk(old.clone())),
+            new: Some(disk(new)),
+            unit,
+            left,
+            right,
+        };
         pull.span(Span::first(40_000)).unwrap();
         let mut found = vec![0; 40_000];
         top.read_at(0, &mut found).unwrap();

@@ -84,6 +84,11 @@ pub trait Format: Sync {
         let _ = plan;
         false
     }
+    /// Bytes that these bitmaps take in a new image by `plan` at most; `None` if it can hold none.
+    fn bitmaps_size(&self, plan: &Plan, bitmaps: &[BitmapFacts]) -> Result<Option<u64>> {
+        let _ = (plan, bitmaps);
+        Ok(None)
+    }
     /// The options of `create`.
     fn options(&self) -> &'static [Opt] {
         &[]
@@ -202,15 +207,16 @@ pub trait Image: BlockDevice {
     }
 
     /// Makes ready for [another parent](Self::name_parent): from now on zeroes that are written are the image's own,
-    /// even where its parent has zeroes too.
-    fn leave_parent(&self) -> Result<()> {
+    /// even where its parent has zeroes too. Refuses a `next` parent that it cannot have.
+    fn leave_parent(&self, next: Option<&Backing>) -> Result<()> {
+        let _ = next;
         Err(Common::Unsupported { what: "naming another parent", by: self.facts().format.into() }.into())
     }
 
     /// Names another parent, or none, and leaves everything else as it is: where the image has nothing of its own,
-    /// what the new parent holds shows through. `opened` is the new parent, for formats that record its identity.
-    /// Lands whole or not at all; then the image is to be opened anew.
-    fn name_parent(&self, parent: Option<&Reference>, opened: Option<&dyn Image>) -> Result<()> {
+    /// what the new parent holds shows through. `opened` is the new parent, for formats that record its identity;
+    /// without it they keep the one that they have. Lands whole or not at all; then the image is to be opened anew.
+    fn name_parent(&self, parent: Option<&Reference>, opened: Option<&Backing>) -> Result<()> {
         let _ = (parent, opened);
         Err(Common::Unsupported { what: "naming another parent", by: self.facts().format.into() }.into())
     }
@@ -221,8 +227,21 @@ pub trait Image: BlockDevice {
         Err(Common::Unsupported { what: "emptying an image", by: self.facts().format.into() }.into())
     }
 
+    /// Writes whole clusters, the last of which the end of the disk may cut off, compressed where that makes them
+    /// smaller.
+    fn write_packed(&self, at: u64, data: &[u8]) -> Result<()> {
+        let _ = (at, data);
+        let by = self.facts().format.into();
+        Err(Common::Unsupported { what: "compression (-c) in an image that is there already", by }.into())
+    }
+
     /// Snapshots inside the image, where the format has them.
     fn snapshots(&self) -> Option<&dyn Snapshots> {
+        None
+    }
+
+    /// Bitmaps inside the image, where the format has them.
+    fn bitmaps(&self) -> Option<&dyn Bitmaps> {
         None
     }
 
@@ -334,6 +353,61 @@ pub trait Snapshots {
     fn disk(&self, which: &str) -> Result<Disk>;
 }
 
+/// What a bitmap inside an image says about itself: it tells which stretches of the disk were written since some point
+/// in time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BitmapFacts {
+    /// What the user called it.
+    pub name: String,
+    /// Bytes of the disk that one bit stands for.
+    pub granularity: u64,
+    /// What is written belongs into it.
+    pub enabled: bool,
+    /// It can be relied on: nobody left it in the middle of a change, or wrote without it.
+    pub consistent: bool,
+}
+
+/// The bits of a bitmap that another one takes in.
+#[derive(Clone, Copy, Debug)]
+pub struct BitmapSource<'a> {
+    /// The bits, the lowest of each byte first.
+    pub bits: &'a Disk,
+    /// Bytes of the disk that one bit stands for.
+    pub granularity: u64,
+    /// Bytes of the disk that they are of.
+    pub disk_size: u64,
+}
+
+/// What can be done to a bitmap.
+#[derive(Clone, Copy, Debug)]
+pub enum BitmapChange<'a> {
+    /// Makes it, without a bit set; the format chooses a granularity where none is given.
+    Add {
+        /// Bytes of the disk that one bit stands for.
+        granularity: Option<u64>,
+        /// What is written from now on belongs into it.
+        enabled: bool,
+    },
+    /// Takes it away.
+    Remove,
+    /// Clears all bits.
+    Clear,
+    /// Whether what is written from now on belongs into it.
+    Enable(bool),
+    /// Sets the bits that another bitmap has as well.
+    Merge(BitmapSource<'a>),
+}
+
+/// Bitmaps inside an image. Each change lands whole or not at all, and is on stable storage on return.
+pub trait Bitmaps {
+    /// All of them.
+    fn list(&self) -> Result<Vec<BitmapFacts>>;
+    /// The bits of a bitmap that is consistent, the lowest of each byte first.
+    fn bits(&self, name: &str) -> Result<Disk>;
+    /// Changes the bitmap `name`.
+    fn change(&self, name: &str, change: BitmapChange<'_>) -> Result<()>;
+}
+
 /// Reads what probes look at.
 pub fn with_head<T>(file: &Disk, look: impl FnOnce(&Head<'_>) -> T) -> Result<T> {
     let size = file.size();
@@ -364,6 +438,8 @@ pub fn probe(file: &Disk) -> Result<&'static dyn Format> {
 
 /// The format that users call `name`.
 pub fn by_name(name: &str) -> Result<&'static dyn Format> {
+    // What QEMU calls the files and devices themselves, and images name as the format of what has none.
+    let name = if matches!(name, "file" | "host_device") { "raw" } else { name };
     FORMATS
         .iter()
         .find(|f| f.name() == name || f.aliases().contains(&name))

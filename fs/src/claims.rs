@@ -39,6 +39,21 @@ impl Claims {
     }
 }
 
+impl Claims {
+    /// Forgets blocks that belong to no directory any more.
+    pub(crate) fn forget(&self, start: u64, len: u64) -> Result<()> {
+        let mut claims = self.0.lock().map_err(|_| Common::Poisoned)?;
+        if u64::try_from(claims.len()).is_ok_and(|count| count < len) {
+            claims.retain(|block, _| block.checked_sub(start).is_none_or(|past| past >= len));
+        } else {
+            (start..start.saturating_add(len)).for_each(|block| {
+                claims.remove(&block);
+            });
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,5 +65,9 @@ mod tests {
         claims.claim(7, 2, 0).unwrap();
         assert!(claims.claim(7, 2, 1).is_err());
         assert!(claims.claim(7, 3, 0).unwrap_err().to_string().contains("node 2"));
+        claims.forget(0, 7).unwrap();
+        assert!(claims.claim(7, 3, 0).is_err());
+        claims.forget(7, 1).unwrap();
+        claims.claim(7, 3, 0).unwrap();
     }
 }

@@ -11,7 +11,7 @@ use racker_formats::error::{Fault, Kind, Result};
 use crate::boot::{self, Entry};
 use crate::filesystem::{Filesystem, Name, NodeKind};
 use crate::inspect::{Inspection, Volume, describe};
-use crate::path::{Mount, Place, View, read_all};
+use crate::path::{self, Mount, Place, View, read_all};
 
 /// `fstab` and `os-release` are read whole; nothing real comes near this.
 const TEXT_BYTES_MAX: u64 = 256 << 10;
@@ -326,6 +326,22 @@ fn unescape(field: &str) -> Vec<u8> {
         }
     }
     out
+}
+
+/// Finds the one entry that a path means, whether it is there or not: of a file that exists on one filesystem, or of
+/// a directory that does. The second value is the tree that the path was looked up in.
+pub fn locate_entry(disk: &Inspection, guest: Option<&Guest>, typed: &[u8]) -> Result<(path::Entry, View)> {
+    let (above, name) = path::split_last(typed)?;
+    let found = match locate(disk, guest, typed, false) {
+        Ok(place) => place,
+        Err(e) if e.kind() == Kind::NotFound => locate(disk, guest, above, true)?,
+        Err(e) => return Err(e),
+    };
+    let seen = |view: &View| view.mounts().iter().any(|m| Arc::ptr_eq(&m.fs, &found.fs));
+    let in_guest = guest.map(|g| &g.view).filter(|view| seen(view) && view.resolve(above, true).is_ok());
+    let view = in_guest.cloned().unwrap_or_else(|| View::single(found.volume, Arc::clone(&found.fs)));
+    let dir = view.resolve(above, true)?;
+    Ok((view.entry_of(dir, name)?, view))
 }
 
 /// Finds the one file that `path` means: as the system on the disk would, else on the one filesystem that has it.

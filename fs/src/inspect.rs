@@ -7,6 +7,7 @@ use racker_formats::error::{Error, Fault, Kind, Result, Within};
 use racker_formats::transaction::EditDisk;
 
 use crate::drivers;
+use crate::edit::{Live, Writer};
 use crate::filesystem::{Driver, Filesystem, FsFacts};
 use crate::partition::{self, Partition, Table};
 use crate::recognised::{self, Recognised};
@@ -32,7 +33,7 @@ pub struct Volume {
     /// Its bytes.
     pub disk: Disk,
     driver: Result<Option<&'static dyn Driver>>,
-    opened: OnceLock<std::result::Result<Arc<dyn Filesystem>, Arc<Error>>>,
+    opened: OnceLock<std::result::Result<Arc<Live>, Arc<Error>>>,
 }
 
 impl std::fmt::Debug for Volume {
@@ -74,6 +75,9 @@ pub enum VolumeFault {
         /// The content, as `blkid` calls it.
         name: &'static str,
     },
+    /// The whole disk, which has a table.
+    #[error("the whole disk carries a partition table: name a partition")]
+    WholeDisk,
     /// One copy of several.
     #[error("{place} is a member of a software array: changing it alone would make the members differ")]
     ArrayMember {
@@ -89,7 +93,7 @@ impl Fault for VolumeFault {
     fn kind(&self) -> Kind {
         match self {
             Self::NoSuch { .. } => Kind::NotFound,
-            Self::Several { .. } => Kind::Invalid,
+            Self::Several { .. } | Self::WholeDisk => Kind::Invalid,
             Self::NoFilesystem { .. } | Self::NotRead { .. } | Self::ArrayMember { .. } => Kind::Unsupported,
             Self::Again(e) => e.kind(),
         }
@@ -98,7 +102,7 @@ impl Fault for VolumeFault {
     fn hint(&self) -> Option<String> {
         match self {
             Self::NoSuch { there, .. } | Self::Several { there, .. } => Some(format!("there is {there}")),
-            Self::NoFilesystem { .. } | Self::NotRead { .. } => None,
+            Self::NoFilesystem { .. } | Self::NotRead { .. } | Self::WholeDisk => None,
             Self::ArrayMember { .. } => Some("let the system that runs the array change it".into()),
             Self::Again(e) => e.hint().map(String::from),
         }
@@ -145,14 +149,24 @@ impl Volume {
         }
     }
 
-    /// Its filesystem, read-only; a log that is not empty is replayed in memory.
+    /// Its filesystem; a log that is not empty is replayed in memory. During an [edit](Self::edit) it shows what the
+    /// edit has done so far.
     pub fn filesystem(&self) -> Result<Arc<dyn Filesystem>> {
+        let live: Arc<dyn Filesystem> = self.live()?;
+        Ok(live)
+    }
+
+    fn live(&self) -> Result<Arc<Live>> {
         let Some(driver) = self.driver() else {
             return Err(self.no_filesystem());
         };
         let opened = self.opened.get_or_init(|| {
             let place = || format!("{} ▸ {}", self.place(), driver.name());
-            driver.open(self.disk.read_only()).within(place).map_err(Arc::new)
+            driver
+                .open(self.disk.read_only())
+                .map(|fs| Arc::new(Live::new(fs)))
+                .within(place)
+                .map_err(Arc::new)
         });
         opened.as_ref().map(Arc::clone).map_err(|e| VolumeFault::Again(Arc::clone(e)).into())
     }
@@ -267,7 +281,7 @@ impl Volume {
     }
 
     /// Opens its filesystem for an edit, on the same bytes of the edit's disk.
-    pub fn edit<'t>(&self, disk: &EditDisk<'t>) -> Result<crate::edit::Writer<'t>> {
+    pub fn edit<'t>(&self, disk: &EditDisk<'t>) -> Result<Writer<'t>> {
         let Some(driver) = self.driver() else {
             return Err(self.no_filesystem());
         };
@@ -275,6 +289,8 @@ impl Volume {
             return Err(VolumeFault::ArrayMember { place: self.place() }.into());
         }
         let place = || format!("{} ▸ {}", self.place(), driver.name());
-        crate::edit::Writer::open(driver, &disk.map(|d| self.layout.over(d))?).within(place)
+        let writer = Writer::open(driver, &disk.map(|d| self.layout.over(d))?).within(place)?;
+        writer.show(self.live()?.as_ref())?;
+        Ok(writer)
     }
 }

@@ -23,6 +23,12 @@ pub enum PathFault {
     /// Links that lead to links without end.
     #[error("{0}: more than {SYMLINKS_MAX} symbolic links")]
     Loop(String),
+    /// A path that ends in nothing that an entry could be called.
+    #[error("{0}: names no entry of a directory")]
+    NoEntry(String),
+    /// The root of a filesystem cannot be removed, moved or replaced.
+    #[error("{0}: another filesystem is mounted there")]
+    MountPoint(String),
     /// A path that is longer than anything real.
     #[error("the path has too many components")]
     Long,
@@ -33,7 +39,7 @@ impl Fault for PathFault {
         match self {
             Self::NotFound(_) => Kind::NotFound,
             Self::NotDir(_) => Kind::NotDir,
-            Self::Loop(_) | Self::Long => Kind::Invalid,
+            Self::Loop(_) | Self::Long | Self::NoEntry(_) | Self::MountPoint(_) => Kind::Invalid,
         }
     }
 }
@@ -77,6 +83,40 @@ impl Place {
     pub fn display(&self) -> String {
         show(&self.path)
     }
+}
+
+/// The entry of a directory that a path means, whether it is there or not.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The directory.
+    pub dir: Place,
+    /// The name in it.
+    pub name: Name,
+    /// What it names, if anything; a symbolic link is not followed.
+    pub found: Option<Place>,
+}
+
+impl Entry {
+    /// The path as text, safe to print only after cleaning.
+    pub fn display(&self) -> String {
+        match (&self.found, self.dir.path.is_empty()) {
+            (Some(found), _) => found.display(),
+            (None, true) => format!("/{}", String::from_utf8_lossy(self.name.as_bytes())),
+            (None, false) => {
+                format!("{}/{}", self.dir.display(), String::from_utf8_lossy(self.name.as_bytes()))
+            }
+        }
+    }
+}
+
+/// A path without what is behind its last component, cut before that component.
+pub(crate) fn split_last(path: &[u8]) -> Result<(&[u8], Name)> {
+    let end = path.iter().rposition(|b| *b != b'/').map_or(0, |i| i.saturating_add(1));
+    let whole = path.get(..end).unwrap_or_default();
+    let start = whole.iter().rposition(|b| *b == b'/').map_or(0, |i| i.saturating_add(1));
+    let (dir, last) = whole.split_at_checked(start).unwrap_or_default();
+    let nothing = || PathFault::NoEntry(String::from_utf8_lossy(path).into_owned());
+    Ok((if dir.is_empty() { b"/" } else { dir }, Name::new(last).map_err(|_| nothing())?))
 }
 
 /// Components as a path.
@@ -136,6 +176,47 @@ impl View {
     /// starts at the image's root again.
     pub fn resolve(&self, path: &[u8], follow: bool) -> Result<Place> {
         self.resolve_from(self.root()?, path, follow)
+    }
+
+    /// The entry that `path` means. The directory that holds it exists.
+    pub fn entry(&self, path: &[u8]) -> Result<Entry> {
+        let (above, name) = split_last(path)?;
+        let dir = self.resolve(above, true)?;
+        if dir.fs.stat(dir.node)?.kind != NodeKind::Dir {
+            return Err(PathFault::NotDir(dir.display()).into());
+        }
+        self.entry_of(dir, name)
+    }
+
+    /// The entry `name` of a directory.
+    pub fn entry_of(&self, dir: Place, name: Name) -> Result<Entry> {
+        let found = match self.step(&dir, name.as_bytes()) {
+            Ok(place) if place.entry.is_none() => return Err(PathFault::MountPoint(place.display()).into()),
+            Ok(place) => Some(place),
+            Err(e) if e.kind() == Kind::NotFound => None,
+            Err(e) => return Err(e),
+        };
+        Ok(Entry { dir, name, found })
+    }
+
+    /// What `name` of a directory names, none if nothing; a link is followed if `follow` says so.
+    pub fn below(&self, dir: &Place, name: &Name, follow: bool) -> Result<Option<Place>> {
+        let next = match self.step(dir, name.as_bytes()) {
+            Ok(next) => next,
+            Err(e) if e.kind() == Kind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        if !follow || next.fs.stat(next.node)?.kind != NodeKind::Link {
+            return Ok(Some(next));
+        }
+        // From the root on: a link may lead up.
+        let mut path = dir.path.iter().map(Name::as_bytes).collect::<Vec<_>>();
+        path.push(name.as_bytes());
+        match self.resolve(&path.join(&b'/'), true) {
+            Ok(place) => Ok(Some(place)),
+            Err(e) if e.kind() == Kind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     fn resolve_from(&self, start: Place, path: &[u8], follow: bool) -> Result<Place> {

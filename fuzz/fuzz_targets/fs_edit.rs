@@ -3,11 +3,13 @@
 
 use libfuzzer_sys::fuzz_target;
 use racker_fuzz::base::Kind;
-use racker_fuzz::{Clock, Input, edit, walk};
+use racker_fuzz::{Clock, Input, chance, edit, walk};
 
 fuzz_target!(|input: &[u8]| {
-    let Some(Input { disk, base, .. }) = Input::new(Kind::Editable, input) else { return };
-    if let Some(driver) = walk::driver(&disk, base) {
-        edit::edit(disk, driver, Clock::start());
+    let Some(Input { disk, base, other_way }) = Input::new(Kind::Editable, input) else { return };
+    match walk::driver(&disk, base) {
+        Some(driver) if other_way => chance::edit(disk, driver, chance::Dice::of(input), Clock::start()),
+        Some(driver) => edit::edit(disk, driver, Clock::start()),
+        None => {}
     }
 });

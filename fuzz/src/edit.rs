@@ -26,19 +26,19 @@ pub fn edit(disk: Disk, driver: &dyn Driver, clock: Clock) {
     let transaction = Transaction::overlay(disk);
     let volume = transaction.disk();
     let Ok(mut fs) = Writer::open(driver, &volume) else { return };
-    let mut todo = vec![fs.root()];
+    let mut todo = vec![fs.filesystem().root()];
     let mut seen = 0;
     while let Some(dir) = todo.get(seen).copied() {
         seen += 1;
         if seen > DIRS_MAX || clock.is_up() {
             break;
         }
-        let entries = entries(&*fs, dir);
+        let entries = entries(fs.filesystem().as_ref(), dir);
         for (i, (name, node)) in entries.iter().enumerate() {
             if clock.is_up() {
                 break;
             }
-            if fs.stat(*node).is_ok_and(|stat| stat.kind == NodeKind::Dir) {
+            if fs.filesystem().stat(*node).is_ok_and(|stat| stat.kind == NodeKind::Dir) {
                 todo.push(*node);
             }
             let _ = entry(&mut fs, dir, name, *node, i);
@@ -64,7 +64,7 @@ fn entries(fs: &dyn Filesystem, dir: NodeId) -> Vec<(Name, NodeId)> {
 
 /// Changes a node, and last its entry.
 fn entry(fs: &mut Writer<'_>, dir: NodeId, name: &Name, node: NodeId, turn: usize) -> Result<()> {
-    let stat = fs.stat(node)?;
+    let stat = fs.filesystem().stat(node)?;
     let data = vec![0x5a; 9000];
     if stat.kind == NodeKind::File {
         match turn % 6 {
@@ -87,7 +87,7 @@ fn entry(fs: &mut Writer<'_>, dir: NodeId, name: &Name, node: NodeId, turn: usiz
     match turn % 5 {
         0 => fs.unlink(dir, name, NOW),
         1 => fs.rename((dir, name), (dir, &other), NOW),
-        2 => fs.rename((dir, name), (fs.root(), &other), NOW),
+        2 => fs.rename((dir, name), (fs.filesystem().root(), &other), NOW),
         3 => fs.link(node, dir, &other, NOW),
         _ => fs.set_xattr(node, b"trusted.fuzz", None, NOW),
     }

@@ -8,6 +8,7 @@
 //! Checksums do not stand in the way: a build with `--cfg fuzzing` takes any.
 
 pub mod base;
+pub mod chance;
 pub mod damage;
 pub mod edit;
 pub mod walk;

@@ -19,6 +19,8 @@ use crate::{Clock, Sink};
 
 /// Runs of one disk that are looked at.
 const RUNS_MAX: usize = 4096;
+/// Bitmaps of one image that are looked at.
+const BITMAPS_MAX: usize = 8;
 /// Extents of one file that are looked at.
 const EXTENTS_MAX: usize = 256;
 /// Bytes that compressed containers may expand to.
@@ -51,6 +53,16 @@ pub fn image(file: Disk, clock: Clock) {
     for at in [0, disk.size() / 3, disk.size().saturating_sub(PIECE as u64)] {
         let len = usize::try_from(disk.size() - at).unwrap_or(PIECE).min(PIECE);
         let _ = disk.read_at(at, &mut buf[..len]);
+    }
+    if let Some(bitmaps) = opened.image.bitmaps() {
+        for bitmap in bitmaps.list().into_iter().flatten().take(BITMAPS_MAX) {
+            let Ok(bits) = bitmaps.bits(&bitmap.name) else { continue };
+            for run in bits.runs(Span::first(bits.size())).take(RUNS_MAX) {
+                let Ok((span, _)) = run else { break };
+                let len = usize::try_from(span.len()).unwrap_or(PIECE).min(PIECE);
+                let _ = bits.read_at(span.start(), &mut buf[..len]);
+            }
+        }
     }
     let mut report = racker_formats::check::Report::default();
     let _ = opened.image.check(&mut report);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use racker_formats::commit::commit;
+use racker_formats::convert::Pace;
 use racker_formats::error::Kind;
 use racker_formats::limits::CHAIN_DEPTH_MAX;
 use racker_formats::open::{OpenOptions, Opened, open};
@@ -13,7 +14,7 @@ use racker_formats::registry::Image;
 
 use crate::exit::Exit;
 use crate::fault::{About, Failure, Outcome};
-use crate::output::line;
+use crate::output::{self, line};
 use crate::progress::ProgressArgs;
 use crate::target::ImageArgs;
 
@@ -31,9 +32,12 @@ pub(crate) struct Commit {
     /// Which file of the backing chain takes it; all in between are passed over, and the image is not emptied
     #[arg(short = 'b', long, value_name = "FILE")]
     base: Option<PathBuf>,
-    /// Do not empty the image
+    /// Do not empty the image, which is to be deleted anyway
     #[arg(short = 'd', long)]
     drop: bool,
+    /// Bytes to write in a second at most
+    #[arg(short = 'r', value_name = "RATE", value_parser = output::size)]
+    rate: Option<u64>,
     /// Accepted for qemu-img's sake
     #[arg(short = 't', value_name = "CACHE", hide = true)]
     cache: Option<String>,
@@ -66,7 +70,7 @@ impl Commit {
         };
         let images: Vec<Arc<dyn Image>> = layers.iter().map(|(_, o)| Arc::clone(&o.image)).collect();
         let mut bar = progress.start("committing", images.first().map_or(0, |image| image.size()));
-        let done = commit(&images, &base.image, &mut |n| bar.at(n));
+        let done = commit(&images, &base.image, Pace::new(self.rate.unwrap_or(0)), &mut |n| bar.at(n));
         bar.finish();
         done.about(path)?;
         if !self.drop && self.base.is_none() {

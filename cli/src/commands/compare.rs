@@ -28,7 +28,7 @@ pub(crate) struct Compare {
     #[command(flatten)]
     how: HowArgs,
     /// Format of the second image, instead of what its content looks like
-    #[arg(short = 'F', value_name = "FORMAT")]
+    #[arg(short = 'F', value_name = "FORMAT", conflicts_with = "image_opts")]
     second_format: Option<String>,
     /// Sizes and allocation count too
     #[arg(short = 's', long)]
@@ -46,9 +46,12 @@ impl Compare {
         self.compare(progress).map_err(|e| e.exit(Exit::Corrupt))
     }
 
-    fn compare(&self, progress: ProgressArgs) -> Outcome<Exit> {
-        let first = open(&self.first, &self.how.options(false)).about(&self.first)?;
-        let how = HowArgs { format: self.second_format.clone(), ..self.how.clone() };
+    fn compare(mut self, progress: ProgressArgs) -> Outcome<Exit> {
+        let mut how = self.how.clone();
+        (self.first, how.format) = self.how.described(self.first)?;
+        let first = open(&self.first, &how.options(false)).about(&self.first)?;
+        how.format = self.second_format.clone();
+        (self.second, how.format) = how.described(self.second)?;
         let second = open(&self.second, &how.options(false)).about(&self.second)?;
         let strictness = if self.strict { Strictness::Allocation } else { Strictness::Content };
         let mut bar = progress.start("comparing", first.disk.size().max(second.disk.size()));

@@ -5,14 +5,12 @@ mod editor;
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use racker_formats::wire::len64;
 use racker_fs::edit::Writer;
-use racker_fs::filesystem::{Content, NodeKind, Time};
+use racker_fs::filesystem::{Content, NodeKind};
 use racker_fs::path::{Place, read_all};
 
 use self::change::Change;
@@ -20,6 +18,7 @@ use super::convert::NewImage;
 use crate::clean::clean;
 use crate::exit::Exit;
 use crate::fault::{About, Failure, Outcome};
+use crate::files::editing::now;
 use crate::progress::ProgressArgs;
 use crate::target::{ImageArgs, PartitionArgs, Target};
 
@@ -286,14 +285,4 @@ fn same_content(file: &mut File, place: &Place) -> racker_formats::Result<bool> 
         }
         at = at.saturating_add(len64(n));
     }
-}
-
-/// The time that an edit stamps: `SOURCE_DATE_EPOCH` makes it repeatable.
-fn now() -> Time {
-    let fixed = std::env::var_os("SOURCE_DATE_EPOCH");
-    if let Some(sec) = fixed.and_then(|v| std::str::from_utf8(v.as_bytes()).ok()?.parse().ok()) {
-        return Time { sec, nsec: 0 };
-    }
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Time { sec: i64::try_from(since.as_secs()).unwrap_or_default(), nsec: since.subsec_nanos() }
 }

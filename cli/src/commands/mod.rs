@@ -1,30 +1,31 @@
 //! The list of commands: one file each, an args struct whose comments are the manual, and `run`.
 
-mod cat;
+mod bitmap;
 mod check;
 mod commit;
 mod compare;
 mod convert;
 mod copy_out;
 mod create;
+mod diff;
 mod edit;
 mod extract;
 mod formats;
 mod info;
-mod ls;
 mod map;
 mod measure;
 mod rebase;
 mod resize;
+mod shell;
 mod snapshot;
 mod sparsify;
-mod stat;
 mod tar_out;
 
 use clap::{Parser, Subcommand};
 
 use crate::exit::Exit;
 use crate::fault::Outcome;
+use crate::files::{self, Reading, Writing};
 use crate::progress::ProgressArgs;
 
 /// Reads, edits and converts virtual machine disks in user space: no root, no kernel module, no helper VM
@@ -41,7 +42,7 @@ pub(crate) struct Racker {
 enum Topic {
     /// Disk images, and the files inside them
     #[command(subcommand)]
-    Disk(Disk),
+    Disk(Box<Disk>),
     /// The image formats and filesystems that racker knows
     Formats(formats::Formats),
 }
@@ -49,9 +50,66 @@ enum Topic {
 #[derive(Debug, Subcommand)]
 enum Disk {
     Info(info::Info),
-    Ls(ls::Ls),
-    Cat(cat::Cat),
-    Stat(stat::StatCommand),
+    /// List files inside an image
+    #[command(after_help = "Example:\n  racker disk ls -l boot.qcow2 /loader/entries")]
+    Ls(Reading<files::ls::Ls>),
+    /// Print files of an image
+    #[command(after_help = "Example:\n  racker disk cat boot.qcow2 /loader/entries/ostree-1-ock.conf")]
+    Cat(Reading<files::cat::Cat>),
+    /// Show everything about files of an image, extended attributes included
+    #[command(after_help = "Example:\n  racker disk stat boot.qcow2 /loader/entries/ostree-1-ock.conf")]
+    Stat(Reading<files::stat::Stat>),
+    /// Find files of an image, as find(1) does
+    #[command(after_help = "Example:\n  racker disk find boot.qcow2 / -name '*.conf' -type f")]
+    Find(Reading<files::find::Find>),
+    /// Show how much room files and folders take
+    #[command(after_help = "Example:\n  racker disk du -s --human-readable boot.qcow2 /")]
+    Du(Reading<files::du::Du>),
+    /// Show how much room the filesystems have
+    #[command(after_help = "Example:\n  racker disk df boot.qcow2")]
+    Df(Reading<files::df::Df>),
+    /// Show folders as a tree
+    #[command(after_help = "Example:\n  racker disk tree -L 2 boot.qcow2 /")]
+    Tree(Reading<files::tree::Tree>),
+    /// Show which files differ between two images, whatever their formats
+    Diff(diff::Diff),
+    /// Copy files and folders of the host into a folder of the image
+    #[command(after_help = "Example:\n  racker disk copy-in boot.qcow2 motd /etc")]
+    CopyIn(Writing<files::copy_in::CopyIn>),
+    /// Write a file of an image: standard input, a text, or a file of the host
+    #[command(after_help = "Example:\n  echo node1 | racker disk write boot.qcow2 /etc/hostname")]
+    Write(Writing<files::write::Write>),
+    /// Remove files, and with -r folders and all below them
+    #[command(after_help = "Example:\n  racker disk rm -r boot.qcow2 /var/cache/dnf")]
+    Rm(Writing<files::rm::Rm>),
+    /// Move or rename files and folders
+    #[command(after_help = "Example:\n  racker disk mv boot.qcow2 /etc/motd /etc/motd.old")]
+    Mv(Writing<files::mv::Mv>),
+    /// Make hard links, or with -s symbolic ones
+    #[command(after_help = "Example:\n  racker disk ln -s boot.qcow2 /usr/share/zoneinfo/UTC /etc/localtime")]
+    Ln(Writing<files::ln::Ln>),
+    /// Make empty files, or give files the time of now
+    #[command(after_help = "Example:\n  racker disk touch boot.qcow2 /.autorelabel")]
+    Touch(Writing<files::touch::Touch>),
+    /// Give files another size
+    #[command(after_help = "Example:\n  racker disk truncate -s 0 boot.qcow2 /var/log/messages")]
+    Truncate(Writing<files::truncate::Truncate>),
+    /// Change permissions
+    #[command(after_help = "Example:\n  racker disk chmod -R boot.qcow2 go-w /etc/ssh")]
+    Chmod(Writing<files::chmod::Chmod>),
+    /// Change owner and group; names are those of the image
+    #[command(after_help = "Example:\n  racker disk chown -R boot.qcow2 core:core /home/core")]
+    Chown(Writing<files::chown::Chown>),
+    /// Set or remove an extended attribute
+    #[command(after_help = "Example:\n  racker disk setfattr -n user.origin -v build boot.qcow2 /etc/motd")]
+    Setfattr(Writing<files::setfattr::Setfattr>),
+    /// Put all that a tar archive holds into a folder of the image
+    #[command(after_help = "Example:\n  racker disk tar-in boot.qcow2 tree.tar.gz /opt")]
+    TarIn(Writing<files::tar_in::TarIn>),
+    /// Make folders
+    #[command(after_help = "Example:\n  racker disk mkdir -p boot.qcow2 /opt/tool/bin")]
+    Mkdir(files::mkdir::MkdirCommand),
+    Shell(shell::Shell),
     Edit(Box<edit::Edit>),
     CopyOut(copy_out::CopyOut),
     Extract(extract::Extract),
@@ -60,6 +118,7 @@ enum Disk {
     Create(Box<create::Create>),
     Resize(resize::Resize),
     Snapshot(snapshot::SnapshotCommand),
+    Bitmap(Box<bitmap::Bitmap>),
     Rebase(rebase::Rebase),
     Commit(commit::Commit),
     Sparsify(sparsify::Sparsify),
@@ -75,11 +134,29 @@ impl Racker {
         let progress = self.progress;
         match self.topic {
             Topic::Formats(c) => c.run(),
-            Topic::Disk(disk) => match disk {
+            Topic::Disk(disk) => match *disk {
                 Disk::Info(c) => c.run(),
                 Disk::Ls(c) => c.run(),
                 Disk::Cat(c) => c.run(),
                 Disk::Stat(c) => c.run(),
+                Disk::Find(c) => c.run(),
+                Disk::Du(c) => c.run(),
+                Disk::Df(c) => c.run(),
+                Disk::Tree(c) => c.run(),
+                Disk::Diff(c) => c.run(),
+                Disk::CopyIn(c) => c.run(progress),
+                Disk::Write(c) => c.run(progress),
+                Disk::Rm(c) => c.run(progress),
+                Disk::Mv(c) => c.run(progress),
+                Disk::Ln(c) => c.run(progress),
+                Disk::Touch(c) => c.run(progress),
+                Disk::Truncate(c) => c.run(progress),
+                Disk::Chmod(c) => c.run(progress),
+                Disk::Chown(c) => c.run(progress),
+                Disk::Setfattr(c) => c.run(progress),
+                Disk::TarIn(c) => c.run(progress),
+                Disk::Mkdir(c) => c.run(progress),
+                Disk::Shell(c) => c.run(progress),
                 Disk::Edit(c) => c.run(progress),
                 Disk::CopyOut(c) => c.run(progress),
                 Disk::Extract(c) => c.run(progress),
@@ -88,6 +165,7 @@ impl Racker {
                 Disk::Create(c) => c.run(progress),
                 Disk::Resize(c) => c.run(progress),
                 Disk::Snapshot(c) => c.run(),
+                Disk::Bitmap(c) => c.run(),
                 Disk::Rebase(c) => c.run(progress),
                 Disk::Commit(c) => c.run(progress),
                 Disk::Sparsify(c) => c.run(progress),

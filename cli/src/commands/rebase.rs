@@ -3,7 +3,7 @@
 use clap::Args;
 use racker_formats::open::{OpenOptions, open};
 use racker_formats::opening::{Reference, Role};
-use racker_formats::rebase::{Target, rebase};
+use racker_formats::rebase::rebase;
 
 use crate::backing::open_backing;
 use crate::exit::Exit;
@@ -32,6 +32,9 @@ pub(crate) struct Rebase {
     /// Change the name only, without a look at either file: for a backing file that was renamed, or holds the same
     #[arg(short = 'u', long = "unsafe")]
     name_only: bool,
+    /// Compress what is written into the image
+    #[arg(short = 'c', long, conflicts_with = "name_only")]
+    compress: bool,
     /// Accepted for qemu-img's sake
     #[arg(short = 't', value_name = "CACHE", hide = true)]
     cache: Option<String>,
@@ -50,7 +53,14 @@ impl Rebase {
         if self.name_only {
             let opened = open(path, &OpenOptions { alone: true, ..options }).about(path)?;
             let reference = self.reference()?;
-            opened.image.name_parent(reference.as_ref(), None).about(path)?;
+            // Who records the identity of its parent takes that of the new one, if it is there; what it holds is
+            // nobody's business here.
+            let external = self.image.how.allow_external;
+            let backing = reference
+                .as_ref()
+                .filter(|_| opened.format != "qcow2")
+                .and_then(|r| open_backing(path, &r.path, r.format.as_deref(), external).ok());
+            opened.image.name_parent(reference.as_ref(), backing.as_ref()).about(path)?;
             return Ok(Exit::Done);
         }
         let opened = open(path, &options).about(path)?;
@@ -62,9 +72,8 @@ impl Rebase {
         if !opened.image.facts().snapshots.is_empty() {
             progress.note("what the snapshots inside the image show through its backing file may change");
         }
-        let target = backing.as_ref().map(|b| Target { reference: &b.reference, image: &b.image });
         let mut bar = progress.start("rebasing", opened.disk.size());
-        let done = rebase(&opened.image, target, &mut |n| bar.at(n));
+        let done = rebase(&opened.image, backing.as_ref(), self.compress, &mut |n| bar.at(n));
         bar.finish();
         done.about(path)?;
         Ok(Exit::Done)

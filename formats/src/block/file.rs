@@ -19,6 +19,8 @@ pub struct FileDevice {
     writable: bool,
     /// A block device keeps its size and knows no holes.
     is_block: bool,
+    /// A flush means something.
+    durable: bool,
 }
 
 impl FileDevice {
@@ -32,7 +34,12 @@ impl FileDevice {
         }
         // A block device's metadata say 0; its end is found by seeking.
         let size = if is_block { seek(&file, SeekFrom::End(0)).map_err(io)? } else { meta.len() };
-        Ok(Self { file, size: AtomicU64::new(size), writable, is_block })
+        Ok(Self { file, size: AtomicU64::new(size), writable, is_block, durable: true })
+    }
+
+    /// Whether flushes put what was written on stable storage, as they do, or do nothing.
+    pub fn durable(self, durable: bool) -> Self {
+        Self { durable, ..self }
     }
 
     /// The file itself.
@@ -90,7 +97,7 @@ impl BlockDevice for FileDevice {
     }
 
     fn flush(&self) -> Result<()> {
-        if self.writable {
+        if self.writable && self.durable {
             self.file.sync_data()?;
         }
         Ok(())
@@ -154,9 +161,13 @@ impl BlockDevice for FileDevice {
         let size = self.size();
         let is_shared = ioctl_ficlone(&self.file, file).is_ok() && self.file.metadata()?.len() == size;
         if !is_shared {
-            // It may have failed half-way.
-            self.file.set_len(0)?;
-            self.file.set_len(size)?;
+            let left = self.file.metadata()?;
+            // It may have failed half-way. A file that was cut off to nothing is written down by some filesystems as
+            // soon as it is closed, so that is not done for nothing.
+            if left.blocks() != 0 || left.len() != size {
+                self.file.set_len(0)?;
+                self.file.set_len(size)?;
+            }
         }
         Ok(is_shared)
     }
@@ -164,6 +175,9 @@ impl BlockDevice for FileDevice {
     fn resize(&self, size: u64) -> Result<()> {
         if self.is_block {
             return Err(Common::Unsupported { what: "resize", by: "a block device".into() }.into());
+        }
+        if size == self.size() {
+            return Ok(());
         }
         self.file.set_len(size)?;
         self.size.store(size, Ordering::Release);

@@ -10,6 +10,7 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
+use super::Settle;
 use super::digest::{Digest, Tally};
 use super::plan::{Plan, Step};
 use super::sink::{Piece, Sink};
@@ -22,6 +23,9 @@ use crate::limits::MIB;
 const TICKETS_PER_THREAD: usize = 3;
 /// Bytes of chunks in flight, however many threads there are.
 const MEMORY_MAX: u64 = 96 * MIB;
+/// Bytes of the disk between two times that the host is asked to write down what it has: long enough that a file
+/// does not fall into pieces, and often enough that hardly anything is left for the end.
+const SETTLE_EVERY: u64 = 64 * MIB;
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(50);
 
@@ -80,6 +84,7 @@ pub(super) fn run(
     plan: Plan<'_>,
     sink: Box<dyn Sink>,
     threads: usize,
+    settle: Option<&Settle<'_>>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(Box<dyn Sink>, Digest)> {
     let threads = threads.max(1);
@@ -109,6 +114,16 @@ pub(super) fn run(
                 }
             };
             if let Err(e) = thread::Builder::new().name("copy".into()).spawn_scoped(scope, body) {
+                desk.fail(e.into());
+            }
+        }
+        if let Some(settle) = settle {
+            let body = || {
+                if let Err(e) = desk.settle(settle) {
+                    desk.fail(e);
+                }
+            };
+            if let Err(e) = thread::Builder::new().name("settle".into()).spawn_scoped(scope, body) {
                 desk.fail(e.into());
             }
         }
@@ -158,6 +173,23 @@ impl<'a> Desk<'a> {
             }
             let waited = self.over.wait_timeout(state, PROGRESS_EVERY);
             (state, _) = waited.map_err(|_| Common::Poisoned)?;
+        }
+    }
+
+    /// Has the host write down what is there, over and over, so that the end does not have to wait for all of it.
+    fn settle(&self, settle: &Settle<'_>) -> Result<()> {
+        let mut settled = 0u64;
+        loop {
+            let mut state = self.lock()?;
+            while state.done.saturating_sub(settled) < SETTLE_EVERY {
+                if state.error.is_some() || state.is_done() {
+                    return Ok(());
+                }
+                (state, _) = self.over.wait_timeout(state, PROGRESS_EVERY).map_err(|_| Common::Poisoned)?;
+            }
+            settled = state.done;
+            drop(state);
+            settle()?;
         }
     }
 

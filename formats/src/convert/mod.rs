@@ -52,7 +52,7 @@ pub use gzip::GzipSink;
 pub use new_file::{Beside, NewFile, abandon};
 pub use pipe::{Pipe, PipeFault, from_input, scratch};
 pub use sink::{DiskSink, Pack, Piece, Sink};
-pub use throttle::Throttle;
+pub use throttle::{Pace, Throttle};
 
 /// Zeroes shorter than this are copied as data, as `qemu-img convert` does by default (`-S 4k`).
 pub const SPARSE_DEFAULT: u64 = 4096;
@@ -73,10 +73,15 @@ pub struct Options<'a> {
     pub salvage: Option<&'a Salvage<'a>>,
     /// Compute the digest of what is copied.
     pub digest: bool,
+    /// Puts what was written so far on stable storage, while the copy goes on.
+    pub settle: Option<&'a Settle<'a>>,
 }
 
 /// Is told which bytes could not be read, and why.
 pub type Salvage<'a> = dyn Fn(Span, &Error) + Sync + 'a;
+
+/// Has the host write down what it holds of the copy.
+pub type Settle<'a> = dyn Fn() -> Result<()> + Sync + 'a;
 
 /// The backing file of a copy, of which only what differs is written.
 #[derive(Clone, Debug)]
@@ -100,7 +105,7 @@ pub struct Copied {
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Self { threads: None, sparse: SPARSE_DEFAULT, base: None, salvage: None, digest: false }
+        Self { threads: None, sparse: SPARSE_DEFAULT, base: None, salvage: None, digest: false, settle: None }
     }
 }
 
@@ -147,7 +152,7 @@ pub fn convert(
     };
     // What shows through from a parent is no hole.
     let plan = Plan::new(source, chunk, grain.is_some() && options.base.is_none(), options.salvage.is_some());
-    let (sink, digest) = crew::run(&work, plan, sink, options.threads(), progress)?;
+    let (sink, digest) = crew::run(&work, plan, sink, options.threads(), options.settle, progress)?;
     sink.finish()?;
     Ok(Copied { digest: options.digest.then_some(digest), chunk })
 }
@@ -189,7 +194,7 @@ impl Copied {
         };
         let plan = Plan::new(&copy, self.chunk, true, false);
         let sink = Box::new(Nowhere(self.chunk));
-        let (_, digest) = crew::run(&work, plan, sink, options.threads(), progress)?;
+        let (_, digest) = crew::run(&work, plan, sink, options.threads(), None, progress)?;
         Ok(self.digest == Some(digest))
     }
 }

@@ -37,6 +37,8 @@ pub struct NewFile {
     path: PathBuf,
     state: State,
     beside: Option<Beside>,
+    /// It is on stable storage before it has its name.
+    durable: bool,
 }
 
 /// Makes the further files of an image in the folder of its first one. They appear with it, and before it: where the
@@ -44,18 +46,19 @@ pub struct NewFile {
 #[derive(Clone, Debug)]
 pub struct Beside {
     folder: PathBuf,
+    durable: bool,
     made: Arc<Mutex<Vec<NewFile>>>,
 }
 
 impl Beside {
     /// For the files of an image in `folder`.
     pub(crate) fn new(folder: PathBuf) -> Self {
-        Self { folder, made: Arc::default() }
+        Self { folder, durable: true, made: Arc::default() }
     }
 
     /// An empty, writable file that will be called `name`.
     pub fn create(&self, name: &str) -> Result<Disk> {
-        let new = NewFile::prepare(&self.path(name)?)?;
+        let new = NewFile::prepare_for(&self.path(name)?, self.durable)?;
         let disk = new.disk.clone();
         self.made.lock().map_err(|_| Common::Poisoned)?.push(new);
         Ok(disk)
@@ -115,14 +118,21 @@ enum State {
 impl NewFile {
     /// Prepares a new file for `target`; what is there now stays until [`publish`](Self::publish).
     pub fn prepare(target: &Path) -> Result<Self> {
+        Self::prepare_for(target, true)
+    }
+
+    /// The same; a file that is not `durable` appears without being on stable storage: after a power cut it may be
+    /// there and have lost its content.
+    pub fn prepare_for(target: &Path, durable: bool) -> Result<Self> {
+        let device = |file| FileDevice::new(file, true).map(|d| Disk::new(d.durable(durable)));
         // A link is written through: the file that it leads to is replaced.
         let target = std::fs::canonicalize(target).unwrap_or_else(|_| target.to_path_buf());
         if let Ok(meta) = target.metadata() {
             if meta.file_type().is_block_device() {
                 let file = File::options().read(true).write(true).open(&target)?;
                 lock(&file, LockMode::Write)?;
-                let disk = Disk::new(FileDevice::new(file, true)?);
-                return Ok(Self { disk, path: target, state: State::InPlace, beside: None });
+                let disk = device(file)?;
+                return Ok(Self { disk, path: target, state: State::InPlace, beside: None, durable });
             }
             if !meta.is_file() {
                 return Err(std::io::Error::other("is neither a regular file nor a block device").into());
@@ -149,8 +159,8 @@ impl NewFile {
             }
         };
         lock(&file, LockMode::Write)?;
-        let beside = Some(Beside::new(folder));
-        Ok(Self { disk: Disk::new(FileDevice::new(file, true)?), path, state, beside })
+        let beside = Some(Beside { durable, ..Beside::new(folder) });
+        Ok(Self { disk: device(file)?, path, state, beside, durable })
     }
 
     /// The file, empty and writable.
@@ -168,13 +178,32 @@ impl NewFile {
         self.beside.clone()
     }
 
+    /// Puts all that was written so far on stable storage, the files beside this one included.
+    pub fn settle(&self) -> Result<()> {
+        let mut disks = vec![self.disk.clone()];
+        if let Some(beside) = &self.beside {
+            let made = beside.made.lock().map_err(|_| Common::Poisoned)?;
+            disks.extend(made.iter().map(|new| new.disk.clone()));
+        }
+        disks.iter().try_for_each(Disk::flush)
+    }
+
     /// Opens the image that was written into the file, with what it names, to read it back.
     pub fn open(&self, format: &dyn Format, policy: Policy) -> Result<Arc<dyn Image>> {
-        let mut opening = Opening::new(Some(&self.path), policy, false);
-        if let Some(beside) = &self.beside {
-            opening = opening.with_made(beside.clone());
+        format.open(self.disk.read_only(), &mut self.opening(policy, false))
+    }
+
+    /// The same for writing.
+    pub fn open_to_write(&self, format: &dyn Format, policy: Policy) -> Result<Arc<dyn Image>> {
+        format.open(self.disk.clone(), &mut self.opening(policy, true))
+    }
+
+    fn opening(&self, policy: Policy, write: bool) -> Opening {
+        let opening = Opening::new(Some(&self.path), policy, write);
+        match &self.beside {
+            Some(beside) => opening.with_made(beside.clone()),
+            None => opening,
         }
-        format.open(self.disk.read_only(), &mut opening)
     }
 
     /// Puts the file, and those made beside it, on stable storage and under their names, in place of what was there.
@@ -229,7 +258,9 @@ impl NewFile {
         let target = match self.state {
             State::InPlace => return Ok(None),
             State::Nameless { file, target } => {
-                file.sync_all()?;
+                if self.durable {
+                    file.sync_all()?;
+                }
                 let own = format!("/proc/self/fd/{}", file.as_raw_fd());
                 match linkat(CWD, &own, CWD, &target, AtFlags::SYMLINK_FOLLOW) {
                     Ok(()) => {}
@@ -244,7 +275,9 @@ impl NewFile {
             }
         };
         let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder)?.sync_all()?;
+        if self.durable {
+            File::open(folder)?.sync_all()?;
+        }
         Ok(Some(target))
     }
 }

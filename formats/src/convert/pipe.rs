@@ -135,7 +135,8 @@ impl BlockDevice for Pipe {
 
 /// An empty, writable file without a name in `folder`, for what has to be complete before it is passed on.
 pub fn scratch(folder: &Path) -> Result<Disk> {
-    Ok(Disk::new(FileDevice::new(tempfile::tempfile_in(folder)?, true)?))
+    // It is gone after a power cut, whatever was promised about it.
+    Ok(Disk::new(FileDevice::new(tempfile::tempfile_in(folder)?, true)?.durable(false)))
 }
 
 /// What comes from `input` as a read-only disk: a file or a block device as it is, anything else by way of a

@@ -76,6 +76,10 @@ pub(crate) trait BlockMap {
         let by = format!("a format without compression, at {:#x}", packed.host.0);
         Err(Common::Unsupported { what: "unpacking", by }.into())
     }
+    /// Whether the image is about to leave its parent: zeroes have to be its own then, even where there are zeroes.
+    fn leaving(&self) -> bool {
+        false
+    }
     /// Whether blocks are so large that holes of the file inside them are worth telling.
     fn holes_in_blocks(&self) -> bool {
         false

@@ -147,7 +147,7 @@ pub(crate) fn write_zeroes(map: &impl WriteMap, span: Span) -> Result<()> {
         // Nothing is there: only a parent that shows something has to be covered.
         let run = parent_run(map.parent(), absent)?;
         let piece = absent.truncate(run.len.clamp(1, PIECE));
-        if run.kind.is_zero() {
+        if run.kind.is_zero() && !map.leaving() {
             return Ok(run.len.max(1));
         }
         write(map, piece.start(), &vec![0; index(piece.len())?])?;

@@ -61,6 +61,9 @@ pub enum EditFault {
     /// An operation after one that failed half-way.
     #[error("an operation failed before: nothing of this edit can be kept")]
     Failed,
+    /// A look at a filesystem after its edit.
+    #[error("the edit of this filesystem is over")]
+    Closed,
 }
 
 impl Fault for EditFault {
@@ -81,7 +84,8 @@ impl Fault for EditFault {
             | Self::XattrValue(_)
             | Self::NoList
             | Self::List(_)
-            | Self::Failed => Kind::Invalid,
+            | Self::Failed
+            | Self::Closed => Kind::Invalid,
         }
     }
 }

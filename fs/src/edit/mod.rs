@@ -1,19 +1,27 @@
 //! A filesystem that is being edited: it lives no longer than its transaction, and must be closed.
 //!
 //! * [`Writer`]: the only caller of [`FilesystemMut`], and the only place of the rules that hold for every filesystem
+//! * [`session`]: all filesystems of a disk in one edit
+//! * [`live`]: the filesystem for all who look while it changes
 //! * [`acl`]: access control lists, which change with a node's mode and change it
 
 mod acl;
 mod fault;
+mod live;
+mod session;
 
 use std::ops::{ControlFlow, Deref};
+use std::sync::{Arc, RwLock};
 
 use racker_formats::block::Span;
-use racker_formats::error::{Error, Kind, Result};
+use racker_formats::error::{Common, Error, Kind, Result};
 use racker_formats::transaction::{EditDisk, OpenWriter};
 use racker_formats::wire::len64;
 
 pub use self::fault::EditFault;
+use self::live::Core;
+pub(crate) use self::live::Live;
+pub use self::session::Session;
 use crate::filesystem::{
     Change, Content, Driver, Filesystem, FilesystemMut, Flags, Keeps, LINK_MAX, Name, New, NewKind, NodeId,
     NodeKind, Stat, Time,
@@ -31,7 +39,10 @@ const MODE: u32 = 0o7777;
 /// A filesystem open for writing. One that is dropped without [`close`](Self::close) spoils the transaction.
 #[derive(Debug)]
 pub struct Writer<'t> {
-    fs: Box<dyn FilesystemMut>,
+    core: Arc<Core>,
+    /// The same, for reading.
+    fs: Arc<dyn Filesystem>,
+    keeps: Keeps,
     open: OpenWriter,
     disk: EditDisk<'t>,
     /// An operation failed half-way: nothing of it may land.
@@ -43,7 +54,20 @@ impl<'t> Writer<'t> {
     pub fn open(driver: &dyn Driver, volume: &EditDisk<'t>) -> Result<Self> {
         let open = volume.writer();
         let fs = driver.open_mut(volume.disk().clone())?;
-        Ok(Self { fs, open, disk: volume.clone(), failed: false })
+        let keeps = fs.keeps();
+        let core = Arc::new(RwLock::new(Some(fs)));
+        let fs: Arc<dyn Filesystem> = Arc::new(Live::of(Arc::clone(&core)));
+        Ok(Self { core, fs, keeps, open, disk: volume.clone(), failed: false })
+    }
+
+    /// The filesystem as it is now, for reading.
+    pub fn filesystem(&self) -> &Arc<dyn Filesystem> {
+        &self.fs
+    }
+
+    /// Lets those who hold `live` see what changes here.
+    pub(crate) fn show(&self, live: &Live) -> Result<()> {
+        live.follow(Arc::clone(&self.core))
     }
 
     /// Writes everything back to the transaction.
@@ -51,7 +75,8 @@ impl<'t> Writer<'t> {
         if self.failed {
             return Err(EditFault::Failed.into());
         }
-        self.fs.close()?;
+        let fs = self.core.write().map_err(|_| Common::Poisoned)?.take();
+        fs.ok_or(EditFault::Closed)?.close()?;
         self.disk.disk().flush()?;
         self.open.close();
         Ok(())
@@ -59,7 +84,7 @@ impl<'t> Writer<'t> {
 
     /// What the filesystem records about nodes.
     pub fn keeps(&self) -> Keeps {
-        self.fs.keeps()
+        self.keeps
     }
 
     /// Makes a node and the entry `name` of `dir` for it.
@@ -144,7 +169,7 @@ impl<'t> Writer<'t> {
     pub fn rename(&mut self, from: (NodeId, &Name), to: (NodeId, &Name), now: Time) -> Result<()> {
         let node = self.entry(from.0, from.1)?;
         self.directory(to.0)?;
-        self.fs.check_name(to.1)?;
+        self.ask(|fs| fs.check_name(to.1))?;
         let moved = self.fs.stat(node)?;
         if let Some(old) = self.fs.lookup(to.0, to.1)? {
             if old == node {
@@ -197,7 +222,7 @@ impl<'t> Writer<'t> {
             ..*change
         };
         let list = match change.mode {
-            Some(mode) if self.keeps().contains(Keeps::XATTRS) && stat.kind != NodeKind::Link => {
+            Some(mode) if self.keeps.contains(Keeps::XATTRS) && stat.kind != NodeKind::Link => {
                 let list = self.xattr(node, acl::ACCESS)?;
                 list.map(|list| acl::with_mode(&list, mode)).transpose()?
             }
@@ -248,15 +273,23 @@ impl<'t> Writer<'t> {
         if self.failed {
             return Err(EditFault::Failed.into());
         }
-        let done = operation(self.fs.as_mut());
+        let mut core = self.core.write().map_err(|_| Common::Poisoned)?;
+        let done = operation(core.as_mut().ok_or(EditFault::Closed)?.as_mut());
+        drop(core);
         if let Err(e) = &done {
             self.failed = !changed_nothing(e);
         }
         done
     }
 
+    /// Asks what only a filesystem that can be changed answers.
+    fn ask<T>(&self, question: impl FnOnce(&dyn FilesystemMut) -> Result<T>) -> Result<T> {
+        let core = self.core.read().map_err(|_| Common::Poisoned)?;
+        question(core.as_deref().ok_or(EditFault::Closed)?)
+    }
+
     fn need(&self, what: Keeps, name: &'static str) -> Result<()> {
-        if self.fs.keeps().contains(what) {
+        if self.keeps.contains(what) {
             return Ok(());
         }
         Err(EditFault::NotKept(name).into())
@@ -277,7 +310,7 @@ impl<'t> Writer<'t> {
     /// Whether `dir` can have a new entry `name`.
     fn room_for(&self, dir: NodeId, name: &Name) -> Result<()> {
         self.directory(dir)?;
-        self.fs.check_name(name)?;
+        self.ask(|fs| fs.check_name(name))?;
         match self.fs.lookup(dir, name)? {
             Some(_) => Err(EditFault::Exists(name.clone()).into()),
             None => Ok(()),
@@ -337,7 +370,7 @@ impl<'t> Writer<'t> {
             if at == node {
                 return Ok(true);
             }
-            let up = self.fs.parent(at)?;
+            let up = self.ask(|fs| fs.parent(at))?;
             if up == at {
                 return Ok(false);
             }

@@ -96,6 +96,26 @@ pub enum TreeFault {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// A hard link to something that is not there.
+    #[error("{target}, which this is a hard link to, is not there")]
+    LinkMissing {
+        /// The other name.
+        target: String,
+    },
+    /// A hard link to something on another filesystem.
+    #[error("{target}, which this is a hard link to, is on another filesystem")]
+    LinkAcross {
+        /// The other name.
+        target: String,
+    },
+    /// A tar stream that makes no sense.
+    #[error("the tar stream is damaged at byte {at}: {why}")]
+    Member {
+        /// Where.
+        at: u64,
+        /// What is wrong.
+        why: &'static str,
+    },
     /// The tree's root is not a directory.
     #[error("the root of the tree is not a directory")]
     RootKind,
@@ -146,7 +166,10 @@ impl Fault for TreeFault {
             | Self::ExtentOrder { .. }
             | Self::ExtentsShort { .. }
             | Self::ShortRead { .. }
-            | Self::LinkTarget { .. } => Kind::Corrupt,
+            | Self::LinkTarget { .. }
+            | Self::LinkMissing { .. }
+            | Self::LinkAcross { .. }
+            | Self::Member { .. } => Kind::Corrupt,
             Self::NoManifestName(_) => Kind::Invalid,
             Self::RootKind => Kind::NotDir,
             Self::Interrupted { .. } | Self::HostMoved | Self::HostName { .. } => Kind::Io,

@@ -1,22 +1,27 @@
-//! Whole trees out of an image: to a tar stream, or to a folder of the host.
+//! Whole trees out of an image and into it: to and from a tar stream, to and from a folder of the host.
 //!
 //! A [`Tree`] is a filesystem from some node down, with other filesystems mounted into it as the guest mounts
 //! them. [`walk()`] goes through it once, in the order of the names' bytes, parents first, and ends whatever the
 //! image says. On it stand [`tar_out`](tar_out::tar_out), [`extract`](extract::extract) and
-//! [`copy_out`](copy_out::copy_out). All of it sees [`Filesystem`] only and knows no driver.
+//! [`copy_out`](copy_out::copy_out). The other way, [`tar_in`](tar_in::tar_in) and [`copy_in`] hand one node after the
+//! other to [`put`], and [`remove`](remove::remove) takes them away. All of it sees [`Filesystem`] only and knows no driver.
 //!
 //! Everything in the image is hostile: names that leave the folder, symbolic links planted to be followed,
 //! directories that contain themselves, sizes and counts. What is kept in memory at a time is one listing for
 //! each directory on the way down, the names of files with several hard links, and a buffer of 1 MiB.
 
 mod content;
+pub mod copy_in;
 pub mod copy_out;
 pub mod extract;
 mod fault;
 mod links;
 #[cfg(test)]
 mod mem;
+pub mod put;
+pub mod remove;
 mod report;
+pub mod tar_in;
 pub mod tar_out;
 mod walk;
 
@@ -85,6 +90,11 @@ impl Tree {
     pub fn root(&self) -> (&Arc<dyn Filesystem>, NodeId) {
         let top = self.layers.first().expect("every constructor makes one");
         (&top.fs, top.node)
+    }
+
+    /// Its filesystems; an [`Entry`]'s `volume` counts them.
+    pub fn filesystems(&self) -> Vec<Arc<dyn Filesystem>> {
+        self.layers.iter().map(|l| Arc::clone(&l.fs)).collect()
     }
 
     /// The layer that hides the directory at `path`.

@@ -81,15 +81,46 @@ fn a_vhd_is_committed_to_its_parent() {
     assert!(read_by_qemu("vpc", &base)[..want.len()] == want[..]);
 }
 
+/// A chain of three, written by hand; its last image is committed.
 #[test]
-fn what_would_lose_its_parent_is_not_committed() {
+fn children_of_vhdx_and_vdi_keep_their_parents() {
+    for (format, block) in [("vhdx", MIB), ("vdi", MIB), ("vhd", 4096)] {
+        let dir = scratch();
+        let at = dir.path();
+        image::chain(format, at, 4 * MIB, block, 5);
+        let path = |name: &str| at.join(format!("{name}.{format}"));
+        let top = image::open(format, &path("image"), true).unwrap();
+        image::disk(&top).write_at(100_000, &[9; 70_000]).unwrap();
+        image::disk(&top).flush().unwrap();
+        drop(top);
+        let want = read(format, &path("image"));
+        assert!(read(format, &path("middle")) != want);
+        let said = run(at, &["commit", &format!("image.{format}")]);
+        assert!(said.err.contains("keeps what was committed"), "{said}");
+        said.ok();
+        for name in ["middle", "image"] {
+            assert!(read(format, &path(name)) == want, "{format}: {name}");
+            assert_eq!(image::findings(format, &path(name), false), Vec::<String>::new());
+            if format != "vdi" {
+                assert!(read_by_7zip(&path(name)) == want, "{format}: 7-Zip reads {name} in another way");
+            }
+        }
+        // And on to the base, past the one in between, which stays what it is to those above it.
+        let base = format!("base.{format}");
+        run(at, &["commit", "-b", &base, &format!("image.{format}")]).ok();
+        for name in ["base", "middle", "image"] {
+            assert!(read(format, &path(name)) == want, "{format}: {name}");
+        }
+    }
+}
+
+#[test]
+fn what_has_no_parent_is_not_committed() {
     let dir = scratch();
     let at = dir.path();
-    let (base, top) = (at.join("base.vhdx"), at.join("top.vhdx"));
-    drop(image::create("vhdx", &base, 8 * MIB, "", None).unwrap());
-    drop(image::create("vhdx", &top, 8 * MIB, "", Some(&base)).unwrap());
-    let before = std::fs::read(&base).unwrap();
-    run(at, &["commit", "top.vhdx"]).failed();
-    assert!(std::fs::read(&base).unwrap() == before);
-    assert!(run(at, &["rebase", "-b", "", "top.vhdx"]).failed().contains("parent"));
+    for format in ["vdi", "vhdx", "vhd", "vmdk"] {
+        drop(image::create(format, &at.join("alone"), 8 * MIB, "", None).unwrap());
+        assert!(run(at, &["commit", "alone"]).failed().contains("has no backing file"));
+        assert!(run(at, &["rebase", "-b", "", "alone"]).failed().contains("parent"));
+    }
 }

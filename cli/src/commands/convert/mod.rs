@@ -23,7 +23,9 @@ use crate::interrupt;
 use crate::output;
 use crate::progress::ProgressArgs;
 use crate::target::HowArgs;
+use crate::typed;
 
+pub(super) use self::source::snapshot;
 pub(super) use self::target::write_new;
 
 /// Largest `-S` of `qemu-img`.
@@ -51,6 +53,12 @@ pub(crate) struct Convert {
     target: PathBuf,
     #[command(flatten)]
     how: HowArgs,
+    /// The formats of the sources that were typed, in their order.
+    #[arg(skip)]
+    formats: Vec<Option<String>>,
+    /// With -n: DST is such a description as well
+    #[arg(long, requires = "existing", conflicts_with = "output_format")]
+    target_image_opts: bool,
     /// Format of the new image; raw where not given. `ova` and `box` are packages with the disk inside
     #[arg(short = 'O', long, value_name = "FORMAT")]
     output_format: Option<String>,
@@ -74,6 +82,12 @@ pub(crate) struct Convert {
     /// With -n: every byte of DST is zero, so zeroes need not be written
     #[arg(long, requires = "existing")]
     target_is_zero: bool,
+    /// Copy the bitmaps inside SRC as well, into an image that can hold them
+    #[arg(long, conflicts_with_all = ["snapshot", "purpose"])]
+    bitmaps: bool,
+    /// With --bitmaps: leave out such as cannot be relied on, with a note for each
+    #[arg(long, requires = "bitmaps")]
+    skip_broken_bitmaps: bool,
     /// Zeroes in place of what cannot be read, with a note for each such place
     #[arg(long)]
     salvage: bool,
@@ -86,17 +100,17 @@ pub(crate) struct Convert {
     /// Show progress (it is shown on a terminal anyway)
     #[arg(short = 'p')]
     show_progress: bool,
-    /// Accepted for qemu-img's sake: every copy is made by several threads at once
-    #[arg(short = 'W', hide = true)]
+    /// Accepted, and changes nothing: every copy is read and packed by several threads at once, and written in order
+    #[arg(short = 'W')]
     out_of_order: bool,
-    /// Accepted for qemu-img's sake: data are shared or copied by the kernel wherever that is possible
-    #[arg(short = 'C', hide = true)]
+    /// Accepted, and changes nothing: data are shared with the source, or copied by the kernel, wherever that works
+    #[arg(short = 'C')]
     offload: bool,
-    /// Accepted for qemu-img's sake: a new image is on stable storage when it appears
-    #[arg(short = 't', value_name = "CACHE", hide = true)]
+    /// unsafe: do not wait until the new image is on stable storage. All others of qemu-img's words: do, as is the default
+    #[arg(short = 't', value_name = "CACHE", value_parser = ["none", "writeback", "writethrough", "directsync", "unsafe"])]
     cache: Option<String>,
-    /// Accepted for qemu-img's sake
-    #[arg(short = 'T', value_name = "CACHE", hide = true)]
+    /// Accepted, and changes nothing: as -t, for the source
+    #[arg(short = 'T', value_name = "CACHE")]
     source_cache: Option<String>,
 }
 
@@ -127,8 +141,9 @@ fn sparse(text: &str) -> Result<u64, String> {
 }
 
 impl Convert {
-    pub(super) fn run(self, progress: ProgressArgs) -> Outcome<Exit> {
+    pub(super) fn run(mut self, progress: ProgressArgs) -> Outcome<Exit> {
         interrupt::clean_up();
+        self.take_descriptions()?;
         let mut source = source::open_all(&self)?;
         let preset = self.purpose.map(|p| p.preset(&self.target));
         let mut new = self.new.clone();
@@ -137,12 +152,16 @@ impl Convert {
             new.options.retain(|o| !o.is_empty());
             source.disk = rounded(&source.disk, unit, progress)?;
         }
+        let bitmaps = if self.bitmaps { Some(source.bitmaps(self.skip_broken_bitmaps)?) } else { None };
         let copy = Copy {
             disk: &source.disk,
+            bitmaps: bitmaps.as_ref(),
+            skip_broken_bitmaps: self.skip_broken_bitmaps,
             new: &new,
             salvage: self.salvage,
             rate: self.rate.unwrap_or(0),
             verify: self.verify,
+            durable: self.cache.as_deref() != Some("unsafe"),
             progress,
         };
         let format = preset.map(|p| p.output).or(self.output_format.as_deref());
@@ -159,8 +178,9 @@ impl Convert {
         }
         let format = format.unwrap_or("raw");
         if is_dash(&self.target) {
-            if self.backing.is_some() {
-                return Err(Failure::new("what goes to standard output can have no backing file (-B)"));
+            if self.backing.is_some() || self.bitmaps {
+                let what = "what goes to standard output can have no backing file (-B) and no bitmaps";
+                return Err(Failure::new(what));
             }
             copy.send(format)?;
             return Ok(Exit::Done);
@@ -171,9 +191,23 @@ impl Convert {
 }
 
 impl Convert {
+    /// Turns what describes images to paths and formats.
+    fn take_descriptions(&mut self) -> Outcome<()> {
+        for source in &mut self.sources {
+            let (path, format) = self.how.described(std::mem::take(source))?;
+            *source = path;
+            self.formats.push(format);
+        }
+        if self.target_image_opts {
+            (self.target, self.output_format) = typed::description(&self.target)?;
+        }
+        Ok(())
+    }
+
     fn archive(&self, copy: &Copy<'_>, name: &str) -> Outcome<()> {
-        if self.existing || self.backing.is_some() {
-            return Err(Failure::new(format!("{name}: -n and -B are for images, not for archives")));
+        if self.existing || self.backing.is_some() || self.bitmaps {
+            let what = "-n, -B and --bitmaps are for images, not for archives";
+            return Err(Failure::new(format!("{name}: {what}")));
         }
         if name == "gce" {
             return copy.gce(&self.target);

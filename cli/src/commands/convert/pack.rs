@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use racker_formats::block::Disk;
-use racker_formats::convert::{self, Copied, GzipSink, NewFile, Options, Pipe, Sink};
+use racker_formats::convert::{self, Copied, GzipSink, NewFile, Options, Pipe, Settle, Sink};
 use racker_formats::open::{OpenOptions, open_disk};
 use racker_formats::options::Values;
 use racker_formats::package::{self, Package};
@@ -27,7 +27,7 @@ impl Copy<'_> {
         let options = Values::parse(name, package::options(name).unwrap_or_default(), pairs)?;
         let file_name = target.file_name().unwrap_or_default().to_string_lossy();
         let package = Package::new(name, &options, file_name.trim_matches('-'), starts_with_efi(self.disk)?);
-        let place = Place::prepare(target)?;
+        let place = Place::prepare(target, self.durable)?;
         let scratch = convert::scratch(&folder(target)).about(target)?;
         let (format, options) = package.disk_format()?;
         let plan = registry::Plan {
@@ -38,7 +38,7 @@ impl Copy<'_> {
             ..registry::Plan::default()
         };
         let sink = format.sink(scratch.clone(), &plan).about(target)?;
-        let copied = self.copy(sink, None).about(target)?;
+        let copied = self.copy(sink, None, None).about(target)?;
         let archive = package.wrap(&scratch.read_only(), self.disk.size(), now()).about(target)?;
         self.deliver(&archive, package.is_compressed(), place, copied).about(target)
     }
@@ -48,7 +48,7 @@ impl Copy<'_> {
         if !self.new.options.is_empty() {
             return Err(Failure::new("what Google Compute Engine imports has no options (-o)"));
         }
-        let place = Place::prepare(target)?;
+        let place = Place::prepare(target, self.durable)?;
         let archive = package::sparse_member(GCE_NAME, self.disk, now()).about(target)?;
         let copied = match self.verify {
             true => convert::digest(self.disk, Options { threads: self.new.threads, ..Options::default() })?,
@@ -56,13 +56,15 @@ impl Copy<'_> {
         };
         let inner = Copy { disk: &archive, verify: false, ..*self };
         let sink = place.gzip()?;
-        inner.copy(sink, None).about(target)?;
+        inner.copy(sink, None, Some(&|| place.settle())).about(target)?;
         self.finish(place, copied).about(target)
     }
 
     /// Copies a finished archive to its place.
     fn deliver(&self, archive: &Disk, compressed: bool, place: Place, copied: Copied) -> Outcome<()> {
-        let options = Options { threads: self.new.threads, ..Options::default() };
+        let settle = || place.settle();
+        let settle: Option<&Settle<'_>> = if self.durable { Some(&settle) } else { None };
+        let options = Options { threads: self.new.threads, settle, ..Options::default() };
         let sink = match compressed {
             true => place.gzip()?,
             false => {
@@ -104,17 +106,25 @@ enum Place {
 }
 
 impl Place {
-    fn prepare(target: &Path) -> Outcome<Self> {
+    fn prepare(target: &Path, durable: bool) -> Outcome<Self> {
         if is_dash(target) {
             return Ok(Self::Output(Arc::new(output().about(Path::new("standard output"))?)));
         }
-        Ok(Self::File(NewFile::prepare(target).about(target)?))
+        Ok(Self::File(NewFile::prepare_for(target, durable).about(target)?))
     }
 
     fn disk(&self) -> Disk {
         match self {
             Self::File(file) => file.disk().clone(),
             Self::Output(pipe) => Disk::from_arc(pipe.clone()),
+        }
+    }
+
+    /// Puts what is there so far on stable storage.
+    fn settle(&self) -> racker_formats::Result<()> {
+        match self {
+            Self::File(file) => file.settle(),
+            Self::Output(_) => Ok(()),
         }
     }
 

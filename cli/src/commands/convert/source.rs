@@ -9,9 +9,10 @@ use std::sync::Arc;
 use racker_formats::block::Disk;
 use racker_formats::convert::{self, Base, Concat};
 use racker_formats::error::Error;
-use racker_formats::open::{Opened, open, open_disk};
+use racker_formats::open::{OpenOptions, Opened, open, open_disk};
 use racker_formats::registry::{Backing, Image, Snapshot};
 
+use super::super::bitmap;
 use super::pack::folder;
 use super::{Convert, is_dash};
 use crate::backing::open_backing;
@@ -28,14 +29,25 @@ pub(super) struct Source {
     image: Option<(Option<Arc<dyn Image>>, PathBuf)>,
 }
 
+impl Source {
+    /// The image whose bitmaps are copied.
+    pub(super) fn bitmaps(&self, skip_broken: bool) -> Outcome<Arc<dyn Image>> {
+        let Some((Some(image), path)) = &self.image else {
+            return Err(Failure::new("several disks in a row have no bitmaps in common (--bitmaps)"));
+        };
+        bitmap::may_copy(image.as_ref(), None, skip_broken).about(path)?;
+        Ok(Arc::clone(image))
+    }
+}
+
 /// Opens all sources.
 pub(super) fn open_all(convert: &Convert) -> Outcome<Source> {
     let mut opened = Vec::new();
     if convert.sources.iter().filter(|s| is_dash(s)).count() > 1 {
         return Err(Failure::new("standard input can be copied once only"));
     }
-    for path in &convert.sources {
-        opened.push(open_one(convert, path)?);
+    for (path, format) in convert.sources.iter().zip(&convert.formats) {
+        opened.push(open_one(convert, path, format.as_deref())?);
         let same = path.canonicalize().ok().zip(convert.target.canonicalize().ok());
         if same.is_some_and(|(a, b)| a == b) {
             let failure = Failure::new("is the source as well");
@@ -61,8 +73,8 @@ pub(super) fn open_all(convert: &Convert) -> Outcome<Source> {
     }
 }
 
-fn open_one(convert: &Convert, path: &Path) -> Outcome<Opened> {
-    let options = convert.how.options(false);
+fn open_one(convert: &Convert, path: &Path, format: Option<&str>) -> Outcome<Opened> {
+    let options = OpenOptions { format, ..convert.how.options(false) };
     if !is_dash(path) {
         return open(path, &options).about(path);
     }
@@ -103,7 +115,7 @@ impl Convert {
 pub(super) type Named<'a> = (Option<&'a str>, Option<&'a str>);
 
 /// A snapshot inside an image, however it is typed.
-fn snapshot(image: &dyn Image, which: &str) -> Outcome<Disk> {
+pub(in super::super) fn snapshot(image: &dyn Image, which: &str) -> Outcome<Disk> {
     let missing = || {
         let names: Vec<String> =
             image.facts().snapshots.iter().map(|s| format!("{} ({})", s.name, s.id)).collect();

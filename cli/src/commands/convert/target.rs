@@ -8,13 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use racker_formats::block::{Disk, Span};
-use racker_formats::convert::{self, Base, Copied, ExistingSink, NewFile, Options, Pipe, Sink, Throttle};
-use racker_formats::error::Error;
+use racker_formats::convert::{
+    self, Base, Copied, ExistingSink, NewFile, Options, Pipe, Settle, Sink, Throttle,
+};
+use racker_formats::error::{Error, Kind};
 use racker_formats::open::{OpenOptions, open};
 use racker_formats::opening::Policy;
 use racker_formats::options::Values;
-use racker_formats::registry::{Format, Plan, by_name};
+use racker_formats::registry::{Format, Image, Plan, by_name};
 
+use super::super::bitmap;
 use super::NewImage;
 use super::source::{Named, Over};
 use crate::fault::{About, Failure, Outcome};
@@ -30,10 +33,15 @@ const TOLD_MAX: u64 = 100;
 pub(super) struct Copy<'a> {
     pub(super) disk: &'a Disk,
     pub(super) new: &'a NewImage,
+    /// The image whose bitmaps go with it.
+    pub(super) bitmaps: Option<&'a Arc<dyn Image>>,
+    pub(super) skip_broken_bitmaps: bool,
     pub(super) salvage: bool,
     /// Bytes a second; 0 is no limit.
     pub(super) rate: u64,
     pub(super) verify: bool,
+    /// New images are on stable storage before they appear.
+    pub(super) durable: bool,
     pub(super) progress: ProgressArgs,
 }
 
@@ -66,7 +74,12 @@ impl Copy<'_> {
     }
 
     /// Copies into `sink`, with everything that was asked for.
-    pub(super) fn copy(&self, sink: Box<dyn Sink>, base: Option<&Base>) -> Outcome<Copied> {
+    pub(super) fn copy(
+        &self,
+        sink: Box<dyn Sink>,
+        base: Option<&Base>,
+        settle: Option<&Settle<'_>>,
+    ) -> Outcome<Copied> {
         let sink = if self.rate == 0 { sink } else { Box::new(Throttle::new(sink, self.rate)) };
         let lost = AtomicU64::new(0);
         let told = AtomicU64::new(0);
@@ -82,6 +95,7 @@ impl Copy<'_> {
             base,
             salvage: self.salvage.then_some(&salvage),
             digest: self.verify,
+            settle: settle.filter(|_| self.durable),
         };
         let mut bar = self.progress.start("converting", self.disk.size());
         let done = convert::convert(self.disk, sink, options, &mut |n| bar.at(n));
@@ -124,8 +138,12 @@ impl Copy<'_> {
         if base.is_some() && format.name() == "raw" {
             return Err(Failure::new("raw images have no backing file (-B)")).about(target);
         }
+        if self.bitmaps.is_some() && format.bitmaps_size(&plan, &[])?.is_none() {
+            let what = format!("{} images as asked for hold no bitmaps (--bitmaps)", format.name());
+            return Err(Failure::new(what)).about(target);
+        }
         plan.name = target.file_name().map(|n| n.to_string_lossy().into_owned());
-        let file = NewFile::prepare(target).about(target)?;
+        let file = NewFile::prepare_for(target, self.durable).about(target)?;
         plan.beside = file.beside();
         if let (Some(name), Some(beside)) = (plan.options.text("data_file"), &plan.beside) {
             plan.data_file = Some(beside.create(name).about(Path::new(name))?);
@@ -134,14 +152,24 @@ impl Copy<'_> {
             true => self.over(file.disk(), false).about(target)?,
             false => format.sink(file.disk().clone(), &plan).about(target)?,
         };
-        let copied = self.copy(sink, base.as_ref()).about(target)?;
+        let copied = self.copy(sink, base.as_ref(), Some(&|| file.settle())).about(target)?;
+        // The backing file was named by the user, and opened before.
+        let policy = if base.is_some() { Policy::Any } else { Policy::SameFolder };
+        if let Some(source) = self.bitmaps {
+            let image = file.open_to_write(format, policy).about(target)?;
+            self.copy_bitmaps(source, image.as_ref()).about(target)?;
+        }
         if self.verify {
-            // The backing file was named by the user, and opened before.
-            let policy = if base.is_some() { Policy::Any } else { Policy::SameFolder };
             let image = file.open(format, policy).about(target)?;
             self.check(copied, &Disk::from_arc(image)).about(target)?;
         }
         file.publish().about(target)
+    }
+
+    fn copy_bitmaps(&self, source: &Arc<dyn Image>, image: &dyn Image) -> Outcome<()> {
+        bitmap::copy(source.as_ref(), image, |name| {
+            self.progress.note(&format!("the bitmap {name:?} cannot be relied on, and is left out"));
+        })
     }
 
     /// A sink over a disk that is there already.
@@ -176,9 +204,25 @@ impl Copy<'_> {
                 Failure::new("has a backing file: nobody can say that it is zero (--target-is-zero)");
             return Err(failure).about(target);
         }
+        if let Some(source) = self.bitmaps {
+            let skip = self.skip_broken_bitmaps;
+            bitmap::may_copy(source.as_ref(), Some(opened.image.as_ref()), skip).about(target)?;
+        }
+        let image = Arc::clone(&opened.image);
+        if over.is_none() && opened.image.parent().is_some() {
+            // The copy is the image's own, whatever becomes of its backing file.
+            match opened.image.leave_parent(None) {
+                Err(e) if e.kind() == Kind::Unsupported => {}
+                done => done.about(target)?,
+            }
+        }
         let sink = self.over(&opened.disk, is_zero).about(target)?;
         drop(opened);
-        let copied = self.copy(sink, over.map(|(_, base)| base)).about(target)?;
+        let copied = self.copy(sink, over.map(|(_, base)| base), None).about(target)?;
+        if let Some(source) = self.bitmaps {
+            self.copy_bitmaps(source, image.as_ref()).about(target)?;
+        }
+        drop(image);
         if self.verify {
             let opened = open(target, &options).about(target)?;
             self.check(copied, &opened.disk).about(target)?;
@@ -200,7 +244,7 @@ impl Copy<'_> {
         }
         let pipe = Arc::new(output().about(target)?);
         let sink = format.sink(Disk::from_arc(pipe.clone()), &plan).about(target)?;
-        self.copy(sink, None).about(target)?;
+        self.copy(sink, None, None).about(target)?;
         pipe.finish().about(target)
     }
 }
@@ -222,6 +266,16 @@ pub(in super::super) fn write_new(
     new: &NewImage,
     progress: ProgressArgs,
 ) -> Outcome<()> {
-    let copy = Copy { disk, new, salvage: false, rate: 0, verify: false, progress };
+    let copy = Copy {
+        disk,
+        new,
+        bitmaps: None,
+        skip_broken_bitmaps: false,
+        salvage: false,
+        rate: 0,
+        verify: false,
+        durable: true,
+        progress,
+    };
     copy.make(target, format, &mut |_| Ok(None))
 }

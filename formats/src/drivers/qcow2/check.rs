@@ -18,12 +18,75 @@ use crate::check::{Report, Severity};
 use crate::error::{Common, Kind, Result, Within};
 use crate::mapped::HostOffset;
 
+/// Runs of wrong counts that are mended one by one; who has more of them needs new counts.
+const WRONG_MAX: usize = 100_000;
+
 /// Host clusters in a row whose counts are wrong in the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Wrong {
     run: Clusters,
     counted: u64,
     used: u64,
+}
+
+impl Wrong {
+    fn severity(&self) -> Severity {
+        if self.counted > self.used { Severity::Leak } else { Severity::Corruption }
+    }
+}
+
+/// What a comparison of the counts found.
+#[derive(Debug, Default)]
+struct Counted {
+    list: Vec<Wrong>,
+    /// Clusters that the list has no room for.
+    more_leaks: u64,
+    more_corruptions: u64,
+    /// The number behind the last cluster that is used or counted.
+    end: u64,
+}
+
+impl Counted {
+    /// Adds to the list; joins what continues its last run.
+    fn note(&mut self, wrong: Wrong) {
+        let full = self.list.len() >= WRONG_MAX;
+        let same = |last: &&mut Wrong| {
+            (last.run.end(), last.counted, last.used) == (wrong.run.first, wrong.counted, wrong.used)
+        };
+        if let Some(last) = self.list.last_mut().filter(same) {
+            last.run.count = last.run.count.saturating_add(wrong.run.count);
+        } else if full {
+            let more = match wrong.severity() {
+                Severity::Leak => &mut self.more_leaks,
+                Severity::Corruption => &mut self.more_corruptions,
+            };
+            *more = more.saturating_add(wrong.run.count);
+        } else {
+            self.list.push(wrong);
+        }
+    }
+
+    /// Whether lowering those in the list does not make all counts right.
+    fn needs_new_counts(&self) -> bool {
+        let more = self.more_leaks > 0 || self.more_corruptions > 0;
+        more || self.list.iter().any(|wrong| wrong.severity() == Severity::Corruption)
+    }
+
+    fn tell(&self, found: &mut Findings<'_>) {
+        for wrong @ Wrong { run, counted, used } in &self.list {
+            found.add_many(wrong.severity(), run.count, || {
+                let which = match run.count {
+                    1 => format!("host cluster {}", run.first),
+                    _ => format!("host clusters {} to {}", run.first, run.end().saturating_sub(1)),
+                };
+                format!("{which}: counted {counted} times, used {used} times")
+            });
+        }
+        let more = [(Severity::Leak, self.more_leaks), (Severity::Corruption, self.more_corruptions)];
+        for (severity, count) in more.into_iter().filter(|(_, count)| *count > 0) {
+            found.add_many(severity, count, || format!("{count} more host clusters with wrong counts"));
+        }
+    }
 }
 
 /// What an image lists.
@@ -50,22 +113,22 @@ impl Qcow2 {
         // What is wrong with the counts' own structures is mended by making new ones.
         let mut own = Findings::new(report, mend);
         let wrong = match self.wrong_counts(&header, census, &mut own) {
-            Ok((wrong, end)) => {
-                statistics.end = self.rules.geometry.cluster.start_of(end).unwrap_or(u64::MAX);
+            Ok(wrong) => {
+                statistics.end = self.rules.geometry.cluster.start_of(wrong.end).unwrap_or(u64::MAX);
                 wrong
             }
             Err(e) if e.kind() == Kind::Corrupt => {
                 own.add(Severity::Corruption, || e.to_string());
-                Vec::new()
+                Counted::default()
             }
             Err(e) => return Err(e),
         };
-        if mend && (own.worst().is_some() || wrong.iter().any(|w| w.counted < w.used)) {
+        if mend && (own.worst().is_some() || wrong.needs_new_counts()) {
             self.renew_counts()?;
-        } else if mend && !wrong.is_empty() {
-            self.lower_counts(&header, &wrong)?;
+        } else if mend && !wrong.list.is_empty() {
+            self.lower_counts(&header, &wrong.list)?;
         }
-        list_counts(&wrong, &mut own);
+        wrong.tell(&mut own);
         drop(own);
         report.statistics = Some(statistics);
         let (header, l1) = self.header_and_l1()?;
@@ -95,14 +158,14 @@ impl Qcow2 {
         Scope { file: &self.file, header, rules: self.rules, l1, snapshots: &lists.0, bitmaps: &lists.1 }
     }
 
-    /// Runs of clusters whose counts are not what they should be, and the number behind the last cluster that is
-    /// used or counted.
+    /// Clusters whose counts are not what they should be. As QEMU has it, what is counted behind the end of the file
+    /// takes no space, and is neither used nor leaked.
     fn wrong_counts(
         &self,
         header: &Header,
         mut census: Census<'_>,
         found: &mut Findings<'_>,
-    ) -> Result<(Vec<Wrong>, u64)> {
+    ) -> Result<Counted> {
         let mut counts = Refcounts::read(&self.file, header).within(|| "refcount table")?;
         let blocks: Vec<u64> = counts.block_places().collect();
         let mut places = BTreeSet::new();
@@ -111,30 +174,26 @@ impl Qcow2 {
             found.add(Severity::Corruption, || {
                 format!("two refcount table entries name the block at {twice:#x}")
             });
-            return Ok((Vec::new(), census.end()));
+            return Ok(Counted { end: census.tally().end(), ..Counted::default() });
         }
-        census.add_refcounts(blocks.into_iter(), found);
-        let mut all: Vec<Wrong> = Vec::new();
-        let counted = counts.table_entries().saturating_mul(counts.per_block().bytes());
-        let mut cluster = 0;
-        let mut end = 0;
-        while cluster < census.len().max(counted) {
-            let (number, _) = counts.per_block().split(cluster);
-            if cluster >= census.len() && matches!(counts.block(number), Ok(None)) {
-                // Nothing is used and nothing is counted in a block's reach.
-                cluster = counts.per_block().ceil(cluster.saturating_add(1)).unwrap_or(u64::MAX);
-                continue;
+        census.add_refcounts(blocks.into_iter(), found)?;
+        let tally = census.tally();
+        let mut all = Counted::default();
+        let mut at = 0;
+        while at < tally.len() {
+            let (counted, same) = counts.run(at)?;
+            let (used, as_often) = tally.run(at);
+            let end = same.min(as_often).min(tally.len());
+            let run = Clusters { first: at, count: end.saturating_sub(at) };
+            if counted != 0 || used != 0 {
+                all.end = end;
             }
-            let (counted, used) = (counts.get(cluster)?, census.count(cluster));
-            if (counted | used) != 0 && cluster < census.len() {
-                end = cluster.saturating_add(1);
+            if counted != u64::from(used) {
+                all.note(Wrong { run, counted, used: used.into() });
             }
-            if counted != used {
-                note(&mut all, cluster, counted, used);
-            }
-            cluster = cluster.saturating_add(1);
+            at = end;
         }
-        Ok((all, end))
+        Ok(all)
     }
 
     /// Takes leaked clusters back; nothing refers to them, so the order does not matter.
@@ -219,16 +278,6 @@ impl Qcow2 {
     }
 }
 
-/// Joins a wrong count with its neighbours.
-fn note(all: &mut Vec<Wrong>, cluster: u64, counted: u64, used: u64) {
-    match all.last_mut() {
-        Some(last) if (last.run.end(), last.counted, last.used) == (cluster, counted, used) => {
-            last.run.count = last.run.count.saturating_add(1);
-        }
-        _ => all.push(Wrong { run: Clusters { first: cluster, count: 1 }, counted, used }),
-    }
-}
-
 /// The mark that an entry should have, if it has the other one.
 pub(super) fn right_mark(
     raw: RawEntry,
@@ -246,17 +295,4 @@ pub(super) fn right_mark(
         Err(_) => return Ok(None),
     };
     Ok((raw.word & COPIED != right).then_some(right))
-}
-
-fn list_counts(wrong: &[Wrong], found: &mut Findings<'_>) {
-    for Wrong { run, counted, used } in wrong {
-        let severity = if counted > used { Severity::Leak } else { Severity::Corruption };
-        found.add_many(severity, run.count, || {
-            let which = match run.count {
-                1 => format!("host cluster {}", run.first),
-                _ => format!("host clusters {} to {}", run.first, run.end().saturating_sub(1)),
-            };
-            format!("{which}: counted {counted} times, used {used} times")
-        });
-    }
 }

@@ -39,6 +39,8 @@ pub(super) struct Edit<'a> {
     /// Virtual size in bytes before the edit.
     pub(super) old_size: u64,
     l1_changed: bool,
+    /// Something else in the header changes.
+    pub(super) header_changed: bool,
 }
 
 /// A cluster that waits for its host cluster.
@@ -60,7 +62,17 @@ impl<'a> Edit<'a> {
         l1: Vec<u64>,
     ) -> Self {
         let old_size = header.size;
-        Self { image, source, alloc, header, l1, freed: Vec::new(), old_size, l1_changed: false }
+        Self {
+            image,
+            source,
+            alloc,
+            header,
+            l1,
+            freed: Vec::new(),
+            old_size,
+            l1_changed: false,
+            header_changed: false,
+        }
     }
 
     /// Puts all changes into new clusters and new L2 tables.
@@ -86,7 +98,8 @@ impl<'a> Edit<'a> {
 
     /// Writes the new L1 table and all counts; says whether there is anything to commit.
     pub(super) fn seal(&mut self) -> Result<bool> {
-        if !self.l1_changed && self.header.size == self.old_size {
+        let disk_changed = self.l1_changed || self.header.size != self.old_size;
+        if !disk_changed && !self.header_changed {
             return Ok(false);
         }
         for cluster in self.freed.iter().flat_map(|run| run.numbers()) {
@@ -94,7 +107,9 @@ impl<'a> Edit<'a> {
                 return Err(super::fault::Fault::CountZero { cluster }.into());
             }
         }
-        self.write_l1()?;
+        if disk_changed {
+            self.write_l1()?;
+        }
         self.write_counts()?;
         self.image.file.flush()?;
         Ok(true)
@@ -115,13 +130,19 @@ impl<'a> Edit<'a> {
         self.free(old.at, old.entries.saturating_mul(8));
         let bytes: Vec<u8> = self.l1.iter().flat_map(|entry| entry.to_be_bytes()).collect();
         let entries = len64(self.l1.len());
-        let run = self.alloc.all(self.header.geometry.cluster.count(len64(bytes.len())))?;
-        let at = self.alloc.offset(run.first)?;
-        self.image.file.write_at(at, &bytes)?;
-        self.header.l1 = TablePlace { at, entries };
+        self.header.l1 = TablePlace { at: self.write_new(&bytes)?, entries };
         Ok(())
     }
 
+    /// Writes `bytes` to clusters that nobody uses; says where.
+    pub(super) fn write_new(&mut self, bytes: &[u8]) -> Result<u64> {
+        let run = self.alloc.all(self.header.geometry.cluster.count(len64(bytes.len())))?;
+        let at = self.alloc.offset(run.first)?;
+        self.image.file.write_at(at, bytes)?;
+        Ok(at)
+    }
+
+    /// Notes that nothing refers to these bytes any more.
     pub(super) fn free(&mut self, at: u64, len: u64) {
         if len > 0 {
             push(&mut self.freed, Clusters::of(self.header.geometry.cluster, at, len));

@@ -117,6 +117,20 @@ pub(super) enum Fault {
     SnapshotExists(String),
     #[error("a snapshot's name of {0} bytes: it has 65535 at most")]
     SnapshotName(usize),
+    #[error("there is no bitmap {0:?}")]
+    NoBitmap(String),
+    #[error("there is a bitmap {0:?} already")]
+    BitmapExists(String),
+    #[error("the bitmap {0:?} was in use when it was left, and cannot be relied on")]
+    BitmapInUse(String),
+    #[error("a bitmap's name of {0} bytes: it has 1 to 1023")]
+    BitmapName(usize),
+    #[error("a bitmap's granularity is a power of two from 512 to 2147483648, not {0}")]
+    BitmapGranularity(u64),
+    #[error("the bitmap is of a disk of {found} bytes, not of one of {size}")]
+    BitmapSize { found: u64, size: u64 },
+    #[error("the table of bitmap {name:?} has {found} entries, its bits need {need}")]
+    BitmapTable { name: String, found: u64, need: u64 },
     #[error("a piece for offset {at} came when the image was written up to {written}")]
     Order { at: u64, written: u64 },
     #[error("{0} is cut short")]
@@ -133,11 +147,15 @@ impl error::Fault for Fault {
             | Self::DataFileEdit(_)
             | Self::ResizeSnapshot(_)
             | Self::ResizeBitmap(_)
+            | Self::BitmapInUse(_)
             | Self::ResizeOverParent { .. } => Kind::Unsupported,
             Self::NeedsVersion3(_)
             | Self::BackingFormatMissing
             | Self::PreallocatedChild
             | Self::SnapshotName(_)
+            | Self::BitmapName(_)
+            | Self::BitmapGranularity(_)
+            | Self::BitmapSize { .. }
             | Self::PreallocatedPacked
             | Self::RawDataWithoutFile
             | Self::LevelOfZlib
@@ -146,8 +164,8 @@ impl error::Fault for Fault {
             | Self::TooLarge(_)
             | Self::HeaderFull { .. }
             | Self::Order { .. } => Kind::Invalid,
-            Self::NoSnapshot(_) => Kind::NotFound,
-            Self::SnapshotExists(_) => Kind::Exists,
+            Self::NoSnapshot(_) | Self::NoBitmap(_) => Kind::NotFound,
+            Self::SnapshotExists(_) | Self::BitmapExists(_) => Kind::Exists,
             Self::RefcountTableFull { .. } | Self::NoCluster => Kind::NoSpace,
             _ => Kind::Corrupt,
         }
@@ -157,6 +175,7 @@ impl error::Fault for Fault {
         let text = match self {
             Self::Encrypted(_) => "decrypt it first: qemu-img convert --object secret,… --image-opts …",
             Self::DataPastEnd { .. } | Self::OutsideFile { .. } => "the file may have been truncated",
+            Self::BitmapInUse(_) => "take it away with: racker disk bitmap --remove IMAGE BITMAP",
             Self::BackingFormatMissing => "add -o backing_fmt=FORMAT",
             Self::TooLarge(_) | Self::HeaderFull { .. } => "choose larger clusters: -o cluster_size=64k",
             Self::DataFileUnnamed => {

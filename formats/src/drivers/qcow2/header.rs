@@ -3,7 +3,7 @@
 use bitflags::bitflags;
 use zerocopy::IntoBytes;
 
-use super::extensions::{Extensions, feature_names};
+use super::extensions::{BitmapDirectory, Extensions, feature_names};
 use super::fault::Fault;
 use super::layout::{COMPRESSION_TYPE_AT, MAGIC, RawHeader, RawHeaderV3};
 use crate::block::{BlockSize, Disk, Span};
@@ -241,10 +241,16 @@ impl Header {
         Ok(header)
     }
 
-    /// The same with another first sector, which names this parent.
-    pub(super) fn with_backing(&self, sector: [u8; SECTOR], backing: Option<Reference>) -> Self {
+    /// The same with another first sector, which names this parent and these bitmaps.
+    pub(super) fn with_area(
+        &self,
+        sector: [u8; SECTOR],
+        backing: Option<Reference>,
+        bitmaps: Option<BitmapDirectory>,
+    ) -> Self {
         let mut new = Self { sector, backing, ..self.clone() };
         new.extensions.backing_format = new.backing.as_ref().and_then(|b| b.format.clone());
+        new.extensions.bitmaps = bitmaps;
         new
     }
 

@@ -17,7 +17,7 @@ use super::header::{Header, L1_BYTES_MAX, SNAPSHOTS_MAX, TablePlace};
 use super::image::Qcow2;
 use super::l2::L2;
 use super::layout::{COPIED, OFFSET_MASK};
-use super::refcount::{Clusters, Refcounts};
+use super::refcount::Refcounts;
 use super::snapshot::{Snapshot, SnapshotTable};
 use super::view::View;
 use crate::block::{Disk, Span, Support};
@@ -108,7 +108,8 @@ impl Qcow2 {
         if self.rules.data_file {
             return Err(Fault::DataFileShape.into());
         }
-        self.prepare()?;
+        // What the disk shows stays, so bitmaps stay good.
+        self.ready()?;
         let (header, l1) = self.header_and_l1()?;
         let lists = self.lists()?;
         let mut next = Next { header, l1, list: lists.0.list.clone(), same: None };
@@ -154,17 +155,15 @@ impl Qcow2 {
         let cluster = self.rules.geometry.cluster;
         let mut counts = Refcounts::read(&self.file, &self.state()?.header)?;
         let end = cluster.split(self.file.size()).0;
-        let mut free = Clusters { first: 0, count: 0 };
-        for number in 0..=end {
-            if number < end && counts.get(number)? == 0 {
-                free.count = free.count.saturating_add(1);
-                continue;
+        let offset = |n: u64| cluster.start_of(n).ok_or(Common::Index(n));
+        let mut at = 0;
+        while at < end {
+            let (count, next) = counts.run(at)?;
+            let next = next.min(end);
+            if count == 0 {
+                self.file.discard(Span::new(offset(at)?, offset(next.saturating_sub(at))?)?)?;
             }
-            if free.count > 0 {
-                let offset = |n: u64| cluster.start_of(n).ok_or(Common::Index(n));
-                self.file.discard(Span::new(offset(free.first)?, offset(free.count)?)?)?;
-            }
-            free = Clusters { first: number.saturating_add(1), count: 0 };
+            at = next;
         }
         Ok(())
     }

@@ -27,7 +27,7 @@ use crate::error::{Common, Result, Within};
 use crate::map::Location;
 use crate::mapped::{self, BlockMap, Busy, HostOffset, Mapping, Packed, Place, Recent};
 use crate::opening::{Opening, Reference};
-use crate::registry::{Facts, Image, Snapshots};
+use crate::registry::{Backing, Bitmaps, Facts, Image, Snapshots};
 use crate::unopened::Unopened;
 use crate::wire::index;
 
@@ -55,11 +55,13 @@ pub(super) struct Qcow2 {
     pub(super) busy: Busy,
     /// What no table in memory names any more, once for each reference that went.
     pub(super) freed: Mutex<Vec<Clusters>>,
-    recent: Recent,
+    pub(super) recent: Recent,
     /// Another parent is about to come: zeroes are written down even where this one has zeroes.
     leaving: AtomicBool,
     /// Whether clusters look as if they were set aside in advance, once somebody has asked.
     ahead: OnceLock<bool>,
+    /// What packs clusters, once somebody has asked.
+    pub(super) packer: OnceLock<pack::ClusterPack>,
 }
 
 /// What changes in an image's life.
@@ -143,6 +145,7 @@ impl Qcow2 {
             recent: Recent::default(),
             leaving: AtomicBool::new(false),
             ahead: OnceLock::new(),
+            packer: OnceLock::new(),
         })
     }
 
@@ -213,11 +216,12 @@ impl Qcow2 {
                 let count = || -> Result<u64> {
                     let mut counts = Refcounts::read(&self.file, &self.state()?.header)?;
                     let mut used = 0u64;
-                    for number in 0..all {
-                        used = used.saturating_add(u64::from(counts.get(number)? != 0));
-                        if used >= many {
-                            break;
-                        }
+                    let mut at = 0;
+                    while at < all && used < many {
+                        let (count, next) = counts.run(at)?;
+                        let len = next.min(all).saturating_sub(at);
+                        used = used.saturating_add(if count == 0 { 0 } else { len });
+                        at = next;
                     }
                     Ok(used)
                 };
@@ -378,7 +382,7 @@ impl Image for Qcow2 {
         self.state().ok()?.header.data_file.as_ref().map(|reference| reference.path.clone())
     }
 
-    fn leave_parent(&self) -> Result<()> {
+    fn leave_parent(&self, _: Option<&Backing>) -> Result<()> {
         self.leaving.store(true, Ordering::Release);
         Ok(())
     }
@@ -387,7 +391,7 @@ impl Image for Qcow2 {
         Ok(false)
     }
 
-    fn name_parent(&self, parent: Option<&Reference>, _: Option<&dyn Image>) -> Result<()> {
+    fn name_parent(&self, parent: Option<&Reference>, _: Option<&Backing>) -> Result<()> {
         let _gate = self.alone()?;
         self.turn_parent(parent)
     }
@@ -397,7 +401,17 @@ impl Image for Qcow2 {
         self.forget_all()
     }
 
+    fn write_packed(&self, at: u64, data: &[u8]) -> Result<()> {
+        let _gate = self.enter()?;
+        self.ready_to_write()?;
+        self.write_packed_live(at, data)
+    }
+
     fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
+    }
+
+    fn bitmaps(&self) -> Option<&dyn Bitmaps> {
         Some(self)
     }
 

@@ -18,6 +18,15 @@ impl Qcow2 {
     /// Lands what `stage` prepares, or nothing of it. The bytes come from `source`. The caller keeps writers away.
     pub(super) fn land(&self, source: &Disk, stage: impl FnOnce(&mut Edit<'_>) -> Result<()>) -> Result<()> {
         self.prepare()?;
+        self.land_ready(source, stage)
+    }
+
+    /// The same for an image that was made ready.
+    pub(super) fn land_ready(
+        &self,
+        source: &Disk,
+        stage: impl FnOnce(&mut Edit<'_>) -> Result<()>,
+    ) -> Result<()> {
         let mut slot = self.allocator.lock().map_err(|_| Common::Poisoned)?;
         let (header, l1) = self.header_and_l1()?;
         // An error leaves it out of the slot: the next edit reads the counts anew.
@@ -61,9 +70,25 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Makes the image ready to be written to: its counts are right, and nothing in it claims to know what is
-    /// written.
+    /// Makes the image ready for its disk to be written to: its counts are right, and nothing in it claims to know
+    /// what is written.
     pub(super) fn prepare(&self) -> Result<()> {
+        if self.prepared.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.ready()?;
+        // Whoever comes second finds nothing to do.
+        let _slot = self.allocator.lock().map_err(|_| Common::Poisoned)?;
+        let (_, bitmaps) = self.lists()?;
+        if let Some(new) = give_up(&self.file, &bitmaps)? {
+            self.state_mut()?.bitmaps = Arc::new(new);
+        }
+        self.prepared.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes the image ready for changes that the disk does not show: its counts are right.
+    pub(super) fn ready(&self) -> Result<()> {
         let mut slot = self.allocator.lock().map_err(|_| Common::Poisoned)?;
         if self.prepared.load(Ordering::Acquire) {
             return Ok(());
@@ -76,10 +101,6 @@ impl Qcow2 {
             self.renew_counts().within(|| "image that was not closed cleanly")?;
             (header, _) = self.header_and_l1()?;
         }
-        let (_, bitmaps) = self.lists()?;
-        if let Some(new) = give_up(&self.file, &bitmaps)? {
-            self.state_mut()?.bitmaps = Arc::new(new);
-        }
         // What other features promise about the content does not hold any more.
         if header.autoclear != header.kept_promises() {
             header.autoclear = header.kept_promises();
@@ -90,7 +111,6 @@ impl Qcow2 {
             // Where the image's own structures lie has to be known before anything is written in place.
             *slot = Some(self.open_allocator()?);
         }
-        self.prepared.store(true, Ordering::Release);
         Ok(())
     }
 

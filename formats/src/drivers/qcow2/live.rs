@@ -340,7 +340,7 @@ impl Qcow2 {
     }
 
     /// Changes entries of one sheet in memory; `freed` is what they do not refer to any more.
-    fn change_entries(&self, entries: &[(u64, RawEntry)], freed: &[Clusters]) -> Result<()> {
+    pub(super) fn change_entries(&self, entries: &[(u64, RawEntry)], freed: &[Clusters]) -> Result<()> {
         let Some((first, _)) = entries.first() else { return Ok(()) };
         let (number, _) = self.rules.geometry.l2_reach.split(*first);
         self.own_l2(number)?;

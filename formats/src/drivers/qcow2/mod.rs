@@ -13,15 +13,17 @@
 //! be copied as good data.
 //!
 //! * [`layout`]: structures on disk; [`header`], [`extensions`], [`entry`]: bytes to checked values
-//! * [`tables`]: lookup; [`pack`]: compressed clusters; [`snapshot`], [`bitmap`]: lists
+//! * [`tables`]: lookup; [`pack`]: compressed clusters; [`snapshot`], [`bitmap`]: lists, [`bitmap_change`]
 //! * [`refcount`], [`alloc`], [`owners`]: who uses what; [`edit`], [`rewrite`], [`l2`], [`land`]: atomic edits
-//! * [`census`], [`check`], [`findings`], [`renew`]: counting anew; [`create`], [`stream`]: new images
-//! * [`history`], [`view`]: snapshots made, gone back to, deleted, read; [`parent`]: another backing file
+//! * [`census`], [`tally`], [`check`], [`findings`], [`renew`]: counting anew; [`create`], [`stream`]: new images
+//! * [`history`], [`view`]: snapshots made, gone back to, deleted, read; [`area`]: another backing file
 //! * [`image`]: the block device; [`facts`]: what `info` prints; [`fault`]: what can be wrong
 
 mod ahead;
 mod alloc;
+mod area;
 mod bitmap;
+mod bitmap_change;
 mod census;
 mod check;
 mod create;
@@ -39,9 +41,9 @@ mod l2;
 mod land;
 mod layout;
 mod live;
+mod live_pack;
 mod owners;
 mod pack;
-mod parent;
 mod refcount;
 mod renew;
 mod resize;
@@ -49,6 +51,7 @@ mod rewrite;
 mod snapshot;
 mod stream;
 mod tables;
+mod tally;
 mod view;
 
 use std::sync::Arc;
@@ -60,7 +63,7 @@ use crate::convert::{DiskSink, Sink};
 use crate::error::Result;
 use crate::opening::Opening;
 use crate::options::Opt;
-use crate::registry::{Format, Guess, Head, Image, Plan, SubKind};
+use crate::registry::{BitmapFacts, Format, Guess, Head, Image, Plan, SubKind};
 
 /// The format's entry in the list.
 pub(super) const FORMAT: Qcow2Format = Qcow2Format;
@@ -124,6 +127,11 @@ impl Format for Qcow2Format {
     fn full_size(&self, plan: &Plan) -> Result<Option<u64>> {
         let design = Design::new(plan)?;
         Ok(design.data_file.is_none().then(|| design.full_size()))
+    }
+
+    fn bitmaps_size(&self, plan: &Plan, bitmaps: &[BitmapFacts]) -> Result<Option<u64>> {
+        let design = Design::new(plan)?;
+        Ok((design.version > 2).then(|| bitmap::size(design.geometry.cluster, design.size, bitmaps)))
     }
 
     fn options(&self) -> &'static [Opt] {

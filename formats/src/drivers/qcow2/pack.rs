@@ -114,7 +114,7 @@ impl ClusterPack {
     }
 
     /// The packed bytes, unless they take as much room as the cluster.
-    fn packed(&self, whole: &[u8]) -> Result<Option<Vec<u8>>> {
+    pub(super) fn packed(&self, whole: &[u8]) -> Result<Option<Vec<u8>>> {
         let room = whole.len().saturating_sub(1);
         match self.how {
             Compression::Zlib => {

@@ -155,6 +155,21 @@ impl Refcounts {
         Ok(self.load(number)?.map_or(0, |block| block.counts.get(within)))
     }
 
+    /// The count of a host cluster, and the first cluster behind it that may have another.
+    pub(super) fn run(&mut self, cluster: u64) -> Result<(u64, u64)> {
+        let (number, within) = self.per_block.split(cluster);
+        let (within, per_block) = (index(within)?, self.per_block);
+        let block_end = per_block.start_of(number.saturating_add(1)).unwrap_or(u64::MAX);
+        let Some(block) = self.load(number)? else {
+            let used = self.table.get(index(number)?..).unwrap_or_default();
+            let more = used.iter().position(|at| *at != 0);
+            let next = more.map(|more| number.saturating_add(len64(more)));
+            return Ok((0, next.and_then(|next| per_block.start_of(next)).unwrap_or(u64::MAX)));
+        };
+        let same = block.counts.same_from(within);
+        Ok((block.counts.get(within), block_end.min(cluster.saturating_add(len64(same)))))
+    }
+
     /// Sets the count of a host cluster, whose block must be there.
     pub(super) fn set(&mut self, cluster: u64, count: u64) -> Result<()> {
         let (number, within) = self.per_block.split(cluster);
@@ -296,6 +311,35 @@ impl Counts {
         count.iter().fold(0, |all, byte| all << 8 | u64::from(*byte))
     }
 
+    /// How many counts from `number` on have the same value.
+    fn same_from(&self, number: usize) -> usize {
+        let value = self.get(number);
+        let bits = 1usize.wrapping_shl(self.order);
+        let all = self.bytes.len().saturating_mul(8).checked_div(bits).unwrap_or_default();
+        let mut at = number.saturating_add(1);
+        let in_word = |at: usize| (at.saturating_mul(bits) & 63) != 0;
+        while at < all && in_word(at) && self.get(at) == value {
+            at = at.saturating_add(1);
+        }
+        if at < all && !in_word(at) {
+            // Eight bytes at once, as long as they look like those that hold nothing but this value.
+            let from = at.saturating_mul(bits) / 8;
+            let words = self.bytes.get(from..).unwrap_or_default().as_chunks::<8>().0;
+            let pattern = Self::filled(self.order, value).to_be_bytes();
+            let same = words.iter().position(|word| *word != pattern).unwrap_or(words.len());
+            at = at.saturating_add(same.saturating_mul(64).checked_div(bits).unwrap_or_default());
+            while at < all && self.get(at) == value {
+                at = at.saturating_add(1);
+            }
+        }
+        at.saturating_sub(number)
+    }
+
+    /// Eight bytes full of one value.
+    fn filled(order: u32, value: u64) -> u64 {
+        (order..6).fold(value, |word, order| word | word.wrapping_shl(1u32.wrapping_shl(order)))
+    }
+
     /// Sets count `number` to a value that fits.
     fn set(&mut self, number: usize, count: u64) {
         if self.order < 3 {
@@ -349,6 +393,32 @@ mod tests {
             counts.set(3, 0);
             assert_eq!((counts.get(2), counts.get(3), counts.get(4)), (most.min(3), 0, most.min(5)));
             assert_eq!(counts.get(number), 0);
+        }
+    }
+
+    #[test]
+    fn runs_of_every_width_end_where_the_value_does() {
+        for order in 0..=6u32 {
+            let most = u64::MAX >> (64 - (1 << order));
+            let number = (256 * 8) >> order;
+            for (from, to) in
+                [(0, number), (1, number - 1), (number / 3, number / 2), (2, 3), (number - 1, number)]
+            {
+                let mut counts = Counts { bytes: vec![0; 256], order };
+                for n in from..to {
+                    counts.set(n, most);
+                }
+                let mut at = 0;
+                let mut seen = Vec::new();
+                while at < number {
+                    let same = counts.same_from(at);
+                    seen.push((at, same, counts.get(at)));
+                    at += same;
+                }
+                let all = [(0, from, 0), (from, to - from, most), (to, number - to, 0)];
+                let expected: Vec<_> = all.into_iter().filter(|(_, len, _)| *len > 0).collect();
+                assert_eq!(seen, expected, "order {order}");
+            }
         }
     }
 

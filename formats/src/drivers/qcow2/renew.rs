@@ -53,8 +53,9 @@ impl Qcow2 {
             return Err(Fault::CannotCount(found.what.clone()).into());
         }
         let mut counts = Refcounts::empty(&self.file, &header.geometry)?;
-        let used = (0..census.end()).filter(|cluster| census.count(*cluster) != 0);
-        let blocks: BTreeSet<u64> = used.map(|cluster| counts.per_block().split(cluster).0).collect();
+        let reach = counts.per_block();
+        let numbers = |run: Clusters| reach.split(run.first).0..=reach.split(run.end().saturating_sub(1)).0;
+        let blocks: BTreeSet<u64> = census.tally().used().flat_map(|(run, _)| numbers(run)).collect();
         let per_cluster = self.rules.geometry.cluster.bytes() / 8;
         let layout = match alloc {
             None => plan(&counts, blocks, self.behind_counts(header, &census), per_cluster),
@@ -81,14 +82,14 @@ impl Qcow2 {
     /// The first cluster behind all that is used, and behind the old counts, which are in use until the header turns.
     fn behind_counts(&self, header: &Header, census: &Census<'_>) -> u64 {
         // Where they are cannot always be told.
-        let Ok(old) = Refcounts::read(&self.file, header) else { return census.len() };
+        let Ok(old) = Refcounts::read(&self.file, header) else { return census.tally().len() };
         let cluster = self.rules.geometry.cluster;
         let table = header.refcount_table;
         let table = Clusters::of(cluster, table.at, table.entries.saturating_mul(8)).end();
         let ends = old.block_places().map(|at| cluster.split(at).0.saturating_add(1));
         // A block that seems to lie behind the file is nothing to be careful with.
-        let last = ends.filter(|end| *end <= census.len()).max().unwrap_or_default();
-        last.max(table).max(census.end())
+        let last = ends.filter(|end| *end <= census.tally().len()).max().unwrap_or_default();
+        last.max(table).max(census.tally().end())
     }
 
     /// Makes the new blocks, one after the other; says where the table goes.
@@ -104,7 +105,7 @@ impl Qcow2 {
             at = at.saturating_add(1);
             let reach = counts.per_block();
             let first = reach.start_of(*number).ok_or(Common::Index(*number))?;
-            let end = layout.all.end().max(census.end());
+            let end = layout.all.end().max(census.tally().end());
             for cluster in first..first.saturating_add(reach.bytes()).min(end) {
                 let new = u64::from(layout.all.numbers().contains(&cluster));
                 if let count @ 1.. = census.count(cluster).saturating_add(new) {

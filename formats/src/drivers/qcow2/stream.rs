@@ -67,7 +67,7 @@ impl Stream {
         let rules = EntryRules { geometry, version2: design.version == 2, data_file: data.is_some() };
         let pack =
             compress.then(|| Arc::new(ClusterPack::new(geometry.cluster, design.compression, design.level)));
-        let l1 = vec![0; index(geometry.l1_entries(design.size).max(1))?];
+        let l1 = vec![0; index(geometry.l1_entries(design.size))?];
         let mut new = Self {
             file: file.clone(),
             data,
@@ -93,7 +93,7 @@ impl Stream {
         let run = new.take(geometry.cluster.count(l1_bytes))?;
         new.counts.set(0, 1)?;
         new.counts.set(TABLE_CLUSTER, 1)?;
-        new.l1_at = new.offset(run.first)?;
+        new.l1_at = if run.count == 0 { 0 } else { new.offset(run.first)? };
         Ok(new)
     }
 

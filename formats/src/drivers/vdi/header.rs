@@ -199,6 +199,11 @@ impl Header {
         self.raw.uuid_modify = Uuid::new_v4().to_bytes_le();
     }
 
+    /// Records the UUID of the parent's last change.
+    pub(super) fn follow(&mut self, modified: Uuid) {
+        self.raw.uuid_parent_modify = modified.to_bytes_le();
+    }
+
     /// As it lies on disk: one sector.
     pub(super) fn bytes(&self) -> &[u8] {
         self.raw.as_bytes()

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
 use serde_json::json;
+use uuid::Uuid;
 
 use super::check;
 use super::fault::VdiFault;
@@ -307,6 +308,24 @@ impl Image for Vdi {
     fn check(&self, report: &mut Report) -> Result<()> {
         let _gate = self.gate.write().map_err(|_| Common::Poisoned)?;
         check::check(self, report)
+    }
+
+    fn follows_parent(&self) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn renew_identity(&self) -> Result<()> {
+        let _gate = self.shared_gate()?;
+        self.prepare_to_write()
+    }
+
+    fn keep_parent(&self, parent: &dyn Image) -> Result<()> {
+        let modified = parent.facts().specific.get("uuid-modify").and_then(|v| v.as_str().map(String::from));
+        let modified = modified.and_then(|text| Uuid::parse_str(&text).ok());
+        let header = self.header()?.clone();
+        let (uuid, _) = header.parent();
+        let modified = modified.ok_or(VdiFault::NoParent(uuid))?;
+        self.turn_to(header.with(|h| h.follow(modified)))
     }
 
     fn parent(&self) -> Option<Arc<dyn Image>> {

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::fault::VhdFault;
 use super::fixed::FixedVhd;
-use super::footer::{DiskType, Footer, SIZE_MAX};
+use super::footer::{DiskType, Footer, SIZE_MAX, time_stamp};
 use super::geometry::Geometry;
 use super::header::{Header, Locator};
 use super::layout::{FOOTER_BYTES, HEADER_BYTES, SECTOR, W2RU};
@@ -99,19 +99,14 @@ fn differencing(file: Disk, size: u64, backing: &Backing, seconds: u64) -> Resul
     let geometry = if exact.bytes() == size { exact } else { Geometry::MAX };
     let footer = Footer::new(DiskType::Differencing, size, geometry, seconds);
 
-    let path = backing.reference.path.replace('/', "\\");
-    let path = if path.contains('\\') { path } else { format!(".\\{path}") };
-    let text: Vec<u8> = path.encode_utf16().flat_map(u16::to_le_bytes).collect();
-    let span = Span::new(header_end(), len64(text.len()))?;
+    let path = parent::PathText::of(&backing.reference.path)?;
+    let span = Span::new(header_end(), len64(path.text.len()))?;
     let space = span.len().next_multiple_of(SECTOR);
     let mut header = Header::new(size, span.start().saturating_add(space))?;
-    let name = path.rsplit('\\').next().unwrap_or(&path);
-    if name.encode_utf16().count() > 255 {
-        return Err(VhdFault::NameTooLong(name.into()).into());
-    }
-    header.name_parent(id, backing.modified, name, &[(Locator { platform: W2RU, span }, space)]);
+    let time = time_stamp(backing.modified);
+    header.name_parent(id, time, &path.name, &[(Locator { platform: W2RU, span }, space)]);
     write(&file, &footer, &header)?;
-    file.write_at(span.start(), &text)?;
+    file.write_at(span.start(), &path.text)?;
 
     let parent = Some(image.clone());
     Ok(Arc::new(SparseVhd::new(file, footer, header, parent, Some(backing.reference.clone()))))

@@ -121,6 +121,9 @@ pub enum VhdFault {
     /// A parent in another format.
     #[error("the parent of a VHD must be a VHD, this one is {0}")]
     ParentFormat(&'static str),
+    /// A disk that holds everything itself.
+    #[error("the disk has no parent, and racker gives it none: make a new child with create -b")]
+    NoChild,
     /// A child must be as large as its parent.
     #[error("a difference to a disk of {parent} bytes cannot have {size}")]
     ParentSize {
@@ -140,7 +143,7 @@ pub enum VhdFault {
 impl error::Fault for VhdFault {
     fn kind(&self) -> Kind {
         match self {
-            Self::Version { .. } | Self::DiskType(_) | Self::ResizeChild => Kind::Unsupported,
+            Self::Version { .. } | Self::DiskType(_) | Self::ResizeChild | Self::NoChild => Kind::Unsupported,
             Self::Full => Kind::NoSpace,
             Self::Size { .. } | Self::NameTooLong(_) | Self::ParentFormat(_) | Self::ParentSize { .. } => {
                 Kind::Invalid

@@ -132,6 +132,15 @@ impl Footer {
         footer
     }
 
+    /// The same for a disk of another type, whose dynamic disk header lies elsewhere.
+    pub(super) fn moved(&self, disk_type: DiskType, header_at: u64) -> Self {
+        let mut footer = Self { disk_type, header_at, ..self.clone() };
+        footer.raw.disk_type = disk_type.number().into();
+        footer.raw.data_offset = header_at.into();
+        footer.raw.checksum = checksum(footer.raw.as_bytes(), 64).into();
+        footer
+    }
+
     fn set_size(&mut self, size: u64, geometry: Geometry) {
         self.size = size;
         self.raw.current_size = size.into();

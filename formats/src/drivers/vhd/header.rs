@@ -4,7 +4,7 @@ use uuid::Uuid;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::fault::VhdFault;
-use super::footer::{Footer, checksum, time_stamp};
+use super::footer::{Footer, checksum};
 use super::layout::{
     HEADER_BYTES, HEADER_COOKIE, MACX, NOWHERE, RawHeader, RawLocator, SECTOR, VERSION, W2KU, W2RU,
 };
@@ -120,10 +120,12 @@ impl Header {
         self.seal();
     }
 
-    /// Names the parent: its ID, when it was changed last, and the file's name in the fields of the header.
-    pub(super) fn name_parent(&mut self, id: Uuid, seconds: u64, name: &str, locators: &[(Locator, u64)]) {
+    /// Names the parent, or none (a nil ID, no name): its ID, its time stamp, and the file's name in the fields of the header.
+    pub(super) fn name_parent(&mut self, id: Uuid, time: u32, name: &str, locators: &[(Locator, u64)]) {
         self.raw.parent_unique_id = *id.as_bytes();
-        self.raw.parent_time_stamp = time_stamp(seconds).into();
+        self.raw.parent_time_stamp = time.into();
+        self.raw.parent_unicode_name.fill(0);
+        self.raw.parent_locators = <[RawLocator; 8]>::new_zeroed();
         let units = name.encode_utf16().flat_map(u16::to_be_bytes);
         // The last character stays zero.
         let room = self.raw.parent_unicode_name.iter_mut().take(510);
@@ -150,6 +152,11 @@ impl Header {
     /// The unique ID that the parent must have.
     pub(super) fn parent_id(&self) -> Uuid {
         Uuid::from_bytes(self.raw.parent_unique_id)
+    }
+
+    /// The time stamp of the parent when the difference was begun.
+    pub(super) fn parent_time(&self) -> u32 {
+        self.raw.parent_time_stamp.get()
     }
 
     /// The parent's name in the header itself.

@@ -20,7 +20,7 @@
 //!
 //! * [`layout`]: structures on disk; [`footer`], [`header`], [`geometry`]: bytes to checked values
 //! * [`fixed`]: disks without a table; [`sparse`]: those with one; [`parent`]: what lies below
-//! * [`space`]: writing; [`resize`]: another size; [`check`]: inconsistencies; [`create`]: new images
+//! * [`space`]: writing; [`resize`]: another size; [`rebase`]: another parent; [`check`]: inconsistencies; [`create`]: new images
 
 mod check;
 mod create;
@@ -32,6 +32,7 @@ mod geometry;
 mod header;
 mod layout;
 mod parent;
+mod rebase;
 mod resize;
 mod space;
 mod sparse;

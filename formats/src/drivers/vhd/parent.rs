@@ -50,6 +50,27 @@ pub(super) fn unique_id(image: &dyn Image) -> Option<Uuid> {
     Uuid::parse_str(text).ok()
 }
 
+/// How a child writes its parent's path.
+#[derive(Debug)]
+pub(super) struct PathText {
+    /// With backslashes, in UTF-16, little endian.
+    pub(super) text: Vec<u8>,
+    /// The file's name alone.
+    pub(super) name: String,
+}
+
+impl PathText {
+    pub(super) fn of(path: &str) -> Result<Self> {
+        let path = path.replace('/', "\\");
+        let path = if path.contains('\\') { path } else { format!(".\\{path}") };
+        let name = path.rsplit('\\').next().unwrap_or(&path).to_string();
+        if name.encode_utf16().count() > 255 {
+            return Err(VhdFault::NameTooLong(name).into());
+        }
+        Ok(Self { text: path.encode_utf16().flat_map(u16::to_le_bytes).collect(), name })
+    }
+}
+
 /// Refuses drive letters, which look like protocols.
 fn of_windows(reference: &Reference) -> Result<Reference> {
     let drive = matches!(reference.path.as_bytes(), [letter, b':', ..] if letter.is_ascii_alphabetic());

@@ -102,7 +102,8 @@ impl Survey {
         // The noise of a damaged header is no reason to make the file longer.
         let there = header.locators.iter().map(|l| l.span.end().next_multiple_of(SECTOR));
         let locators = there.filter(|end| *end <= file_size).max().unwrap_or(0);
-        blocks.max(table).max(locators)
+        let own = len64(header.bytes().len()).saturating_add(header.at).next_multiple_of(SECTOR);
+        blocks.max(table).max(locators).max(own)
     }
 
     /// Bytes between blocks that no block uses, in holes as large as a block.

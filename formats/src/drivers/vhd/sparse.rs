@@ -1,5 +1,6 @@
 //! Dynamic and differencing disks: a table of blocks, and before each block a bitmap of its sectors.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
 use super::fault::VhdFault;
@@ -15,7 +16,7 @@ use crate::limits::{KIB, MIB};
 use crate::map::Location;
 use crate::mapped::{self, BlockMap, Busy, HostOffset, Mapping, Place, Recent, Sheets};
 use crate::opening::Reference;
-use crate::registry::{Facts, Image, below};
+use crate::registry::{Backing, Facts, Image, below};
 use crate::wire::{index, len64};
 
 /// The table is read in pieces.
@@ -37,6 +38,8 @@ pub(super) struct SparseVhd {
     pub(super) parent: Option<Disk>,
     parent_image: Option<Arc<dyn Image>>,
     pub(super) backing: Option<Reference>,
+    /// Zeroes that are written are the image's own, for another parent is to come.
+    pub(super) leaving: AtomicBool,
     state: RwLock<State>,
     /// The BAT and the bitmaps.
     pub(super) sheets: Sheets,
@@ -79,6 +82,7 @@ impl SparseVhd {
             parent: parent_image.as_ref().map(below),
             parent_image,
             backing,
+            leaving: AtomicBool::new(false),
             state: RwLock::new(State { footer, header }),
             busy: Busy::default(),
             space: Mutex::new(None),
@@ -276,6 +280,10 @@ impl BlockMap for SparseVhd {
         self.parent.as_ref()
     }
 
+    fn leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
     fn holes_in_blocks(&self) -> bool {
         true
     }
@@ -378,6 +386,17 @@ impl Image for SparseVhd {
     /// A parent is known by an identity that it keeps for life.
     fn follows_parent(&self) -> Result<bool> {
         Ok(false)
+    }
+
+    fn leave_parent(&self, next: Option<&Backing>) -> Result<()> {
+        self.may_have(next)?;
+        self.leaving.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn name_parent(&self, parent: Option<&Reference>, opened: Option<&Backing>) -> Result<()> {
+        let _gate = self.gate.write().map_err(|_| Common::Poisoned)?;
+        self.turn_parent(parent, opened)
     }
 
     fn parent(&self) -> Option<Arc<dyn Image>> {

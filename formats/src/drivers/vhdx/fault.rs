@@ -154,6 +154,9 @@ pub enum VhdxFault {
         /// `parent_linkage`.
         expected: String,
     },
+    /// A disk that holds everything itself.
+    #[error("the disk has no parent, and racker gives it none: make a new child with create -b")]
+    NoChild,
     /// A parent in another format.
     #[error("the parent of a VHDX must be a VHDX, this one is {0}")]
     ParentFormat(&'static str),
@@ -188,9 +191,11 @@ pub enum VhdxFault {
 impl error::Fault for VhdxFault {
     fn kind(&self) -> Kind {
         match self {
-            Self::Version { .. } | Self::Unknown { .. } | Self::ParentLarger { .. } | Self::FileSize(_) => {
-                Kind::Unsupported
-            }
+            Self::NoChild
+            | Self::Version { .. }
+            | Self::Unknown { .. }
+            | Self::ParentLarger { .. }
+            | Self::FileSize(_) => Kind::Unsupported,
             Self::ParentFormat(_) | Self::Size { .. } => Kind::Invalid,
             Self::Broken => Kind::Io,
             _ => Kind::Corrupt,

@@ -20,7 +20,7 @@ use crate::limits::MIB;
 use crate::map::Location;
 use crate::mapped::{self, BlockMap, Busy, HostOffset, Mapping, Place, Recent, Sheets};
 use crate::opening::Reference;
-use crate::registry::{Facts, Image, below};
+use crate::registry::{Backing, Facts, Image, below};
 use crate::wire::index;
 
 /// Pages of BAT and bitmaps that are kept: with blocks of 32 MiB, the BAT of 4 TiB.
@@ -47,6 +47,8 @@ pub(super) struct Vhdx {
     /// One edit after the other.
     pub(super) editing: Mutex<()>,
     pub(super) marks: Marks,
+    /// Zeroes that are written are the image's own, for another parent is to come.
+    leaving: AtomicBool,
     recent: Recent,
 }
 
@@ -107,6 +109,7 @@ impl Vhdx {
             gate: RwLock::new(()),
             editing: Mutex::new(()),
             marks: Marks::default(),
+            leaving: AtomicBool::new(false),
             recent: Recent::default(),
         }
     }
@@ -247,6 +250,10 @@ impl BlockMap for Vhdx {
         self.parent.as_ref()
     }
 
+    fn leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
     fn holes_in_blocks(&self) -> bool {
         true
     }
@@ -365,6 +372,32 @@ impl Image for Vhdx {
     fn check(&self, report: &mut Report) -> Result<()> {
         let _gate = self.gate.write().map_err(|_| Common::Poisoned)?;
         check::check(self, report)
+    }
+
+    fn follows_parent(&self) -> Result<bool> {
+        self.may_have(None)?;
+        Ok(true)
+    }
+
+    fn renew_identity(&self) -> Result<()> {
+        let _gate = self.shared_gate()?;
+        self.prepare_to_write()
+    }
+
+    fn keep_parent(&self, parent: &dyn Image) -> Result<()> {
+        let _gate = self.gate.write().map_err(|_| Common::Poisoned)?;
+        self.follow(parent)
+    }
+
+    fn leave_parent(&self, next: Option<&Backing>) -> Result<()> {
+        self.may_have(next)?;
+        self.leaving.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn name_parent(&self, parent: Option<&Reference>, opened: Option<&Backing>) -> Result<()> {
+        let _gate = self.gate.write().map_err(|_| Common::Poisoned)?;
+        self.turn_parent(parent, opened)
     }
 
     fn parent(&self) -> Option<Arc<dyn Image>> {

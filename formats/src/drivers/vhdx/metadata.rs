@@ -22,6 +22,8 @@ use crate::wire::{bytes, index, len64, part, part_mut, take};
 pub(super) const SIZE_MAX: u64 = 64 * TIB;
 /// 2.6.1.2: the largest item.
 const ITEM_BYTES_MAX: u64 = MIB;
+/// Regions that are rewritten: programs make one of 1 MiB.
+const REGION_BYTES_MAX: u64 = 16 * MIB;
 /// Pairs of a locator: five are known.
 const PAIRS_MAX: u16 = 64;
 
@@ -132,6 +134,39 @@ impl Items<'_> {
         bytes(self.file, span.start(), span.len(), ITEM_BYTES_MAX, what)
     }
 
+    /// Where the entry of a known item stands in the table.
+    fn slot(&self, table: &[u8], id: Uuid) -> Result<usize> {
+        let head: RawMetadataTable = take(table, 0, "metadata table")?;
+        for number in 0..usize::from(head.entry_count.get()) {
+            let raw: RawMetadata = take(table, entry_at(number), "metadata table entry")?;
+            if Uuid::from_bytes_le(raw.item_id) == id && raw.flags.get() & METADATA_USER == 0 {
+                return Ok(entry_at(number));
+            }
+        }
+        Err(VhdxFault::Missing("parent locator").into())
+    }
+
+    /// A place of `len` bytes in the region, of whose bytes no item uses any: not even one that nobody knows.
+    fn room(&self, region: &[u8], len: u64) -> Result<u64> {
+        let head: RawMetadataTable = take(region, 0, "metadata table")?;
+        let mut used = vec![Span::first(TABLE_BYTES)];
+        for number in 0..usize::from(head.entry_count.get()) {
+            let raw: RawMetadata = take(region, entry_at(number), "metadata table entry")?;
+            used.push(Span::new(raw.offset.get().into(), raw.length.get().into())?);
+        }
+        let mut places: Vec<u64> = used.iter().map(|span| span.end().next_multiple_of(8)).collect();
+        places.sort_unstable();
+        let free = |at: &u64| {
+            Span::new(*at, len).is_ok_and(|place| {
+                place.end() <= self.region.len() && used.iter().all(|span| span.intersect(place).is_none())
+            })
+        };
+        Ok(places
+            .into_iter()
+            .find(free)
+            .ok_or(VhdxFault::NoParent("the metadata have no room for its name"))?)
+    }
+
     fn number32(&self, id: Uuid, what: &'static str) -> Result<u32> {
         Ok(take::<U32>(&self.bytes(id, what, 4)?, 0, what)?.get())
     }
@@ -196,6 +231,50 @@ impl Metadata {
         // A size that crosses pages is nothing that any program writes.
         part_mut(&mut page, within, 8, "virtual disk size")?.copy_from_slice(&size.to_le_bytes());
         Ok((at, page))
+    }
+
+    /// The pages of `region` in `file` that change for these pairs of a parent locator, or none: with their places in
+    /// the file. The item gets a new place, behind all others or where there is room.
+    pub(super) fn pages_with_parent(
+        file: &Disk,
+        region: Span,
+        pairs: Option<&BTreeMap<String, String>>,
+    ) -> Result<Vec<(u64, Vec<u8>)>> {
+        let items = Items::read(file, region)?;
+        let old = bytes(file, region.start(), region.len(), REGION_BYTES_MAX, "metadata region")?;
+        let mut new = old.clone();
+        let at = items.slot(&old, PARENT_LOCATOR)?;
+        let mut entry: RawMetadata = take(&old, at, "metadata table entry")?;
+        if let Some(pairs) = pairs {
+            let item = locator_bytes(pairs)?;
+            let place = items.room(&old, len64(item.len()))?;
+            part_mut(&mut new, index(place)?, item.len(), "parent locator")?.copy_from_slice(&item);
+            entry.offset = u32::try_from(place).map_err(|_| Common::Index(place))?.into();
+            entry.length = u32::try_from(item.len()).map_err(|_| Common::Index(len64(item.len())))?.into();
+            part_mut(&mut new, at, size_of::<RawMetadata>(), "entry")?.copy_from_slice(entry.as_bytes());
+        } else {
+            // Entries behind it move up.
+            let mut head: RawMetadataTable = take(&old, 0, "metadata table")?;
+            let count = head.entry_count.get();
+            let (end, size) = (entry_at(count.into()), size_of::<RawMetadata>());
+            let behind =
+                part(&old, at.saturating_add(size), end.saturating_sub(at).saturating_sub(size), "entries")?;
+            part_mut(&mut new, at, behind.len(), "entries")?.copy_from_slice(behind);
+            part_mut(&mut new, end.saturating_sub(size), size, "entry")?.fill(0);
+            head.entry_count = U16::new(count.saturating_sub(1));
+            part_mut(&mut new, 0, size_of::<RawMetadataTable>(), "table")?.copy_from_slice(head.as_bytes());
+            let place = index(
+                items.place(FILE_PARAMETERS, "file parameters", 8)?.start().saturating_sub(region.start()),
+            )?;
+            let mut raw: RawFileParameters = take(&old, place, "file parameters")?;
+            raw.flags = (raw.flags.get() & !HAS_PARENT).into();
+            part_mut(&mut new, place, size_of::<RawFileParameters>(), "file parameters")?
+                .copy_from_slice(raw.as_bytes());
+        }
+        let page = index(PAGE.bytes())?;
+        let pages = old.chunks(page).zip(new.chunks(page)).enumerate().filter(|(_, (a, b))| a != b);
+        let place = |number: usize| len64(number.saturating_mul(page)).saturating_add(region.start());
+        Ok(pages.map(|(number, (_, after))| (place(number), after.to_vec())).collect())
     }
 
     /// The bytes of the region of a new image, all that is not zero: table and items.

@@ -19,7 +19,7 @@
 //! * [`layout`]: structures on disk; [`header`], [`regions`], [`metadata`], [`bat`]: bytes to checked values
 //! * [`log`](mod@log): replay; [`append`]: writing entries; [`journal`]: changes that land whole
 //! * [`image`]: the block device; [`space`]: writing; [`edit`]: atomic edits; [`resize`]: another size
-//! * [`parent`]: what lies below; [`check`]: inconsistencies; [`create`]: new images; [`fault`]: what can be wrong
+//! * [`parent`]: what lies below; [`rebase`]: another parent; [`check`]: inconsistencies; [`create`]: new images; [`fault`]: what can be wrong
 
 mod append;
 mod bat;
@@ -34,6 +34,7 @@ mod layout;
 mod log;
 mod metadata;
 mod parent;
+mod rebase;
 mod regions;
 mod resize;
 mod space;

@@ -10,16 +10,19 @@ use crate::error::Result;
 use crate::opening::{OpenFault, Opening, Reference, Role};
 use crate::registry::Image;
 
+pub(super) const LINKAGE: &str = "parent_linkage";
+pub(super) const LINKAGE_2: &str = "parent_linkage2";
+pub(super) const RELATIVE_PATH: &str = "relative_path";
 /// Where paths stand, in the order of what leads there. Those that begin at a volume or a drive of the machine that
 /// made the disk lead nowhere here, and are only good for saying so.
-const PATHS: [&str; 3] = ["relative_path", "volume_path", "absolute_win32_path"];
+const PATHS: [&str; 3] = [RELATIVE_PATH, "volume_path", "absolute_win32_path"];
 
 /// Opens the parent, and makes sure that its data are those that the difference was begun with.
 pub(super) fn open(
     pairs: &BTreeMap<String, String>,
     opening: &mut Opening,
 ) -> Result<(Arc<dyn Image>, Reference)> {
-    let linkage = pairs.get("parent_linkage").ok_or(VhdxFault::NoParent("does not say to which data"))?;
+    let linkage = pairs.get(LINKAGE).ok_or(VhdxFault::NoParent("does not say to which data"))?;
     let (number, path) = PATHS
         .iter()
         .enumerate()
@@ -37,7 +40,7 @@ pub(super) fn open(
     let found = image.facts().specific.get("data-write-guid").and_then(|v| v.as_str().map(String::from));
     let found = found.unwrap_or_default();
     // While Hyper-V merges disks both are right.
-    let expected = [Some(linkage), pairs.get("parent_linkage2")];
+    let expected = [Some(linkage), pairs.get(LINKAGE_2)];
     let same = |text: &&String| guid(text).is_some() && guid(text) == guid(&found);
     if !expected.iter().flatten().any(same) && !opening.alone() {
         return Err(VhdxFault::Linkage { found, expected: linkage.clone() }.into());
@@ -47,13 +50,23 @@ pub(super) fn open(
 
 /// What a new difference says about its parent.
 pub(super) fn pairs(image: &dyn Image, path: &str) -> Result<BTreeMap<String, String>> {
-    let facts = image.facts();
-    let id = facts.specific.get("data-write-guid").and_then(|v| v.as_str());
-    let id = id.and_then(guid).ok_or(VhdxFault::ParentFormat(facts.format))?;
+    let linkage = linkage(image)?;
+    Ok([(LINKAGE.to_string(), linkage), relative(path)].into())
+}
+
+/// How a child writes its parent's path.
+pub(super) fn relative(path: &str) -> (String, String) {
     let path = path.replace('/', "\\");
     let path = if path.contains('\\') { path } else { format!(".\\{path}") };
-    let pair = |key: &str, value: String| (key.to_string(), value);
-    Ok([pair("parent_linkage", format!("{{{id}}}")), pair("relative_path", path)].into())
+    (RELATIVE_PATH.to_string(), path)
+}
+
+/// What a child says about which data its parent had.
+pub(super) fn linkage(parent: &dyn Image) -> Result<String> {
+    let facts = parent.facts();
+    let id = facts.specific.get("data-write-guid").and_then(|v| v.as_str());
+    let id = id.and_then(guid).ok_or(VhdxFault::ParentFormat(facts.format))?;
+    Ok(format!("{{{id}}}"))
 }
 
 /// A GUID, with or without braces.

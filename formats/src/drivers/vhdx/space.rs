@@ -269,7 +269,8 @@ impl Vhdx {
     /// Prepares for changes of the disk's data: the header says so first, 2.2.2, and children of it can tell.
     pub(super) fn prepare_to_write(&self) -> Result<()> {
         self.prepare_space()?;
-        self.mark(true)
+        // Who leaves a parent shows the same before and after.
+        self.mark(!self.leaving())
     }
 
     /// Says in the header that the file changes, and the data if so.

@@ -358,7 +358,7 @@ fn descriptor(plan: &Plan, capacity: u64, extents: &[String]) -> Result<String> 
 }
 
 /// The content ID of a parent, which only a VMDK has.
-fn parent_cid(backing: &Backing) -> Result<u32> {
+pub(super) fn parent_cid(backing: &Backing) -> Result<u32> {
     let facts = backing.image.facts();
     let cid = facts.specific.get("cid").and_then(serde_json::Value::as_u64);
     let cid = cid.and_then(|c| u32::try_from(c).ok()).filter(|_| facts.format == "vmdk");
@@ -366,6 +366,6 @@ fn parent_cid(backing: &Backing) -> Result<u32> {
 }
 
 /// A name that keeps the line it stands in whole.
-fn extent_name(name: &str) -> String {
+pub(super) fn extent_name(name: &str) -> String {
     name.chars().map(|c| if c.is_control() || c == '"' { '_' } else { c }).collect()
 }

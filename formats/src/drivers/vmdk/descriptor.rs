@@ -23,7 +23,7 @@ pub(super) const DESCRIPTOR_BYTES_MAX: u64 = MIB;
 /// Keys that are kept for `info`.
 const DDB_KEYS_MAX: usize = 256;
 /// The content ID that says "no parent".
-const NO_PARENT: u32 = 0xffff_ffff;
+pub(super) const NO_PARENT: u32 = 0xffff_ffff;
 
 /// A descriptor that passed its checks.
 #[derive(Clone, Debug)]
@@ -228,6 +228,34 @@ pub(super) fn resized(
     out
 }
 
+/// The descriptor's text for a child of another parent: its content ID and its name, or none. Blank lines come and go,
+/// so that what is behind stays where it is if it can.
+pub(super) fn reparented(text: &str, cid: u32, name: Option<&str>) -> String {
+    let mut out = String::with_capacity(text.len().saturating_add(name.map_or(0, str::len)));
+    let mut hint = name.map(|name| format!("parentFileNameHint=\"{name}\"\n"));
+    let key = |line: &str| line.split('=').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let named = text.lines().any(|line| key(line) == "parentfilenamehint");
+    let mut seen = 0usize;
+    for line in text.split_inclusive('\n') {
+        match key(line).as_str() {
+            "parentcid" => {
+                out.push_str(&format!("parentCID={cid:08x}\n"));
+                out.extend(hint.take_if(|_| !named));
+            }
+            "parentfilenamehint" => out.extend(hint.take()),
+            "" if line.trim().is_empty() && out.len() >= seen.saturating_add(line.len()) => {}
+            key => {
+                if key.is_empty() || access(line.split_whitespace().next().unwrap_or_default()).is_some() {
+                    out.extend(std::iter::repeat_n('\n', seen.saturating_sub(out.len())));
+                }
+                out.push_str(line);
+            }
+        }
+        seen = seen.saturating_add(line.len());
+    }
+    out
+}
+
 /// Cylinders of a disk, as far as its controller can count: ATA ends at 16383, others at 65535.
 pub(super) fn cylinders(capacity: u64, heads: u64, sectors: u64) -> u64 {
     let max = if heads <= 16 { 16383 } else { 65535 };
@@ -399,6 +427,25 @@ mod tests {
         assert_eq!(d.extents[1].access, Access::ReadOnly);
         assert_eq!(d.extents[2].source, Source::Zero);
         assert_eq!(d.ddb["ddb.adaptertype"], "lsilogic");
+    }
+
+    #[test]
+    fn another_parent_moves_as_little_as_it_can() {
+        let tail = "\n# Extent description\nRW 100 SPARSE \"a\"\n";
+        let head = HEAD.replace("ffffffff", "2b") + "createType=\"custom\"\n";
+        let long = format!("{head}parentFileNameHint=\"long.vmdk\"\n{tail}");
+        let short = reparented(&long, 0x1234_5678, Some("b.vmdk"));
+        let d = Descriptor::parse(short.as_bytes()).unwrap();
+        let parent = d.parent.clone().unwrap();
+        assert_eq!((parent.cid, parent.name.as_deref()), (0x1234_5678, Some("b.vmdk")));
+        // Six digits more in one line make up for three letters less.
+        assert_eq!(short.len(), long.len() + 2, "{short}");
+        let none = reparented(&short, u32::MAX, None);
+        assert!(Descriptor::parse(none.as_bytes()).unwrap().parent.is_none());
+        assert_eq!((none.len(), none.ends_with("RW 100 SPARSE \"a\"\n")), (short.len(), true), "{none}");
+        let again = reparented(&none, 1, Some("b.vmdk"));
+        assert_eq!(again.len(), short.len());
+        assert_eq!(Descriptor::parse(again.as_bytes()).unwrap().parent.unwrap().cid, 1);
     }
 
     #[test]

@@ -47,6 +47,12 @@ pub enum VmdkFault {
     /// A compression that racker does not know.
     #[error("compression method {0} is unknown")]
     Compression(u16),
+    /// Header fields that contradict each other about compression.
+    #[error("the header's flags and its compression method {0} contradict each other about compression")]
+    CompressionFlag(u16),
+    /// A descriptor that the header does not name.
+    #[error("a descriptor is at its usual place, but the header does not say so")]
+    UnnamedDescriptor,
     /// Compressed grains without the markers that say how long they are.
     #[error("compressed grains without markers are not supported")]
     NoMarkers,
@@ -213,6 +219,9 @@ pub enum VmdkFault {
     /// Zeroed grains asked of a kind without grains.
     #[error("a flat image has no grains that could be marked as zeroes")]
     FlatZeroed,
+    /// A disk that holds everything itself.
+    #[error("the disk has no parent, and racker gives it none: make a new child with create -b")]
+    NoChild,
     /// A parent of another format.
     #[error("the parent of a VMDK must be a VMDK with a content ID, not {0}")]
     ParentFormat(&'static str),
@@ -267,6 +276,7 @@ impl Fault for VmdkFault {
             | Self::EmbeddedExtents(_)
             | Self::Journal
             | Self::SeField { .. }
+            | Self::NoChild
             | Self::StreamOnly => Kind::Unsupported,
             Self::GrainSize { sectors, .. } if sectors.is_power_of_two() => Kind::Unsupported,
             Self::ReadOnly(_) => Kind::ReadOnly,

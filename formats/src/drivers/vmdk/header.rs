@@ -87,6 +87,10 @@ impl TryFrom<&RawSparseHeader> for SparseHeader {
         }
         let compressed = bits & flags::COMPRESSED != 0;
         match raw.compress_algorithm.get() {
+            // QEMU goes by the method, others by the flag.
+            method @ (0 | 1) if compressed != (method == 1) => {
+                return Err(VmdkFault::CompressionFlag(method).into());
+            }
             0 | 1 => {}
             other => return Err(VmdkFault::Compression(other).into()),
         }

@@ -1,6 +1,7 @@
 //! Where the descriptor is, and another one in its place.
 
-use super::descriptor::Descriptor;
+use super::create::extent_name;
+use super::descriptor::{Descriptor, NO_PARENT, reparented};
 use super::fault::VmdkFault;
 use super::image::State;
 use crate::block::{Disk, Span};
@@ -8,6 +9,8 @@ use crate::convert::Beside;
 use crate::error::{Common, Result};
 use crate::wire::{bytes, index, len64};
 
+/// What is written as a whole.
+const SECTOR: usize = 512;
 /// Bytes that an embedded descriptor keeps free: a few digits more are to come.
 const SPARE: u64 = 40;
 
@@ -50,6 +53,47 @@ impl Home {
         self.file.flush()
     }
 
+    /// Turns from one text to another, whole or not at all where it can be: by one sector if all that differs is in
+    /// one; otherwise by a first sector that says it all but for the disk data base, which comes back behind it.
+    fn turn(&self, old: &str, new: &str) -> Result<()> {
+        self.has_room(new)?;
+        let room = old.len().max(new.len()).next_multiple_of(SECTOR);
+        let padded = |text: &str| {
+            let mut raw = text.as_bytes().to_vec();
+            raw.resize(room, 0);
+            raw
+        };
+        let (before, after) = (padded(old), padded(new));
+        let pairs = before.chunks(SECTOR).zip(after.chunks(SECTOR)).enumerate();
+        let changed: Vec<_> = pairs.filter(|(_, (a, b))| a != b).map(|(i, (_, b))| (i, b)).collect();
+        let short: String = new.split_inclusive('\n').filter(|l| !l.starts_with("ddb.")).collect();
+        let end = len64(room).saturating_add(self.start());
+        if end > self.file.size() {
+            self.file.resize(end)?;
+        }
+        let put = |number: usize, sector: &[u8]| {
+            let at = len64(number.saturating_mul(SECTOR)).saturating_add(self.start());
+            self.file.write_at(at, sector)?;
+            self.file.flush()
+        };
+        if let [(_, _), _, ..] = changed.as_slice()
+            && short.len() <= SECTOR
+        {
+            let mut first = short.into_bytes();
+            first.resize(SECTOR, 0);
+            put(0, &first)?;
+        }
+        for (number, sector) in changed.into_iter().filter(|(number, _)| *number > 0) {
+            put(number, sector)?;
+        }
+        // Until now the short one held.
+        put(0, after.get(..SECTOR).ok_or(Common::Index(0))?)?;
+        if self.embedded.is_none() {
+            self.file.resize(len64(new.len()))?;
+        }
+        self.file.flush()
+    }
+
     /// Writes a whole text over one of `old` bytes, for good.
     fn replace(&self, old: usize, text: &str) -> Result<()> {
         self.has_room(text)?;
@@ -73,6 +117,18 @@ impl Home {
 }
 
 impl State {
+    /// Names another parent, or none; without `cid` the parent's content ID stays.
+    pub(super) fn turn_parent(&self, name: Option<&str>, cid: Option<u32>) -> Result<()> {
+        let descriptor = self.descriptor.as_ref().ok_or(VmdkFault::Missing("descriptor"))?;
+        let old = descriptor.parent.as_ref().ok_or(VmdkFault::Missing("parentCID"))?;
+        let text = self.home.text(descriptor)?;
+        let name = name.map(extent_name);
+        let cid = if name.is_none() { NO_PARENT } else { cid.unwrap_or(old.cid) };
+        let new = reparented(&text, cid, name.as_deref());
+        Descriptor::parse(new.as_bytes())?;
+        self.home.turn(&text, &new)
+    }
+
     /// Writes the descriptor, and turns to it.
     pub(super) fn turn_descriptor(&mut self, text: &str) -> Result<()> {
         let old = self.descriptor.as_ref().map_or(0, |d| d.text.len());

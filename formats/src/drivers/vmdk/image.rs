@@ -1,10 +1,11 @@
 //! The opened image: extents in a row, a parent below.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
 use serde_json::{Value, json};
 
+use super::create::parent_cid;
 use super::descriptor::{Access, Descriptor};
 use super::fault::VmdkFault;
 use super::grains::{Mapping, SparseExtent};
@@ -18,7 +19,7 @@ use crate::error::{Common, Result, Within};
 use crate::map::Location;
 use crate::mapped::{locate_plain, parent_run, read_parent};
 use crate::opening::{Reference, Role};
-use crate::registry::{Facts, Image, below};
+use crate::registry::{Backing, Facts, Image, below};
 use crate::wire::{index, len64, part, part_mut};
 
 /// Stretches that one answer about runs may join: who asks about a whole disk and uses the beginning shall not
@@ -34,6 +35,8 @@ pub(super) struct VmdkImage {
     parent_image: Option<Arc<dyn Image>>,
     /// Whether the content ID still has to change before the first write.
     fresh: Mutex<bool>,
+    /// Another parent is to come.
+    leaving: AtomicBool,
     /// The content ID now, if there is one.
     cid: AtomicU32,
 }
@@ -90,7 +93,8 @@ impl VmdkImage {
         let cid = AtomicU32::new(descriptor.as_ref().map_or(0, |d| d.cid));
         let state = RwLock::new(State { size, extents, descriptor, home });
         let parent = parent_image.as_ref().map(below);
-        Self { state, parent, parent_image, fresh: Mutex::new(fresh), cid }
+        let (fresh, leaving) = (Mutex::new(fresh), AtomicBool::new(false));
+        Self { state, parent, parent_image, fresh, leaving, cid }
     }
 
     fn shared(&self) -> Result<RwLockReadGuard<'_, State>> {
@@ -99,7 +103,8 @@ impl VmdkImage {
 
     /// What a new grain of an extent has around the bytes written to it.
     fn below(&self, extent: &Extent) -> Option<Below<'_>> {
-        self.parent.as_ref().map(|parent| Below { parent, start: extent.span.start() })
+        let leaving = self.leaving.load(Ordering::Acquire);
+        self.parent.as_ref().map(|parent| Below { parent, start: extent.span.start(), leaving })
     }
 
     /// One run, not joined with the next.
@@ -134,6 +139,10 @@ impl VmdkImage {
 
     /// Gives the disk a new content ID before its content changes, so that children of it can tell.
     fn renew_cid(&self, state: &State) -> Result<()> {
+        if self.leaving.load(Ordering::Acquire) {
+            // The content stays the same.
+            return Ok(());
+        }
         let mut fresh = self.fresh.lock().map_err(|_| Common::Poisoned)?;
         if !*fresh
             && let Some(d) = &state.descriptor
@@ -350,6 +359,20 @@ impl Image for VmdkImage {
         state.turn_descriptor(&text)
     }
 
+    fn leave_parent(&self, next: Option<&Backing>) -> Result<()> {
+        self.may_have(next)?;
+        self.leaving.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn name_parent(&self, parent: Option<&Reference>, opened: Option<&Backing>) -> Result<()> {
+        self.may_have(opened)?;
+        self.flush()?;
+        let state = self.state.write().map_err(|_| Common::Poisoned)?;
+        let cid = opened.map(parent_cid).transpose()?;
+        state.turn_parent(parent.map(|p| p.path.as_str()), cid)
+    }
+
     fn parent(&self) -> Option<Arc<dyn Image>> {
         self.parent_image.clone()
     }
@@ -366,6 +389,14 @@ impl Image for VmdkImage {
 }
 
 impl VmdkImage {
+    /// Refuses a parent that the disk cannot have.
+    fn may_have(&self, next: Option<&Backing>) -> Result<()> {
+        if self.parent.is_none() {
+            return Err(VmdkFault::NoChild.into());
+        }
+        next.map_or(Ok(()), |next| parent_cid(next).map(|_| ()))
+    }
+
     fn location(&self, state: &State, span: Span) -> Result<Location> {
         let (place, len) = state.place(span)?;
         let location = |kind, at| Location { at, ..Location::of(Run { len, kind }) };

@@ -223,10 +223,18 @@ fn reopen(file: Disk, plan: &Plan) -> Result<Arc<dyn Image>> {
 /// The descriptor inside a sparse extent, and its place.
 fn embedded(file: &Disk, header: &SparseHeader) -> Result<(Option<Descriptor>, Home)> {
     let home = Home { file: file.clone(), embedded: header.descriptor, beside: None };
-    let Some(span) = header.descriptor else { return Ok((None, home)) };
-    let text = bytes(file, span.start(), span.len(), DESCRIPTOR_BYTES_MAX, "descriptor")?;
+    let text = match header.descriptor {
+        Some(span) => bytes(file, span.start(), span.len(), DESCRIPTOR_BYTES_MAX, "descriptor")?,
+        None => Vec::new(),
+    };
     // A piece of a split disk may have room for a descriptor and none in it.
     if text.first().is_none_or(|b| *b == 0) {
+        // QEMU looks for a parent there, whatever the header says.
+        let usual = Span::new(SECTOR, file.size().saturating_sub(SECTOR).min(SECTOR))?;
+        let there = bytes(file, usual.start(), usual.len(), SECTOR, "descriptor")?;
+        if !header.is_cowd && looks_like_descriptor(&there) {
+            return Err(VmdkFault::UnnamedDescriptor.into());
+        }
         return Ok((None, home));
     }
     let parse = if file.writable() { Descriptor::parse } else { Descriptor::parse_to_read };

@@ -42,6 +42,8 @@ pub(super) struct Writing {
 pub(super) struct Below<'a> {
     pub(super) parent: &'a Disk,
     pub(super) start: u64,
+    /// Zeroes have to be the image's own, for it is about to leave this parent.
+    pub(super) leaving: bool,
 }
 
 impl Below<'_> {
@@ -185,7 +187,7 @@ impl SparseExtent {
     /// Makes the beginning of an absent stretch read as zeroes where the parent has something; says how far.
     fn cover(&self, span: Span, below: Below<'_>) -> Result<u64> {
         let (len, is_zero) = below.run(span)?;
-        if is_zero {
+        if is_zero && !below.leaving {
             return Ok(len);
         }
         if let Some((first, count, bytes)) = self.whole_grains(span)

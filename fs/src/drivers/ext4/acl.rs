@@ -47,6 +47,25 @@ pub(super) fn to_kernel(stored: &[u8]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
+/// The list as it is on disk for the value of `system.posix_acl_access`.
+pub(super) fn to_disk(shown: &[u8]) -> Result<Vec<u8>> {
+    let wrong = |what| Ext4Fault::Acl { what };
+    let version = u32::from_le_bytes(take::<[u8; 4]>(shown, 0, "access control list")?);
+    let (entries, rest) = shown.get(4..).unwrap_or_default().as_chunks::<8>();
+    if version != VERSION_OF_KERNEL || !rest.is_empty() {
+        return Err(wrong("unknown version").into());
+    }
+    let mut out = VERSION_ON_DISK.to_le_bytes().to_vec();
+    for entry in entries {
+        let (head, id) = entry.split_at(4);
+        out.extend_from_slice(head);
+        if matches!(u16::from_le_bytes([entry[0], entry[1]]), USER | GROUP) {
+            out.extend_from_slice(id);
+        }
+    }
+    Ok(out)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,6 +78,7 @@ mod tests {
             255, 255,
         ];
         assert_eq!(to_kernel(&stored).unwrap(), kernel);
+        assert_eq!(to_disk(&kernel).unwrap(), stored);
         assert!(to_kernel(&stored[..14]).is_err());
         assert!(to_kernel(&[1, 0, 0, 0, 3, 0, 0, 0]).is_err());
     }

@@ -100,7 +100,7 @@ impl Ext4 {
     }
 
     /// Verifies the checksum of a directory block, in the last entry or, in an index, behind its table.
-    fn check_dir_block(&self, dir: &Inode, number: u64, block: &[u8]) -> Result<()> {
+    pub(super) fn check_dir_block(&self, dir: &Inode, number: u64, block: &[u8]) -> Result<()> {
         if !self.sb.features.has_metadata_csum() {
             return Ok(());
         }
@@ -122,7 +122,7 @@ impl Ext4 {
     }
 
     /// Where the table of an index block starts; `None` for a block of entries.
-    fn index_table(&self, dir: &Inode, number: u64, block: &[u8]) -> Result<Option<usize>> {
+    pub(super) fn index_table(&self, dir: &Inode, number: u64, block: &[u8]) -> Result<Option<usize>> {
         if !dir.has(inode_flags::INDEX) {
             return Ok(None);
         }

@@ -14,11 +14,11 @@ use super::map::{Mapping, Run};
 use super::volume::Ext4;
 
 /// Depth of a tree of 2^32 blocks with 1024-byte nodes.
-const DEPTH_MAX: u16 = 5;
+pub(super) const DEPTH_MAX: u16 = 5;
 /// Blocks that one extent can hold; more in `len` mark it as unwritten.
-const EXTENT_LEN_MAX: u64 = 32768;
+pub(super) const EXTENT_LEN_MAX: u64 = 32768;
 /// The first block behind the largest file.
-const END: u64 = 1 << 32;
+pub(super) const END: u64 = 1 << 32;
 
 /// A checked leaf entry.
 pub(super) struct Extent {
@@ -53,7 +53,7 @@ struct Node<'a> {
     end: u64,
 }
 
-fn wrong(what: &'static str, found: u64, expected: u64) -> racker_formats::Error {
+pub(super) fn wrong(what: &'static str, found: u64, expected: u64) -> racker_formats::Error {
     Ext4Fault::ExtentTree { what, found, expected }.into()
 }
 
@@ -161,7 +161,7 @@ pub(super) fn lookup(fs: &Ext4, inode: &Inode, at: u64) -> Result<Run> {
 }
 
 /// Verifies the checksum of a tree block, which follows the room for entries.
-fn check_sum(fs: &Ext4, inode: &Inode, block: &[u8]) -> Result<()> {
+pub(super) fn check_sum(fs: &Ext4, inode: &Inode, block: &[u8]) -> Result<()> {
     if !fs.sb.features.has_metadata_csum() {
         return Ok(());
     }

@@ -85,6 +85,11 @@ struct Tag {
 }
 
 impl FastCommits {
+    /// Whether nothing is different.
+    pub(super) fn is_empty(&self) -> bool {
+        self.inodes.is_empty() && self.maps.is_empty() && self.dirs.is_empty()
+    }
+
     pub(super) fn inode(&self, number: u32) -> Option<&[u8]> {
         self.inodes.get(&number).map(Vec::as_slice)
     }

@@ -162,6 +162,61 @@ pub(super) enum Ext4Fault {
         /// What is covered.
         what: &'static str,
     },
+    /// No room for data.
+    #[error("no space left: {free} of {blocks} blocks are free")]
+    NoSpace {
+        /// Free blocks.
+        free: u64,
+        /// Number of blocks.
+        blocks: u64,
+    },
+    /// No inode for a new node.
+    #[error("no inode left: all {0} are in use")]
+    NoInodes(u32),
+    /// No room in some structure of fixed size.
+    #[error("no room left in {0}")]
+    NoRoom(&'static str),
+    /// Something that this filesystem cannot hold.
+    #[error("{0}")]
+    Cannot(String),
+    /// What keeps a filesystem from being written.
+    #[error("racker does not write to this filesystem: {0}")]
+    Unwritable(String),
+    /// It was not closed, or found damaged.
+    #[error("the filesystem {0}")]
+    Unsound(&'static str),
+    /// A hash of names that is not known.
+    #[error("directory index: hash version {0} is not known")]
+    HashVersion(u8),
+    /// A bitmap against everything else.
+    #[error("{what}: {bitmap} {number} is marked as {found}")]
+    Bitmap {
+        /// What was to be done.
+        what: &'static str,
+        /// What the bitmap is about.
+        bitmap: &'static str,
+        /// Which of it.
+        number: u64,
+        /// As it is.
+        found: &'static str,
+    },
+    /// A block of the filesystem's own tables that something else claims.
+    #[error("{what} names block {block}, which is part of the filesystem's own tables")]
+    SystemBlock {
+        /// Who names it.
+        what: &'static str,
+        /// Which.
+        block: u64,
+    },
+    /// A directory whose structure is wrong.
+    #[error("directory: {0}")]
+    Directory(&'static str),
+    /// A quota file.
+    #[error("quotas: {0}")]
+    Quota(&'static str),
+    /// An operation that came to an end half-way.
+    #[error("an operation failed half-way: {0}")]
+    HalfWay(String),
     /// A limit of ours.
     #[error("{what}: {found}, racker handles {max}")]
     Limit {
@@ -181,7 +236,10 @@ impl Fault for Ext4Fault {
             | Self::Encrypted(_)
             | Self::ExternalJournal(_)
             | Self::JournalFeatures(_)
+            | Self::Cannot(_)
+            | Self::Unwritable(_)
             | Self::Limit { .. } => Kind::Unsupported,
+            Self::NoSpace { .. } | Self::NoInodes(_) | Self::NoRoom(_) => Kind::NoSpace,
             _ => Kind::Corrupt,
         }
     }
@@ -189,6 +247,7 @@ impl Fault for Ext4Fault {
     fn hint(&self) -> Option<String> {
         match self {
             Self::LargerThanVolume { .. } => Some("the image may be cut short".into()),
+            Self::Unsound(_) => Some("e2fsck can repair it".into()),
             Self::ExternalJournal(_) => Some("mount it once together with its journal, or run e2fsck".into()),
             Self::Journal { .. } | Self::JournalChecksum { .. } => {
                 Some("e2fsck can decide what to keep of a damaged journal".into())

@@ -7,8 +7,11 @@ bitflags! {
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) struct Compat: u32 {
         const HAS_JOURNAL = 0x4;
+        const EXT_ATTR = 0x8;
+        const DIR_INDEX = 0x20;
         const SPARSE_SUPER2 = 0x200;
         const FAST_COMMIT = 0x400;
+        const ORPHAN_FILE = 0x1000;
         const _ = !0;
     }
 
@@ -38,10 +41,16 @@ bitflags! {
         const SPARSE_SUPER = 0x1;
         const LARGE_FILE = 0x2;
         const HUGE_FILE = 0x8;
+        const BTREE_DIR = 0x4;
         const GDT_CSUM = 0x10;
+        const DIR_NLINK = 0x20;
+        const EXTRA_ISIZE = 0x40;
+        const QUOTA = 0x100;
         const BIGALLOC = 0x200;
         const METADATA_CSUM = 0x400;
         const PROJECT = 0x2000;
+        const VERITY = 0x8000;
+        const ORPHAN_PRESENT = 0x1_0000;
         const _ = !0;
     }
 }
@@ -61,6 +70,23 @@ impl Incompat {
         .union(Self::INLINE_DATA)
         .union(Self::ENCRYPT)
         .union(Self::CASEFOLD);
+}
+
+impl RoCompat {
+    /// What is understood when writing.
+    pub(super) const WRITE: Self = Self::SPARSE_SUPER
+        .union(Self::LARGE_FILE)
+        .union(Self::BTREE_DIR)
+        .union(Self::HUGE_FILE)
+        .union(Self::GDT_CSUM)
+        .union(Self::DIR_NLINK)
+        .union(Self::EXTRA_ISIZE)
+        .union(Self::QUOTA)
+        .union(Self::BIGALLOC)
+        .union(Self::METADATA_CSUM)
+        .union(Self::PROJECT)
+        .union(Self::VERITY)
+        .union(Self::ORPHAN_PRESENT);
 }
 
 const COMPAT_NAMES: &[(u32, &str)] = &[
@@ -157,6 +183,17 @@ impl Features {
     pub(super) fn unreadable(&self) -> Option<String> {
         let bits = self.incompat.bits() & !Incompat::READ.bits();
         (bits != 0).then(|| names(bits, INCOMPAT_NAMES, 'I').join(", "))
+    }
+
+    /// The names of what keeps the filesystem from being written, if anything does.
+    pub(super) fn unwritable(&self) -> Option<String> {
+        let bits = self.ro_compat.bits() & !RoCompat::WRITE.bits();
+        (bits != 0).then(|| names(bits, RO_COMPAT_NAMES, 'R').join(", "))
+    }
+
+    /// Whether group descriptors have checksums, and with them flags.
+    pub(super) fn has_group_csum(&self) -> bool {
+        self.has_metadata_csum() || self.ro_compat.contains(RoCompat::GDT_CSUM)
     }
 
     pub(super) fn has_metadata_csum(&self) -> bool {

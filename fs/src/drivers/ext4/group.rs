@@ -8,6 +8,7 @@ use super::fault::Ext4Fault;
 use super::features::RoCompat;
 use super::layout::{GROUP_CHECKSUM_AT, RawGroup};
 use super::superblock::Superblock;
+use zerocopy::IntoBytes;
 
 /// What a reader needs of a group descriptor.
 #[derive(Clone, Copy, Debug)]
@@ -31,11 +32,7 @@ impl Group {
     /// Checks the bytes of descriptor number `group`.
     pub(super) fn parse(sb: &Superblock, group: u64, raw: &[u8]) -> Result<Self> {
         check(sb, group, raw)?;
-        // Short descriptors are long ones with zeroes behind.
-        let mut long = [0u8; 64];
-        let have = raw.len().min(long.len());
-        part_copy(&mut long, raw, have);
-        let g = take::<RawGroup>(&long, 0, "group descriptor")?;
+        let g = long(raw)?;
         let inode_table = u64::from(g.inode_table_hi.get()) << 32 | u64::from(g.inode_table_lo.get());
         let table_bytes = u64::from(sb.inodes_per_group).saturating_mul(len64(sb.inode_bytes));
         sb.check_blocks("the inode table", inode_table, sb.block_size.count(table_bytes))?;
@@ -51,29 +48,47 @@ impl Group {
     }
 }
 
-fn part_copy(to: &mut [u8], from: &[u8], len: usize) {
-    if let (Some(to), Some(from)) = (to.get_mut(..len), from.get(..len)) {
+/// A descriptor in full length: a short one has zeroes behind.
+pub(super) fn long(raw: &[u8]) -> Result<RawGroup> {
+    let mut long = [0u8; 64];
+    let have = raw.len().min(long.len());
+    if let (Some(to), Some(from)) = (long.get_mut(..have), raw.get(..have)) {
         to.copy_from_slice(from);
+    }
+    take::<RawGroup>(&long, 0, "group descriptor")
+}
+
+/// Puts as much of a descriptor into `raw` as there is room for.
+pub(super) fn put_long(raw: &mut [u8], long: &RawGroup) {
+    for (to, from) in raw.iter_mut().zip(long.as_bytes()) {
+        *to = *from;
     }
 }
 
-/// Verifies the descriptor's checksum, of whichever kind the filesystem has.
-fn check(sb: &Superblock, group: u64, raw: &[u8]) -> Result<()> {
-    const WHAT: &str = "the group descriptor";
-    let found = u16::from_le_bytes(take::<[u8; 2]>(raw, GROUP_CHECKSUM_AT, WHAT)?);
+/// The descriptor's checksum, of whichever kind the filesystem has.
+pub(super) fn checksum(sb: &Superblock, group: u64, raw: &[u8]) -> Result<Option<u16>> {
     let number = u32::try_from(group).unwrap_or(u32::MAX).to_le_bytes();
     let before = part(raw, 0, GROUP_CHECKSUM_AT, WHAT)?;
     let behind = raw.get(GROUP_CHECKSUM_AT.saturating_add(2)..).unwrap_or_default();
-    let computed = if sb.features.has_metadata_csum() {
+    Ok(if sb.features.has_metadata_csum() {
         let crc = [&number[..], before, &[0, 0], behind].iter().fold(sb.csum_seed, |c, b| crc32c(c, b));
-        u16::try_from(crc & 0xffff).unwrap_or_default()
+        Some(u16::try_from(crc & 0xffff).unwrap_or_default())
     } else if sb.features.ro_compat.contains(RoCompat::GDT_CSUM) {
-        [&sb.raw.uuid[..], &number, before, behind].iter().fold(0xffff, |c, b| crc16(c, b))
+        Some([&sb.raw.uuid[..], &number, before, behind].iter().fold(0xffff, |c, b| crc16(c, b)))
     } else {
-        return Ok(());
-    };
-    if !sum_holds(found, computed) {
-        return Err(Ext4Fault::Checksum { what: WHAT, found: found.into(), computed: computed.into() }.into());
+        None
+    })
+}
+
+const WHAT: &str = "the group descriptor";
+
+/// Verifies the descriptor's checksum.
+fn check(sb: &Superblock, group: u64, raw: &[u8]) -> Result<()> {
+    let found = u16::from_le_bytes(take::<[u8; 2]>(raw, GROUP_CHECKSUM_AT, WHAT)?);
+    match checksum(sb, group, raw)? {
+        Some(computed) if !sum_holds(found, computed) => {
+            Err(Ext4Fault::Checksum { what: WHAT, found: found.into(), computed: computed.into() }.into())
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }

@@ -145,7 +145,10 @@ impl Inode {
             (sb.block_size.bytes() >> 9).checked_shl(sb.cluster_shift).unwrap_or(0)
         };
         let inline = self.has(inode_flags::INLINE_DATA | inode_flags::EXTENTS);
-        !inline && self.size < 60 && self.allocated(sb) >> 9 <= xattr_sectors
+        // The blocks of values in inodes of their own are counted too, so the count says nothing there.
+        let has_none =
+            sb.features.incompat.contains(Incompat::EA_INODE) || self.allocated(sb) >> 9 <= xattr_sectors;
+        !inline && self.size < 60 && has_none
     }
 
     /// Bytes that it takes on the volume.

@@ -6,6 +6,7 @@
 
 use racker_formats::error::{Result, Within};
 use racker_formats::wire::{bytes, index, sum_holds, take};
+use zerocopy::IntoBytes;
 
 use super::csum::crc32c;
 use super::fault::Ext4Fault;
@@ -165,6 +166,24 @@ impl<'a> Journal<'a> {
             start,
             seed,
         })
+    }
+
+    /// The journal's superblock as that of an empty log whose next transaction is `sequence`, and its block.
+    pub(super) fn emptied(&self, sequence: u32) -> Result<(u64, Vec<u8>)> {
+        let Mapping::Data(at) = self.fs.map(&self.inode, 0)?.to else {
+            return Err(wrong("a hole at block", 0, "stored blocks"));
+        };
+        let mut head = self.block(0)?;
+        let mut raw = take::<RawJournalSuperblock>(&head, 0, "journal superblock")?;
+        (raw.sequence, raw.start, raw.head) = (sequence.into(), 0.into(), 0.into());
+        if self.has_block_checksums() {
+            raw.checksum = 0.into();
+            raw.checksum = crc32c(!0, raw.as_bytes()).into();
+        }
+        for (to, from) in head.iter_mut().zip(raw.as_bytes()) {
+            *to = *from;
+        }
+        Ok((at, head))
     }
 
     /// A cursor at the first transaction.

@@ -5,7 +5,7 @@
 
 use zerocopy::big_endian as big;
 use zerocopy::little_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Where the superblock starts, in bytes, whatever the block size.
 pub(super) const SUPERBLOCK_AT: u64 = 1024;
@@ -15,7 +15,7 @@ pub(super) const SUPERBLOCK_BYTES: usize = 1024;
 pub(super) const MAGIC: u16 = 0xef53;
 
 /// The superblock.
-#[derive(Clone, Copy, FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct RawSuperblock {
     pub(super) inodes_count: U32,
@@ -104,7 +104,7 @@ pub(super) struct RawSuperblock {
 const _: () = assert!(size_of::<RawSuperblock>() == SUPERBLOCK_BYTES);
 
 /// A group descriptor; the second half is there with the `64bit` feature only.
-#[derive(Clone, Copy, FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct RawGroup {
     pub(super) block_bitmap_lo: U32,
@@ -137,7 +137,7 @@ const _: () = assert!(size_of::<RawGroup>() == 64);
 pub(super) const GROUP_CHECKSUM_AT: usize = 30;
 
 /// An inode. What lies behind the first 128 bytes is there as far as `extra_isize` says.
-#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct RawInode {
     pub(super) mode: U16,
@@ -198,7 +198,7 @@ pub(super) mod inode_flags {
 }
 
 /// Head of every block of an extent tree, and of the root in the inode.
-#[derive(Clone, Copy, FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct RawExtentHeader {
     pub(super) magic: U16,
@@ -215,7 +215,7 @@ pub(super) const EXTENT_BYTES: usize = 12;
 const _: () = assert!(size_of::<RawExtentHeader>() == EXTENT_BYTES);
 
 /// An entry of an index block.
-#[derive(Clone, Copy, FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct RawExtentIndex {
     pub(super) block: U32,
@@ -226,7 +226,7 @@ pub(super) struct RawExtentIndex {
 const _: () = assert!(size_of::<RawExtentIndex>() == EXTENT_BYTES);
 
 /// An entry of a leaf block. More than 32768 blocks mean `len - 32768` unwritten ones.
-#[derive(Clone, Copy, FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct RawExtent {
     pub(super) block: U32,
@@ -237,7 +237,7 @@ pub(super) struct RawExtent {
 const _: () = assert!(size_of::<RawExtent>() == EXTENT_BYTES);
 
 /// Head of a directory entry; the name follows.
-#[derive(Clone, Copy, FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct RawDirEntry {
     pub(super) inode: U32,
@@ -254,7 +254,7 @@ pub(super) const DIR_TAIL_TYPE: u8 = 0xde;
 pub(super) const DIR_TAIL_BYTES: usize = 12;
 
 /// Head of a block of extended attributes.
-#[derive(Clone, Copy, FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct RawXattrHeader {
     pub(super) magic: U32,
@@ -272,7 +272,7 @@ pub(super) const XATTR_MAGIC: u32 = 0xea02_0000;
 pub(super) const XATTR_CHECKSUM_AT: usize = 16;
 
 /// An extended attribute; the name follows.
-#[derive(Clone, Copy, FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct RawXattr {
     pub(super) name_len: u8,
@@ -288,7 +288,7 @@ const _: () = assert!(size_of::<RawXattr>() == 16);
 pub(super) const JOURNAL_MAGIC: u32 = 0xc03b_3998;
 
 /// Head of every control block of a journal.
-#[derive(Clone, Copy, FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct RawJournalHeader {
     pub(super) magic: big::U32,
@@ -307,7 +307,7 @@ pub(super) mod journal_block {
 }
 
 /// The first block of a journal. What is behind `errno` is there in version 2 only.
-#[derive(Clone, Copy, FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct RawJournalSuperblock {
     pub(super) header: RawJournalHeader,

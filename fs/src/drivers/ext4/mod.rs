@@ -1,4 +1,4 @@
-//! ext2, ext3 and ext4, read.
+//! ext2, ext3 and ext4, read and written.
 //!
 //! Specification: the kernel's `Documentation/filesystems/ext4` and e2fsprogs 1.47.
 //!
@@ -11,18 +11,24 @@
 //!   letters; Unicode's other foldings are not known here.
 //! * The list of orphans is not processed: those inodes have no names, and truncations that were cut short are
 //!   finished by the kernel at the next mount; a reader stops at the size anyway.
+//! * Written ([`edit`]): all of these but for what follows. Not opened for writing: filesystems with errors noted or
+//!   not closed, mounted elsewhere (`mmp`), with fast commits to replay, of other systems than Linux, with
+//!   `shared_blocks` or other features that a writer has to know; quotas together with `ea_inode`.
+//!   Refused one by one: new names in directories that ignore case, as their hash is that of the folded name.
 //! * Refused by name: `compression`, `dirdata`, journal devices, and every incompatible feature not known.
 
 mod acl;
 mod block_map;
 mod csum;
 mod dir;
+mod edit;
 mod extent;
 mod fast_commit;
 mod fault;
 mod features;
 mod free;
 mod group;
+mod held;
 mod inline;
 mod inode;
 mod journal;
@@ -40,7 +46,7 @@ use racker_formats::block::Disk;
 use racker_formats::error::Result;
 use racker_formats::registry::{Guess, Head};
 
-use crate::filesystem::{Driver, Filesystem};
+use crate::filesystem::{Driver, Filesystem, FilesystemMut};
 
 /// The driver of ext2, ext3 and ext4.
 pub(super) static FORMAT: Ext4Driver = Ext4Driver;
@@ -53,7 +59,7 @@ impl Driver for Ext4Driver {
     }
 
     fn kinds(&self) -> &'static [(&'static str, bool)] {
-        &[("ext2, ext3, ext4: journal replayed", false)]
+        &[("ext2, ext3, ext4: journal replayed", true)]
     }
 
     fn probe(&self, head: &Head<'_>) -> Guess {
@@ -70,5 +76,9 @@ impl Driver for Ext4Driver {
 
     fn open(&self, volume: Disk) -> Result<Arc<dyn Filesystem>> {
         Ok(Arc::new(recover::open(volume)?))
+    }
+
+    fn open_mut(&self, volume: Disk) -> Result<Box<dyn FilesystemMut>> {
+        Ok(Box::new(edit::Writer::open(volume)?))
     }
 }

@@ -40,7 +40,7 @@ fn wrong_kind(kind: Kind, what: &'static str) -> Error {
 }
 
 impl Ext4 {
-    fn dir(&self, dir: NodeId) -> Result<Inode> {
+    pub(super) fn dir(&self, dir: NodeId) -> Result<Inode> {
         let inode = self.inode(dir.0)?;
         if inode.kind != Some(NodeKind::Dir) {
             return Err(wrong_kind(Kind::NotDir, "not a directory"));
@@ -117,7 +117,7 @@ impl Filesystem for Ext4 {
             block_size: u32::try_from(self.sb.block_size.bytes()).unwrap_or(u32::MAX),
             features: self.sb.features.names(),
             replayed: self.replayed,
-            read_only: Some(format!("racker reads {} and does not write it", self.sb.features.kind())),
+            read_only: super::edit::unwritable(&self.sb),
         })
     }
 

@@ -50,7 +50,7 @@ pub(super) fn open(volume: Disk) -> Result<Ext4> {
 }
 
 /// Replays the log onto `top`; returns the number of the transaction that would come next.
-fn replay(journal: &Journal<'_>, below: &Ext4, top: &Disk) -> Result<u32> {
+pub(super) fn replay(journal: &Journal<'_>, below: &Ext4, top: &Disk) -> Result<u32> {
     let end = find_end(journal)?;
     let mut revoked = HashMap::new();
     walk(journal, end, &mut |_, kind, sequence, block| {

@@ -9,6 +9,7 @@ use racker_formats::wire::{bytes, index, len64, part};
 use super::fast_commit::FastCommits;
 use super::fault::Ext4Fault;
 use super::group::Group;
+use super::held::Held;
 use super::inode::Inode;
 use super::superblock::Superblock;
 use crate::cache::BlockCache;
@@ -26,7 +27,9 @@ pub(super) struct Ext4 {
     pub(super) fast: FastCommits,
     /// Whether the journal had something to replay.
     pub(super) replayed: bool,
-    cache: BlockCache,
+    pub(super) cache: BlockCache,
+    /// What a writer has changed and not yet written back.
+    pub(super) held: Held,
     /// Blocks of directories that have more than one.
     pub(super) claims: Claims,
 }
@@ -34,7 +37,15 @@ pub(super) struct Ext4 {
 impl Ext4 {
     pub(super) fn new(disk: Disk, sb: Superblock) -> Self {
         let cache = BlockCache::new(sb.block_size);
-        Self { disk, sb, fast: FastCommits::default(), replayed: false, cache, claims: Claims::default() }
+        Self {
+            disk,
+            sb,
+            fast: FastCommits::default(),
+            replayed: false,
+            cache,
+            held: Held::default(),
+            claims: Claims::default(),
+        }
     }
 
     /// The byte where a block starts.
@@ -46,6 +57,9 @@ impl Ext4 {
     pub(super) fn block(&self, what: &'static str, block: u64) -> Result<Arc<[u8]>> {
         if block >= self.sb.blocks {
             return Err(Ext4Fault::BlockPastEnd { what, block, blocks: self.sb.blocks }.into());
+        }
+        if let Some(held) = self.held.get(block)? {
+            return Ok(held);
         }
         let len = self.sb.block_size.bytes();
         self.cache.get(block, || bytes(&self.disk, self.byte_of(block)?, len, len, what))

@@ -105,7 +105,7 @@ impl Ext4 {
         Ok(found)
     }
 
-    fn check_xattr_block(&self, number: u64, block: &[u8]) -> Result<()> {
+    pub(super) fn check_xattr_block(&self, number: u64, block: &[u8]) -> Result<()> {
         let head = take::<RawXattrHeader>(block, 0, "extended attributes")?;
         if head.magic.get() != XATTR_MAGIC {
             return Err(wrong("magic", head.magic.get().into()));

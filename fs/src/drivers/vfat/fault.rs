@@ -51,6 +51,42 @@ pub(super) enum FatFault {
     /// A node number that is no directory entry in use.
     #[error("no file at directory entry {0}")]
     Node(u64),
+    /// Something that makes writing a danger to other files.
+    #[error("{0}: run fsck.vfat before changing anything")]
+    Unsound(String),
+    /// The volume ends before the filesystem does.
+    #[error("the filesystem has {size} bytes, its volume {volume}")]
+    CutShort {
+        /// What the boot sector says.
+        size: u64,
+        /// Bytes of the volume.
+        volume: u64,
+    },
+    /// Not enough free clusters.
+    #[error("the filesystem is full: {need} clusters needed, {free} are free")]
+    Full {
+        /// Clusters that the change needs.
+        need: u64,
+        /// Free clusters.
+        free: u64,
+    },
+    /// The fixed root directory, or one of 65536 entries.
+    #[error("the directory is full")]
+    DirFull,
+    /// More than the size's 32 bits can say.
+    #[error("a file of {0} bytes: at most 4294967295 on FAT")]
+    FileSize(u64),
+    /// A name that FAT does not take.
+    #[error("{name:?} is no name for FAT: {why}")]
+    Name {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// An operation stopped half-way.
+    #[error("an earlier change failed half-way")]
+    HalfDone,
     /// Not what was asked for.
     #[error("{what}")]
     WrongKind {
@@ -65,13 +101,16 @@ impl Fault for FatFault {
     fn kind(&self) -> Kind {
         match self {
             Self::WrongKind { kind, .. } => *kind,
+            Self::Full { .. } | Self::DirFull => Kind::NoSpace,
+            Self::FileSize(_) | Self::Name { .. } => Kind::Invalid,
+            Self::HalfDone => Kind::Io,
             _ => Kind::Corrupt,
         }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::PastVolume { .. } => Some("the image may be cut short".into()),
+            Self::PastVolume { .. } | Self::CutShort { .. } => Some("the image may be cut short".into()),
             _ => None,
         }
     }

@@ -1,7 +1,7 @@
 //! FAT structures as they lie on disk; nothing else. Names after Microsoft's specification of 2000 (fatgen103).
 
 use zerocopy::little_endian::{U16, U32};
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// The boot sector with its BIOS parameter block, as FAT32 has it.
 #[derive(Clone, Copy, FromBytes, KnownLayout, Immutable, Unaligned)]
@@ -51,7 +51,7 @@ const _: () = assert!(size_of::<RawExtended>() == 26);
 pub(super) const EXTENDED16_AT: usize = 36;
 
 /// The sector with hints about free space.
-#[derive(Clone, Copy, FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct RawInfo {
     pub(super) lead_sig: U32,
@@ -68,7 +68,7 @@ const _: () = assert!(size_of::<RawInfo>() == 512);
 pub(super) const ENTRY_BYTES: usize = 32;
 
 /// A directory entry with a short name.
-#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct RawEntry {
     pub(super) name: [u8; 11],
@@ -88,7 +88,7 @@ pub(super) struct RawEntry {
 const _: () = assert!(size_of::<RawEntry>() == ENTRY_BYTES);
 
 /// A directory entry with thirteen units of a long name.
-#[derive(Clone, Copy, FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct RawLong {
     /// 1 and up from the name's beginning; 0x40 marks its end, which comes first.
@@ -106,6 +106,8 @@ const _: () = assert!(size_of::<RawLong>() == ENTRY_BYTES);
 /// `RawEntry::attr`.
 pub(super) mod attr {
     pub(in super::super) const READ_ONLY: u8 = 0x01;
+    /// Changed since the last backup.
+    pub(in super::super) const ARCHIVE: u8 = 0x20;
     pub(in super::super) const VOLUME_ID: u8 = 0x08;
     pub(in super::super) const DIRECTORY: u8 = 0x10;
     /// All of a long name's entry, of the bits that mean something.
@@ -113,6 +115,10 @@ pub(super) mod attr {
     pub(in super::super) const MEANING: u8 = 0x3f;
 }
 
+/// The name of the entry for the directory itself.
+pub(super) const DOT: [u8; 11] = *b".          ";
+/// The name of the entry for the directory above.
+pub(super) const DOT_DOT: [u8; 11] = *b"..         ";
 /// First byte of a name: deleted.
 pub(super) const DELETED: u8 = 0xe5;
 /// First byte of a name: nothing from here to the directory's end.

@@ -6,18 +6,18 @@ use super::layout::{RawEntry, RawLong};
 const CODE_PAGE_437: &str = "ÇüéâäàåçêëèïîìÄÅÉæÆôöòûùÿÖÜ¢£¥₧ƒáíóúñÑªº¿⌐¬½¼¡«»░▒▓│┤╡╢╖╕╣║╗╝╜╛┐└┴┬├─┼╞╟╚╔╩╦╠═╬╧╨╤╥╙╘╒╓╫╪┘┌█▄▌▐▀αßΓπΣσµτΦΘΩδ∞φε∩≡±≥≤⌠⌡÷≈°∙·√ⁿ²■\u{a0}";
 
 /// `nt_res`: the name before the dot is shown in lower case.
-const LOWER_BASE: u8 = 0x08;
+pub(super) const LOWER_BASE: u8 = 0x08;
 /// `nt_res`: the extension is shown in lower case.
-const LOWER_EXTENSION: u8 = 0x10;
+pub(super) const LOWER_EXTENSION: u8 = 0x10;
 
 /// Units of a long name.
-const LONG_MAX: usize = 255;
+pub(super) const LONG_MAX: usize = 255;
 /// Units in one entry.
-const UNITS: usize = 13;
+pub(super) const UNITS: usize = 13;
 /// Entries of the longest name.
 const ENTRIES_MAX: u8 = 20;
 /// Mark of the entry that holds a name's end.
-const LAST: u8 = 0x40;
+pub(super) const LAST: u8 = 0x40;
 
 /// The character of a byte.
 fn decode(byte: u8) -> char {
@@ -60,7 +60,7 @@ pub(super) fn short(entry: &RawEntry) -> String {
 }
 
 /// The checksum that ties long entries to their short one.
-fn checksum(name: &[u8; 11]) -> u8 {
+pub(super) fn checksum(name: &[u8; 11]) -> u8 {
     name.iter().fold(0u8, |sum, byte| sum.rotate_right(1).wrapping_add(*byte))
 }
 
@@ -113,8 +113,12 @@ impl LongName {
 
 /// Whether two names are one to FAT, which does not look at case, nor at dots at the end.
 pub(super) fn same(a: &str, b: &str) -> bool {
-    let fold = |s: &str| s.trim_end_matches('.').chars().flat_map(char::to_uppercase).collect::<Vec<_>>();
     fold(a) == fold(b)
+}
+
+/// What all names have in common that are one to FAT.
+pub(super) fn fold(name: &str) -> String {
+    name.trim_end_matches('.').chars().flat_map(char::to_uppercase).collect()
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! The file allocation table: from one cluster of a chain to the next.
 
-use std::sync::Mutex;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use racker_formats::block::{BlockSize, Disk, Span};
 use racker_formats::error::{Common, Result};
-use racker_formats::wire::{bytes, index, len64, take};
+use racker_formats::wire::{bytes, index, len64, part_mut, take};
 
 use super::boot_sector::{BootSector, Width};
 use super::fault::FatFault;
@@ -19,6 +20,9 @@ const PIECE: BlockSize = match BlockSize::from_shift(12) {
 /// Bytes of the table that are read at once to count.
 const COUNT_BYTES: u64 = 256 << 10;
 
+/// Changed pieces that are kept until they are written: 4 MiB.
+const CHANGES_MAX: usize = 1024;
+
 /// A place in a chain: its first cluster, how many clusters further, the cluster there.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
@@ -27,10 +31,22 @@ struct Mark {
     cluster: u32,
 }
 
+/// What the table says of a cluster that does not end a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Link {
+    Free,
+    Bad,
+    Next(u32),
+}
+
 /// The table that counts, on a disk of its own, and where the last walk through a chain got to.
 #[derive(Debug)]
 pub(super) struct Table {
     disk: Disk,
+    /// All tables that are written: the same bytes.
+    copies: Vec<Disk>,
+    /// Changed pieces.
+    changes: Mutex<BTreeMap<u64, Vec<u8>>>,
     width: Width,
     clusters: u32,
     cache: BlockCache,
@@ -55,12 +71,18 @@ impl Table {
                 break;
             }
         }
-        let disk = disk.slice(Span::new(start, boot.fat_bytes)?)?;
+        let copies = match boot.active_fat {
+            Some(_) => vec![start],
+            None => (0..boot.fats).map(place).collect(),
+        };
+        let slice = |start: u64| disk.slice(Span::new(start, boot.fat_bytes)?);
+        let copies = copies.into_iter().map(slice).collect::<Result<Vec<_>>>()?;
         let (width, clusters) = (boot.width, boot.clusters);
-        Ok(Self { disk, width, clusters, cache: BlockCache::new(PIECE), mark: Mutex::new(None) })
+        let (cache, mark, changes) = (BlockCache::new(PIECE), Mutex::new(None), Mutex::default());
+        Ok(Self { disk: slice(start)?, copies, changes, width, clusters, cache, mark })
     }
 
-    fn last(&self) -> u32 {
+    pub(super) fn last(&self) -> u32 {
         self.clusters.saturating_add(1)
     }
 
@@ -73,7 +95,7 @@ impl Table {
     }
 
     /// What the table says of a cluster.
-    fn entry(&self, cluster: u32) -> Result<u32> {
+    pub(super) fn entry(&self, cluster: u32) -> Result<u32> {
         let number = u64::from(cluster);
         Ok(match self.width {
             Width::Fat12 => {
@@ -93,12 +115,145 @@ impl Table {
     /// The bytes at `at`, which do not cross a piece.
     fn word<const N: usize>(&self, at: u64) -> Result<[u8; N]> {
         let (number, within) = PIECE.split(at);
-        let piece = self.cache.get(number, || {
+        if let Some(piece) = self.changes.lock().map_err(|_| Common::Poisoned)?.get(&number) {
+            return take::<[u8; N]>(piece, index(within)?, "table entry");
+        }
+        take::<[u8; N]>(&self.piece(number)?, index(within)?, "table entry")
+    }
+
+    /// A piece as it is on the disk.
+    fn piece(&self, number: u64) -> Result<Arc<[u8]>> {
+        self.cache.get(number, || {
             let from = number << PIECE.shift();
             let len = PIECE.bytes().min(self.disk.size().saturating_sub(from));
             bytes(&self.disk, from, len, PIECE.bytes(), "table")
-        })?;
-        take::<[u8; N]>(&piece, index(within)?, "table entry")
+        })
+    }
+
+    /// Changes what the table says of a cluster.
+    pub(super) fn set(&self, cluster: u32, entry: u32) -> Result<()> {
+        let number = u64::from(self.check("the change", cluster)?);
+        let [a, b, c, d] = entry.to_le_bytes();
+        match self.width {
+            Width::Fat12 => {
+                let at = number.saturating_add(number >> 1);
+                let behind = at.saturating_add(1);
+                if cluster & 1 == 0 {
+                    let high = self.byte(behind)? & 0xf0;
+                    self.set_bytes(at, &[a])?;
+                    self.set_bytes(behind, &[high | (b & 0xf)])?;
+                } else {
+                    let low = self.byte(at)? & 0xf;
+                    self.set_bytes(at, &[low | (a << 4)])?;
+                    self.set_bytes(behind, &[(a >> 4) | (b << 4)])?;
+                }
+            }
+            Width::Fat16 => self.set_bytes(number << 1, &[a, b])?,
+            Width::Fat32 => {
+                // The upper four bits are nobody's, and stay.
+                let [.., high] = self.word::<4>(number << 2)?;
+                self.set_bytes(number << 2, &[a, b, c, (d & 0xf) | (high & 0xf0)])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes bytes that do not cross a piece.
+    fn set_bytes(&self, at: u64, new: &[u8]) -> Result<()> {
+        let (number, within) = PIECE.split(at);
+        let old = self.piece(number)?;
+        let mut changes = self.changes.lock().map_err(|_| Common::Poisoned)?;
+        let piece = changes.entry(number).or_insert_with(|| old.to_vec());
+        part_mut(piece, index(within)?, new.len(), "table entry")?.copy_from_slice(new);
+        let full = changes.len() >= CHANGES_MAX;
+        drop(changes);
+        if full { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes what has changed, to all tables.
+    pub(super) fn flush(&self) -> Result<()> {
+        let mut changes = self.changes.lock().map_err(|_| Common::Poisoned)?;
+        for (number, piece) in std::mem::take(&mut *changes) {
+            for copy in &self.copies {
+                copy.write_at(number << PIECE.shift(), &piece)?;
+            }
+            self.cache.put(number, piece.into())?;
+        }
+        Ok(())
+    }
+
+    /// Ends a chain with this cluster.
+    pub(super) fn set_end(&self, cluster: u32) -> Result<()> {
+        let end = match self.width {
+            Width::Fat12 => 0xfff,
+            Width::Fat16 => 0xffff,
+            Width::Fat32 => 0x0fff_ffff,
+        };
+        self.set(cluster, end)
+    }
+
+    /// Forgets where the last walk got to: a chain is to become shorter.
+    pub(super) fn forget_walk(&self) -> Result<()> {
+        *self.mark.lock().map_err(|_| Common::Poisoned)? = None;
+        Ok(())
+    }
+
+    /// Whether all tables hold the same.
+    pub(super) fn copies_agree(&self) -> Result<bool> {
+        let (first, rest) = self.copies.split_first().ok_or(Common::Poisoned)?;
+        let mut all = Span::first(first.size());
+        while !all.is_empty() {
+            let piece = all.truncate(COUNT_BYTES);
+            let want = bytes(first, piece.start(), piece.len(), COUNT_BYTES, "table")?;
+            for copy in rest {
+                if bytes(copy, piece.start(), piece.len(), COUNT_BYTES, "table")? != want {
+                    return Ok(false);
+                }
+            }
+            all = all.skip(piece.len());
+        }
+        Ok(true)
+    }
+
+    /// Visits what the table says of every cluster, in order. Nothing has been changed.
+    pub(super) fn each(&self, visit: &mut dyn FnMut(u32, u32) -> Result<()>) -> Result<()> {
+        let width = match self.width {
+            Width::Fat12 => return (2..=self.last()).try_for_each(|c| visit(c, self.entry(c)?)),
+            Width::Fat16 => 2u64,
+            Width::Fat32 => 4,
+        };
+        let mut cluster = 2u32;
+        while cluster <= self.last() {
+            let at = u64::from(cluster).saturating_mul(width);
+            let rest = u64::from(self.last().saturating_sub(cluster)).saturating_add(1);
+            let len = COUNT_BYTES.min(rest.saturating_mul(width));
+            // The table may have a gigabyte: it is read in order, past the cache.
+            for entry in bytes(&self.disk, at, len, COUNT_BYTES, "table")?.chunks_exact(index(width)?) {
+                let value = match *entry {
+                    [a, b] => u16::from_le_bytes([a, b]).into(),
+                    [a, b, c, d] => u32::from_le_bytes([a, b, c, d]) & 0x0fff_ffff,
+                    _ => 0,
+                };
+                visit(cluster, value)?;
+                cluster = cluster.saturating_add(1);
+            }
+        }
+        Ok(())
+    }
+
+    /// What an entry says: `None` for one that ends a chain.
+    pub(super) fn meaning(&self, entry: u32) -> Option<Link> {
+        let high = match self.width {
+            Width::Fat12 => 0xf00,
+            Width::Fat16 => 0xff00,
+            Width::Fat32 => 0x0fff_ff00,
+        };
+        match entry.checked_sub(high) {
+            Some(0xf8..) => None,
+            Some(0xf7) => Some(Link::Bad),
+            _ if entry == 0 => Some(Link::Free),
+            _ => Some(Link::Next(entry)),
+        }
     }
 
     /// The cluster behind `cluster`; `None` at the chain's end.
@@ -127,6 +282,24 @@ impl Table {
         }
         *self.mark.lock().map_err(|_| Common::Poisoned)? = Some(at);
         Ok(Some(at.cluster))
+    }
+
+    /// How many clusters the chain from `first` has, and the last one.
+    pub(super) fn end(&self, first: u32) -> Result<(u64, u32)> {
+        let mark = *self.mark.lock().map_err(|_| Common::Poisoned)?;
+        let mut at = mark.filter(|m| m.first == first).unwrap_or(Mark {
+            first,
+            steps: 0,
+            cluster: self.check("a directory entry", first)?,
+        });
+        while let Some(next) = self.next(at.cluster)? {
+            at = Mark { steps: at.steps.saturating_add(1), cluster: next, ..at };
+            if at.steps > u64::from(self.clusters) {
+                return Err(FatFault::Loop.into());
+            }
+        }
+        *self.mark.lock().map_err(|_| Common::Poisoned)? = Some(at);
+        Ok((at.steps.saturating_add(1), at.cluster))
     }
 
     /// The cluster at `cluster` and how many follow it one by one on the disk, up to `max` in all.

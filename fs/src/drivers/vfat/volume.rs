@@ -14,6 +14,7 @@ use super::dir::{Dir, Entry, Item};
 use super::fault::FatFault;
 use super::layout::{DELETED, END, ENTRY_BYTES, RawEntry, RawInfo, attr};
 use super::name;
+use super::places::Places;
 use super::table::Table;
 use super::time::time;
 use crate::claims::Claims;
@@ -22,11 +23,11 @@ use crate::filesystem::{
     VisitXattr,
 };
 
-const ROOT: NodeId = NodeId(1);
+pub(super) const ROOT: NodeId = NodeId(1);
 /// Bytes of a table that are gone through to count what is free; beyond, the hint is taken.
 const COUNTED_MAX: u64 = 4 << 20;
 /// Marks of the sector with hints.
-const INFO_SIGNATURES: [u32; 2] = [0x4161_5252, 0x6141_7272];
+pub(super) const INFO_SIGNATURES: [u32; 2] = [0x4161_5252, 0x6141_7272];
 
 /// A volume with a FAT12, FAT16 or FAT32 filesystem.
 #[derive(Debug)]
@@ -34,8 +35,10 @@ pub(super) struct Fat {
     pub(super) disk: Disk,
     pub(super) boot: BootSector,
     pub(super) table: Table,
-    /// Clusters of directories.
-    pub(super) claims: Claims,
+    /// Clusters of directories, where nobody has made sure that each has one owner.
+    pub(super) claims: Option<Claims>,
+    /// Where nodes have gone since.
+    pub(super) places: Places,
 }
 
 fn wrong_kind(kind: Kind, what: &'static str) -> racker_formats::Error {
@@ -46,7 +49,7 @@ impl Fat {
     pub(super) fn open(disk: Disk) -> Result<Self> {
         let boot = BootSector::read(&disk)?;
         let table = Table::open(&disk, &boot)?;
-        Ok(Self { disk, boot, table, claims: Claims::default() })
+        Ok(Self { disk, boot, table, claims: Some(Claims::default()), places: Places::default() })
     }
 
     /// The byte where a cluster starts; all of it is on the volume.
@@ -61,11 +64,11 @@ impl Fat {
     }
 
     /// The directory entry that a node is; `None` for the root.
-    fn entry(&self, node: NodeId) -> Result<Option<RawEntry>> {
+    pub(super) fn entry(&self, node: NodeId) -> Result<Option<RawEntry>> {
         if node == ROOT {
             return Ok(None);
         }
-        let at = node.0.saturating_mul(len64(ENTRY_BYTES));
+        let at = self.places.place(node)?.saturating_mul(len64(ENTRY_BYTES));
         let lowest = match self.boot.root {
             Root::Fixed(start, _) => start,
             Root::Chain(_) => self.boot.data_start,
@@ -81,12 +84,12 @@ impl Fat {
         Ok(Some(raw))
     }
 
-    fn first_cluster(&self, raw: &RawEntry) -> u32 {
+    pub(super) fn first_cluster(&self, raw: &RawEntry) -> u32 {
         let hi = if self.boot.width == Width::Fat32 { raw.fst_clus_hi.get() } else { 0 };
         u32::from(hi) << 16 | u32::from(raw.fst_clus_lo.get())
     }
 
-    fn dir(&self, node: NodeId) -> Result<Dir> {
+    pub(super) fn dir(&self, node: NodeId) -> Result<Dir> {
         let root = match self.entry(node)? {
             None => self.boot.root,
             Some(raw) if raw.attr & attr::DIRECTORY != 0 => Root::Chain(self.first_cluster(&raw)),
@@ -95,12 +98,12 @@ impl Fat {
         Ok(Dir { node, root })
     }
 
-    fn root_dir(&self) -> Dir {
+    pub(super) fn root_dir(&self) -> Dir {
         Dir { node: ROOT, root: self.boot.root }
     }
 
     /// A file's first cluster and size.
-    fn file(&self, node: NodeId) -> Result<(u32, u64)> {
+    pub(super) fn file(&self, node: NodeId) -> Result<(u32, u64)> {
         match self.entry(node)? {
             Some(raw) if raw.attr & attr::DIRECTORY == 0 => {
                 Ok((self.first_cluster(&raw), raw.file_size.get().into()))
@@ -119,7 +122,7 @@ impl Fat {
 
     /// The run of a file's clusters that starts `skip` clusters from its beginning: the first byte and the number
     /// of bytes, `max` at most.
-    fn run(&self, first: u32, size: u64, skip: u64, max: u64) -> Result<(u64, u64)> {
+    pub(super) fn run(&self, first: u32, size: u64, skip: u64, max: u64) -> Result<(u64, u64)> {
         let Some(cluster) = self.table.seek(first, skip)? else {
             return Err(FatFault::ChainEnds { clusters: skip, size }.into());
         };
@@ -159,12 +162,6 @@ impl Fat {
         self.table.count_free()
     }
 
-    fn stat_root(&self) -> Result<Stat> {
-        let size = self.dir_bytes(self.root_dir())?;
-        let links = self.links(self.root_dir())?;
-        Ok(stat(NodeKind::Dir, 0o755, size, size, links, [Time::default(); 3]))
-    }
-
     /// A directory's links: its own two and one from each directory in it.
     fn links(&self, dir: Dir) -> Result<u64> {
         let mut links = 2u64;
@@ -197,8 +194,9 @@ fn stat(kind: NodeKind, mode: u32, size: u64, allocated: u64, links: u64, times:
     }
 }
 
-impl Filesystem for Fat {
-    fn facts(&self) -> Result<FsFacts> {
+impl Fat {
+    /// What the filesystem says about itself, with so many free clusters.
+    pub(super) fn facts_with(&self, free: u64) -> Result<FsFacts> {
         let width = match self.boot.width {
             Width::Fat12 => "fat12",
             Width::Fat16 => "fat16",
@@ -214,12 +212,46 @@ impl Filesystem for Fat {
             label: self.label()?,
             uuid: (id != 0).then(|| format!("{:04X}-{:04X}", id >> 16, id & 0xffff)),
             size: self.boot.size,
-            free: self.free_clusters()? << self.boot.cluster.shift(),
+            free: free << self.boot.cluster.shift(),
             block_size: u32::try_from(self.boot.cluster.bytes()).unwrap_or(u32::MAX),
             features,
             replayed: false,
-            read_only: Some("racker reads vfat and does not write it".into()),
+            read_only: None,
         })
+    }
+
+    /// Everything about a node; `measure` says how many bytes a directory has, and how many links.
+    pub(super) fn stat_with(
+        &self,
+        node: NodeId,
+        measure: impl FnOnce(Dir) -> Result<(u64, u64)>,
+    ) -> Result<Stat> {
+        let place = || format!("directory entry {}", node.0);
+        let Some(raw) = self.entry(node)? else {
+            let (size, links) = measure(self.root_dir())?;
+            return Ok(stat(NodeKind::Dir, 0o755, size, size, links, [Time::default(); 3]));
+        };
+        let times = [
+            time(raw.wrt_date.get(), raw.wrt_time.get(), 0),
+            time(raw.lst_acc_date.get(), 0, 0),
+            time(raw.crt_date.get(), raw.crt_time.get(), raw.crt_time_tenth),
+        ];
+        // A mount shows programs and data alike, as FAT does not know which is which.
+        let mode = if raw.attr & attr::READ_ONLY != 0 { 0o555 } else { 0o755 };
+        if raw.attr & attr::DIRECTORY != 0 {
+            let dir = Dir { node, root: Root::Chain(self.first_cluster(&raw)) };
+            let (size, links) = measure(dir).within(place)?;
+            return Ok(stat(NodeKind::Dir, mode, size, size, links, times));
+        }
+        let size = u64::from(raw.file_size.get());
+        let allocated = self.boot.cluster.ceil(size).unwrap_or(size);
+        Ok(stat(NodeKind::File, mode, size, allocated, 1, times))
+    }
+}
+
+impl Filesystem for Fat {
+    fn facts(&self) -> Result<FsFacts> {
+        self.facts_with(self.free_clusters()?)
     }
 
     fn free_space(&self, visit: &mut Visit<'_, Span>) -> Result<bool> {
@@ -245,23 +277,7 @@ impl Filesystem for Fat {
     }
 
     fn stat(&self, node: NodeId) -> Result<Stat> {
-        let Some(raw) = self.entry(node)? else { return self.stat_root() };
-        let times = [
-            time(raw.wrt_date.get(), raw.wrt_time.get(), 0),
-            time(raw.lst_acc_date.get(), 0, 0),
-            time(raw.crt_date.get(), raw.crt_time.get(), raw.crt_time_tenth),
-        ];
-        let place = || format!("directory entry {}", node.0);
-        // A mount shows programs and data alike, as FAT does not know which is which.
-        let mode = if raw.attr & attr::READ_ONLY != 0 { 0o555 } else { 0o755 };
-        if raw.attr & attr::DIRECTORY != 0 {
-            let dir = Dir { node, root: Root::Chain(self.first_cluster(&raw)) };
-            let (size, links) = (self.dir_bytes(dir).within(place)?, self.links(dir).within(place)?);
-            return Ok(stat(NodeKind::Dir, mode, size, size, links, times));
-        }
-        let size = u64::from(raw.file_size.get());
-        let allocated = self.boot.cluster.ceil(size).unwrap_or(size);
-        Ok(stat(NodeKind::File, mode, size, allocated, 1, times))
+        self.stat_with(node, |dir| Ok((self.dir_bytes(dir)?, self.links(dir)?)))
     }
 
     fn lookup(&self, dir: NodeId, name: &Name) -> Result<Option<NodeId>> {
@@ -269,7 +285,7 @@ impl Filesystem for Fat {
         let mut found = None;
         self.entries(self.dir(dir)?, &mut |entry| {
             if name::same(&entry.name, wanted) || name::same(&entry.short, wanted) {
-                found = Some(node_of(&entry));
+                found = Some(self.places.node(entry.at >> 5)?);
                 return Ok(ControlFlow::Break(()));
             }
             Ok(ControlFlow::Continue(()))
@@ -286,7 +302,7 @@ impl Filesystem for Fat {
             let is_dir = entry.raw.attr & attr::DIRECTORY != 0;
             let kind = Some(if is_dir { NodeKind::Dir } else { NodeKind::File });
             let name = Name::new(entry.name.as_bytes())?;
-            match visit(DirEntry { name, node: node_of(&entry), kind }) {
+            match visit(DirEntry { name, node: self.places.node(entry.at >> 5)?, kind }) {
                 Ok(flow) => Ok(flow),
                 Err(e) => {
                     theirs = Some(e);
@@ -342,8 +358,4 @@ impl Filesystem for Fat {
         let _ = visit;
         self.entry(node).map(|_| ())
     }
-}
-
-fn node_of(entry: &Entry) -> NodeId {
-    NodeId(entry.at >> 5)
 }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use racker_formats::block::{BlockDevice, Disk};
 use racker_formats::commit::commit;
+use racker_formats::convert::Pace;
 use racker_formats::opening::{Opening, Policy, Reference, Role};
-use racker_formats::rebase::{Target, rebase};
+use racker_formats::rebase::rebase;
+use racker_formats::registry::Backing;
 use racker_formats::registry::{Image, by_name};
 use racker_tests::image::{read, read_by_qemu, scratch};
 use racker_tests::qemu;
@@ -212,15 +214,17 @@ fn a_power_cut_never_changes_what_a_rebased_image_shows() {
         make(at, "top.qcow2", size, &["-o", options, "-b", "a.qcow2", "-F", "qcow2"], rng);
         let top = at.join("top.qcow2");
         let want = read_by_qemu("qcow2", &top);
+        let good = std::fs::read(&top).unwrap();
         let long = format!("{}b.qcow2", "./".repeat(if number == 0 { 20 } else { 400 }));
-        for name in [long.as_str(), "b.qcow2", ""] {
+        for (name, compress) in [(long.as_str(), false), ("b.qcow2", false), ("b.qcow2", true), ("", true)] {
+            std::fs::write(&top, &good).unwrap();
             let (crash, file) = crashable(&top);
             let image = open_in(at, file, true);
             let reference =
                 Reference { path: name.into(), format: Some("qcow2".into()), role: Role::Backing };
             let opened = super::open(&at.join("b.qcow2"), false).unwrap();
-            let target = Target { reference: &reference, image: &opened };
-            rebase(&image, (!name.is_empty()).then_some(target), &mut |_| ()).unwrap();
+            let target = Backing { reference, image: opened, modified: 0 };
+            rebase(&image, (!name.is_empty()).then_some(&target), compress, &mut |_| ()).unwrap();
             let mut count = 0;
             crash.cuts(&mut Rng::new(3), 3, |_, bytes| {
                 std::fs::write(&top, bytes).unwrap();
@@ -251,7 +255,7 @@ fn a_power_cut_never_changes_what_a_committed_image_shows() {
         let want = read_by_qemu("qcow2", &top);
         let (crash, file) = crashable(&base);
         let layer = super::open(&top, false).unwrap();
-        commit(&[layer], &open_in(at, file, true), &mut |_| ()).unwrap();
+        commit(&[layer], &open_in(at, file, true), Pace::new(0), &mut |_| ()).unwrap();
         crash.cuts(&mut Rng::new(3), 3, |_, bytes| {
             std::fs::write(&base, bytes).unwrap();
             assert!(read("qcow2", &top) == want);

@@ -148,3 +148,34 @@ fn repair_clears_what_nobody_here_promises() {
     assert_eq!(check(&path, true).findings, []);
     assert_eq!(std::fs::read(&path).unwrap()[88], 0);
 }
+
+/// Refcount blocks full of ones, which reach far behind the end of the file.
+#[test]
+fn what_is_counted_behind_the_end_of_the_file_takes_no_time() {
+    let dir = scratch();
+    let path = dir.path().join("image");
+    let file = path.display().to_string();
+    qemu::img(&["create", "-q", "-f", "qcow2", "-o", "cluster_size=2M,refcount_bits=1", &file, "3T"]);
+    let handle = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+    // Blocks of 2^24 counts each, full of ones, where the file ends.
+    for number in 1..12u64 {
+        let at = (10 + number) << 21;
+        std::os::unix::fs::FileExt::write_all_at(&handle, &at.to_be_bytes(), (1 << 21) + 8 * number).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&handle, &vec![0xff; 2 << 20], at).unwrap();
+    }
+    let check = || {
+        let theirs = qemu::img_status(&["check", "--output=json", &file]);
+        let started = std::time::Instant::now();
+        let ours = racker().args(["disk", "check", "--json", &file]).run();
+        assert!(started.elapsed() < std::time::Duration::from_secs(20), "{:?}", started.elapsed());
+        assert_eq!(ours.status, theirs.0, "{ours}");
+    };
+    check();
+    // With its holes, the file has half a petabyte, and all of that is leaked.
+    handle.set_len(1 << 49).unwrap();
+    let started = std::time::Instant::now();
+    let ours: Value =
+        serde_json::from_str(&racker().args(["disk", "check", "--json", &file]).run().text()).unwrap();
+    assert!(started.elapsed() < std::time::Duration::from_secs(20), "{:?}", started.elapsed());
+    assert!(ours["leaks"].as_u64() > Some(11 << 23), "{ours}");
+}

@@ -1,5 +1,6 @@
 //! qcow2 against `qemu-img` and `qemu-io`.
 
+mod bitmap;
 mod chain;
 mod check;
 mod crash;
@@ -9,6 +10,7 @@ mod live;
 mod make;
 mod map;
 mod new;
+mod packed;
 mod read;
 mod resize;
 

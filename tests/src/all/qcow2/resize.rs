@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use racker_formats::block::{BlockDevice, Disk, MemDevice, Staged};
+use racker_formats::block::{BlockDevice, Disk, MemDevice, Span, Staged};
 use racker_tests::image::{read_by_qemu, scratch};
 use racker_tests::qemu;
 use racker_tests::rng::Rng;
@@ -205,6 +205,40 @@ fn a_power_cut_leaves_the_old_size_or_the_new_one() {
                 qemu::check_leaks_only(&path);
             }
         });
+    }
+}
+
+/// `resize --preallocation=metadata`: the size, then the tables of what is new.
+#[test]
+fn a_power_cut_while_tables_are_made_ahead_leaves_a_disk_that_reads_the_same() {
+    for (cluster_bits, to) in [(9, 900 * KIB), (16, 4 * MIB)] {
+        let dir = scratch();
+        let recipe = Recipe { cluster_bits, refcount_bits: 16, size: 700 * KIB, ..Recipe::default() };
+        let path = recipe.make(dir.path());
+        let old = racker_tests::image::read("qcow2", &path);
+        let mut new = old.clone();
+        new.resize(to as usize, 0);
+        let crash = Arc::new(CrashDisk::new(std::fs::read(&path).unwrap()));
+        let image = open_disk(Disk::from_arc(crash.clone() as Arc<dyn BlockDevice>), true).unwrap();
+        let top = disk(&image);
+        let before = top.size();
+        top.resize(to).unwrap();
+        assert!(top.allot(Span::new(before, to - before).unwrap()).unwrap());
+        top.flush().unwrap();
+        let mut number = 0;
+        crash.cuts(&mut Rng::new(1), 2, |cut, bytes| {
+            let image = open_disk(Disk::new(MemDevice::from_bytes(bytes.to_vec())), false).unwrap();
+            let found = content(&disk(&image));
+            assert!(found == old || found == new, "after {cut} operations");
+            number += 1;
+            if number % 15 == 0 {
+                std::fs::write(&path, bytes).unwrap();
+                qemu::check_leaks_only(&path);
+            }
+        });
+        assert!(number > 10, "{number}");
+        std::fs::write(&path, crash.bytes()).unwrap();
+        agreed(&path, &new);
     }
 }
 

@@ -261,3 +261,30 @@ fn what_qemu_reads_of_damaged_sesparse_racker_reads_too() {
     }
     assert!(read > 3, "{read}");
 }
+
+#[test]
+fn headers_that_programs_would_read_in_two_ways_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk.vmdk");
+    let fault = |at: usize, byte: u8, subformat: &str| {
+        let raw = dir.path().join("source.raw");
+        source(&raw, 1 << 20, &[70_000], &mut Rng::new(1));
+        let options = format!("subformat={subformat}");
+        qemu::img(&["convert", "-q", "-O", "vmdk", "-o", &options, &text(&raw), &text(&path)]);
+        let mut bytes = std::fs::read(&path).unwrap();
+        assert!(bytes[at] != byte);
+        bytes[at] = byte;
+        std::fs::write(&path, bytes).unwrap();
+        open(&path, false).unwrap_err()
+    };
+    // The descriptor, which may name a parent, is where the header does not say.
+    for sector in [0, 2] {
+        let e = fault(28, sector, "monolithicSparse");
+        assert!(matches!(e.fault(), Some(VmdkFault::UnnamedDescriptor)), "{e}");
+    }
+    // The compression method without the flag, and the flag without the method.
+    let e = fault(77, 1, "monolithicSparse");
+    assert!(matches!(e.fault(), Some(VmdkFault::CompressionFlag(1))), "{e}");
+    let e = fault(77, 0, "streamOptimized");
+    assert!(matches!(e.fault(), Some(VmdkFault::CompressionFlag(0))), "{e}");
+}

@@ -100,7 +100,7 @@ impl Image {
                 for _ in 0..operations {
                     player.step(fs);
                 }
-                player.model.assert_is(&**fs, &mut player.rng);
+                player.model.assert_is(fs.filesystem().as_ref(), &mut player.rng);
             });
             self.read(|fs| player.model.assert_is(fs, &mut player.rng));
             if self.repairable {

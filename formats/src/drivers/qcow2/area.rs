@@ -1,4 +1,5 @@
-//! Another parent: the header's first cluster is written anew, and one write of its first sector turns to it.
+//! What stands behind the header's fixed fields, the parent's name and the place of the bitmaps: the header's first
+//! cluster is written anew, and one write of its first sector turns to it.
 //!
 //! What the old header does not use takes what does not fit into that sector. The names of features are a courtesy;
 //! they go at first and come back once the place of the old header is free.
@@ -6,11 +7,13 @@
 use zerocopy::IntoBytes;
 
 use super::create::{BACKING_NAME_MAX, extension};
-use super::extensions::Extensions;
+use super::extensions::{BitmapDirectory, Extensions};
 use super::fault::Fault;
 use super::header::{AUTOCLEAR_RAW_DATA, Header};
 use super::image::Qcow2;
-use super::layout::{EXT_BACKING_FORMAT, EXT_END, EXT_FEATURE_NAMES, RawExtension, RawHeader};
+use super::layout::{
+    EXT_BACKING_FORMAT, EXT_BITMAPS, EXT_END, EXT_FEATURE_NAMES, RawBitmaps, RawExtension, RawHeader,
+};
 use crate::block::Span;
 use crate::error::{Common, Result};
 use crate::opening::Reference;
@@ -31,21 +34,23 @@ impl Qcow2 {
             return Err(Fault::RawDataAndBacking.into());
         }
         let parent = parent.map(known).transpose()?;
-        let draft = Draft::new(self, &header, parent.as_ref())?;
-        if let Some(name_at) = draft.name_apart {
-            self.file.write_at(name_at, draft.name.as_bytes())?;
-            self.file.flush()?;
-        }
-        let first = header.with_backing(draft.first, parent.clone());
+        let draft = Draft::new(self, &header, parent.as_ref(), header.extensions.bitmaps)?;
+        draft.write_apart(self)?;
+        let first = draft.header(&header);
         self.turn_header(&first)?;
-        let mut last = first;
-        if let Some(whole) = &draft.whole {
-            let (sector, rest) = whole.split_first_chunk::<SECTOR>().ok_or(Common::Index(0))?;
-            self.file.write_at(len64(SECTOR), rest)?;
-            self.file.flush()?;
-            last = header.with_backing(*sector, parent);
-            self.turn_header(&last)?;
-        }
+        self.turn_to(first, l1)?;
+        self.complete(&draft)
+    }
+
+    /// Adds to the header area, once the first sector turned to a draft, what did not fit into that.
+    pub(super) fn complete(&self, draft: &Draft) -> Result<()> {
+        let Some(whole) = &draft.whole else { return Ok(()) };
+        let (header, l1) = self.header_and_l1()?;
+        let (sector, rest) = whole.split_first_chunk::<SECTOR>().ok_or(Common::Index(0))?;
+        self.file.write_at(len64(SECTOR), rest)?;
+        self.file.flush()?;
+        let last = header.with_area(*sector, draft.parent.clone(), draft.bitmaps);
+        self.turn_header(&last)?;
         self.turn_to(last, l1)
     }
 }
@@ -61,7 +66,9 @@ fn known(reference: &Reference) -> Result<Reference> {
 }
 
 /// The header area to be.
-struct Draft {
+pub(super) struct Draft {
+    parent: Option<Reference>,
+    bitmaps: Option<BitmapDirectory>,
     name: String,
     /// Where the name goes for now, if not into the first sector.
     name_apart: Option<u64>,
@@ -72,7 +79,13 @@ struct Draft {
 }
 
 impl Draft {
-    fn new(image: &Qcow2, header: &Header, parent: Option<&Reference>) -> Result<Self> {
+    /// An area that names this parent and these bitmaps; whatever else `header` has behind it stays.
+    pub(super) fn new(
+        image: &Qcow2,
+        header: &Header,
+        parent: Option<&Reference>,
+        bitmaps: Option<BitmapDirectory>,
+    ) -> Result<Self> {
         let cluster = header.geometry.cluster.bytes();
         let area = bytes(&image.file, 0, cluster, CLUSTER_MAX, "header")?;
         let raw: RawHeader = take(&area, 0, "header")?;
@@ -88,9 +101,13 @@ impl Draft {
                 extension(&mut all, EXT_BACKING_FORMAT, format.as_bytes())?;
             }
             for (kind, data) in &old {
-                if *kind != EXT_BACKING_FORMAT && (names || *kind != EXT_FEATURE_NAMES) {
+                let anew = matches!(*kind, EXT_BACKING_FORMAT | EXT_BITMAPS);
+                if !anew && (names || *kind != EXT_FEATURE_NAMES) {
                     extension(&mut all, *kind, data)?;
                 }
+            }
+            if let Some(bitmaps) = bitmaps {
+                extension(&mut all, EXT_BITMAPS, raw_bitmaps(bitmaps)?.as_bytes())?;
             }
             all.extend_from_slice(RawExtension { kind: EXT_END.into(), length: 0.into() }.as_bytes());
             Ok(all)
@@ -99,7 +116,7 @@ impl Draft {
         let name_end = len64(whole.len().saturating_add(name.len()));
         if name_end <= len64(SECTOR) {
             let first = sector(&whole, &name, None)?;
-            return Ok(Self { name, name_apart: None, first, whole: None });
+            return Ok(Self { parent: parent.cloned(), bitmaps, name, name_apart: None, first, whole: None });
         }
         // What the old header uses, and what the last one will use.
         let old_end = old.iter().fold(u64::from(start).saturating_add(8), |sum, (_, data)| {
@@ -120,8 +137,33 @@ impl Draft {
         whole.extend_from_slice(name.as_bytes());
         whole.resize(whole.len().max(SECTOR), 0);
         set_name(&mut whole, name_at, &name)?;
-        Ok(Self { name, name_apart, first, whole: room.then_some(whole) })
+        let whole = room.then_some(whole);
+        Ok(Self { parent: parent.cloned(), bitmaps, name, name_apart, first, whole })
     }
+
+    /// Writes what the first sector will refer to, to a place that the old one does not use.
+    pub(super) fn write_apart(&self, image: &Qcow2) -> Result<()> {
+        if let Some(name_at) = self.name_apart {
+            image.file.write_at(name_at, self.name.as_bytes())?;
+            image.file.flush()?;
+        }
+        Ok(())
+    }
+
+    /// `header` with the sector that turns to the draft.
+    pub(super) fn header(&self, header: &Header) -> Header {
+        header.with_area(self.first, self.parent.clone(), self.bitmaps)
+    }
+}
+
+fn raw_bitmaps(directory: BitmapDirectory) -> Result<RawBitmaps> {
+    let BitmapDirectory { count, at, len } = directory;
+    Ok(RawBitmaps {
+        nb_bitmaps: u32::try_from(count).map_err(|_| Common::Index(count))?.into(),
+        reserved: 0.into(),
+        bitmap_directory_size: len.into(),
+        bitmap_directory_offset: at.into(),
+    })
 }
 
 /// A place in the first cluster for `len` bytes that overlap nothing in `used`.

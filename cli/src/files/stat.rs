@@ -1,4 +1,4 @@
-//! `racker disk stat`
+//! `stat`
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -8,23 +8,18 @@ use racker_fs::inspect::Volume;
 use racker_fs::path::Place;
 use serde_json::{Value, json};
 
+use super::{Look, On};
 use crate::clean::clean;
-use crate::exit::Exit;
 use crate::fault::{About, Outcome};
 use crate::output::{self, exact, kind, line, mode};
-use crate::target::{ImageArgs, PartitionArgs, Target};
+use crate::target::Target;
 
 /// Show everything about files of an image, extended attributes included
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  racker disk stat boot.qcow2 /loader/entries/ostree-1-ock.conf")]
-pub(crate) struct StatCommand {
-    #[command(flatten)]
-    image: ImageArgs,
+pub(crate) struct Stat {
     /// Files inside the image
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
-    #[command(flatten)]
-    which: PartitionArgs,
     /// Follow a symbolic link at the end of a path
     #[arg(short = 'L', long)]
     dereference: bool,
@@ -33,13 +28,13 @@ pub(crate) struct StatCommand {
     json: bool,
 }
 
-impl StatCommand {
-    pub(super) fn run(self) -> Outcome<Exit> {
-        let target = Target::open(&self.image)?;
+impl Look for Stat {
+    fn look(&self, on: On<'_>) -> Outcome<()> {
+        let On { target, which } = on;
         let mut all = Vec::new();
         for path in &self.paths {
-            let place = target.place(&self.which, path, self.dereference)?;
-            let view = describe(&target, &place).about(&self.image.image)?;
+            let place = target.place(which, path, self.dereference)?;
+            let view = describe(target, &place).about(&target.path)?;
             if self.json {
                 all.push(view);
             } else {
@@ -49,7 +44,7 @@ impl StatCommand {
         if self.json {
             output::json(&all)?;
         }
-        Ok(Exit::Done)
+        Ok(())
     }
 }
 

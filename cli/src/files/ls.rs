@@ -1,37 +1,29 @@
-//! `racker disk ls`
+//! `ls`
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::Args;
 use racker_fs::filesystem::{DirEntry, Name, NodeKind, Stat};
-use racker_fs::path::{Place, View, read_all};
+use racker_fs::path::{Place, View};
 use serde_json::json;
 
+use super::accounts::Accounts;
+use super::{Look, On};
 use crate::clean::for_stdout;
-use crate::exit::Exit;
 use crate::fault::{About, Outcome};
 use crate::output::{self, human, minute, mode};
-use crate::target::{ImageArgs, PartitionArgs, Target};
 
 /// A folder deeper than this is a loop in a damaged image.
 const DEPTH_MAX: usize = 1024;
-/// `passwd` and `group` of an image are read whole up to this size.
-const ACCOUNTS_BYTES_MAX: u64 = 4 << 20;
 
 /// List files inside an image
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  racker disk ls -l boot.qcow2 /loader/entries")]
 pub(crate) struct Ls {
-    #[command(flatten)]
-    image: ImageArgs,
     /// Files or folders inside the image; the root where none is named
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
-    #[command(flatten)]
-    which: PartitionArgs,
     /// Modes, owners, sizes, times
     #[arg(short)]
     long: bool,
@@ -64,26 +56,19 @@ struct Row {
     target: Option<Vec<u8>>,
 }
 
-/// Names of owners, out of the image's own files.
-#[derive(Default)]
-struct Accounts {
-    users: BTreeMap<u32, String>,
-    groups: BTreeMap<u32, String>,
-}
-
-impl Ls {
-    pub(super) fn run(self) -> Outcome<Exit> {
-        let target = Target::open(&self.image)?;
+impl Look for Ls {
+    fn look(&self, on: On<'_>) -> Outcome<()> {
+        let target = on.target;
         let paths = if self.paths.is_empty() { vec![PathBuf::from("/")] } else { self.paths.clone() };
-        let accounts = if self.long && !self.numeric { Accounts::of(&target) } else { Accounts::default() };
+        let accounts = if self.long && !self.numeric { Accounts::of(target) } else { Accounts::default() };
         let mut rows = Vec::new();
         let many = paths.len() > 1 || self.recursive;
         for (i, path) in paths.iter().enumerate() {
-            let (place, view) = self.place(&target, path)?;
-            let is_dir = place.fs.stat(place.node).about(&self.image.image)?.kind == NodeKind::Dir;
+            let (place, view) = self.place(on, path)?;
+            let is_dir = place.fs.stat(place.node).about(&target.path)?.kind == NodeKind::Dir;
             if !is_dir || self.directory {
                 let name = std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()).to_vec();
-                let row = Row::new(&place, name).about(&self.image.image)?;
+                let row = Row::new(&place, name).about(&target.path)?;
                 self.print(&[row], &accounts, &mut rows)?;
                 continue;
             }
@@ -93,7 +78,7 @@ impl Ls {
                 if dir.path.len() > DEPTH_MAX {
                     let failure =
                         crate::fault::Failure::new(format!("{}: folders without end", dir.display()));
-                    return Err(failure).about(&self.image.image);
+                    return Err(failure).about(&target.path);
                 }
                 if many && !self.json {
                     let gap: &[u8] = if first { b"" } else { b"\n" };
@@ -101,12 +86,12 @@ impl Ls {
                     std::io::stdout().write_all(&[gap, &name, b":\n"].concat())?;
                 }
                 first = false;
-                let below = self.list(&view, &dir).about(&self.image.image)?;
+                let below = self.list(&view, &dir).about(&target.path)?;
                 let listed: Vec<Row> = below
                     .iter()
                     .map(|p| Row::new(p, last(p)))
                     .collect::<racker_formats::Result<_>>()
-                    .about(&self.image.image)?;
+                    .about(&target.path)?;
                 self.print(&listed, &accounts, &mut rows)?;
                 if self.recursive {
                     let dirs = below.into_iter().zip(&listed).filter(|(_, r)| r.stat.kind == NodeKind::Dir);
@@ -119,19 +104,21 @@ impl Ls {
         if self.json {
             output::json(&rows)?;
         }
-        Ok(Exit::Done)
+        Ok(())
     }
+}
 
+impl Ls {
     /// The place of a path, and the tree that it is in.
-    fn place(&self, target: &Target, path: &std::path::Path) -> Outcome<(Place, View)> {
+    fn place(&self, on: On<'_>, path: &std::path::Path) -> Outcome<(Place, View)> {
+        let On { target, which } = on;
         // The root of a disk with an operating system is that system's root.
         if path == std::path::Path::new("/") {
-            let view = target.tree(&self.which)?;
-            return Ok((view.root().about(&self.image.image)?, view));
+            let view = target.tree(which)?;
+            return Ok((view.root().about(&target.path)?, view));
         }
-        let place = target.place(&self.which, path, !self.long || !self.directory)?;
-        let guest =
-            racker_fs::guest::Guest::find(&target.inspection).filter(|_| self.which.partition.is_none());
+        let place = target.place(which, path, !self.long || !self.directory)?;
+        let guest = racker_fs::guest::Guest::find(&target.inspection).filter(|_| which.partition.is_none());
         let of_guest = |v: &View| {
             v.resolve(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()), true)
                 .is_ok_and(|p| p.volume == place.volume && p.node == place.node)
@@ -226,26 +213,5 @@ impl Row {
             "mtime": output::exact(self.stat.mtime),
             "target": self.target.as_ref().map(|t| String::from_utf8_lossy(t).into_owned()),
         })
-    }
-}
-
-impl Accounts {
-    fn of(target: &Target) -> Self {
-        let guest = racker_fs::guest::Guest::find(&target.inspection);
-        let read = |path: &str| -> BTreeMap<u32, String> {
-            let text = guest.as_ref().and_then(|g| {
-                let place = g.view.resolve(path.as_bytes(), true).ok()?;
-                read_all(place.fs.as_ref(), place.node, ACCOUNTS_BYTES_MAX).ok()
-            });
-            let text = String::from_utf8_lossy(&text.unwrap_or_default()).into_owned();
-            text.lines()
-                .filter_map(|l| {
-                    let mut fields = l.split(':');
-                    let name = fields.next()?;
-                    Some((fields.nth(1)?.parse().ok()?, name.to_string()))
-                })
-                .collect()
-        };
-        Self { users: read("/etc/passwd"), groups: read("/etc/group") }
     }
 }

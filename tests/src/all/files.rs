@@ -1,0 +1,335 @@
+//! The files of an image changed by command: what the kernel shows then, and what the checkers say.
+
+use std::path::{Path, PathBuf};
+
+use racker_fixtures::case;
+use racker_tests::manifest::Manifest;
+use racker_tests::mount::{Mounted, Part, require_root};
+use racker_tests::tool::{Ran, racker, tool};
+
+/// Filesystems, and how they are made on a file.
+const KINDS: [(&str, &[&str]); 4] = [
+    ("xfs", &["mkfs.xfs", "-q", "-m", "rmapbt=1"]),
+    ("xfs", &["mkfs.xfs", "-q", "-b", "size=1024", "-n", "size=8192"]),
+    ("ext4", &["mke2fs", "-q", "-t", "ext4", "-b", "4096"]),
+    ("ext3", &["mke2fs", "-q", "-t", "ext3", "-b", "4096"]),
+];
+
+struct Bench {
+    dir: tempfile::TempDir,
+    kind: &'static str,
+}
+
+impl Bench {
+    fn new(kind: &'static str, mkfs: &[&str]) -> Self {
+        require_root();
+        let bench = Self { dir: tempfile::tempdir().unwrap(), kind };
+        let image = bench.image();
+        std::fs::File::create(&image).unwrap().set_len(400 << 20).unwrap();
+        tool(mkfs[0]).args(&mkfs[1..]).arg(&image).ok();
+        bench
+    }
+
+    fn image(&self) -> PathBuf {
+        self.dir.path().join("disk.img")
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn part(&self) -> Part {
+        (0, 0)
+    }
+
+    /// `racker disk VERB OPTIONS IMAGE ARGUMENTS`.
+    fn run(&self, verb: &[&str], args: &[&str]) -> Ran {
+        racker().arg("disk").args(verb).args(["-f", "raw", "disk.img"]).args(args).dir(self.dir.path()).run()
+    }
+
+    /// The checkers find nothing.
+    fn is_sound(&self) {
+        match self.kind {
+            "xfs" => racker_tests::mount::xfs_is_clean(&self.image(), self.part()),
+            _ => drop(tool("e2fsck").args(["-fn"]).arg(self.image()).ok()),
+        }
+    }
+
+    /// What the kernel shows.
+    fn seen(&self) -> Manifest {
+        self.is_sound();
+        let mounted = Mounted::read_only(&self.image(), self.part());
+        Manifest::of_folder(mounted.path())
+    }
+}
+
+/// What a copy of a tree keeps whatever the filesystem.
+fn kept(manifest: &Manifest) -> Manifest {
+    let m = manifest.clone().drop_fields(&["atime", "ctime", "flags"]);
+    let m = if m.paths().any(|p| p == "lost+found") { m.without(&["lost+found"]) } else { m };
+    let dirs: Vec<String> = m.paths().filter(|p| m.field(p, "type") == "dir").cloned().collect();
+    dirs.iter().fold(m, |m, d| m.drop_fields_of(d, &["size", "nlink"]))
+}
+
+/// A real root filesystem of a box, on the host.
+fn tree(dir: &Path) -> (PathBuf, Manifest) {
+    let case = case("vagrant/virtualbox");
+    case.unpack(dir);
+    let folder = dir.join("tree");
+    racker().args(["disk", "extract"]).args([&dir.join(&case.images()[0]), &folder]).ok();
+    let manifest = Manifest::of_folder(&folder);
+    (folder, manifest)
+}
+
+#[test]
+fn tar_in_puts_what_gnu_tar_packed() {
+    let host = tempfile::tempdir().unwrap();
+    let (folder, manifest) = tree(host.path());
+    let want = kept(&manifest).without(&["special/socket"]);
+    for (n, (kind, mkfs)) in KINDS.into_iter().enumerate() {
+        let bench = Bench::new(kind, mkfs);
+        let tar = bench.path("tree.tar");
+        let format = ["pax", "gnu", "pax", "posix"][n];
+        let all: &[&str] = if format == "gnu" { &[] } else { &["--xattrs", "--xattrs-include=*", "--acls"] };
+        let pack = tool("tar").args(["--numeric-owner", "-S"]).args(all);
+        let pack = pack.arg(format!("--format={format}")).arg("-C").arg(&folder).arg("-cf").arg(&tar);
+        let ran = pack.arg(".").run();
+        assert!(ran.status == 0 || ran.err.contains("socket ignored"), "{ran}");
+        let squeezed = match n {
+            0 => "tree.tar",
+            1 => drop_and(tool("gzip").arg(&tar).ok(), "tree.tar.gz"),
+            2 => drop_and(tool("zstd").args(["-q", "--rm"]).arg(&tar).ok(), "tree.tar.zst"),
+            _ => drop_and(tool("xz").args(["-0"]).arg(&tar).ok(), "tree.tar.xz"),
+        };
+        bench.run(&["tar-in"], &[squeezed]).ok();
+        // GNU's own format has whole seconds and no attributes; its lists have names that may mean nobody.
+        let less = |m: Manifest| match format {
+            "gnu" => m.drop_fields(&["mtime", "xattrs"]).drop_fields_of("xattr/acl", &["mode"]),
+            _ => m.drop_fields_of("xattr/acl", &["mode", "xattrs"]).drop_fields_of("xattr", &["xattrs"]),
+        };
+        less(want.clone())
+            .assert_same(&less(kept(&bench.seen())), &format!("{kind}, {format}: host / image"));
+    }
+}
+
+fn drop_and<T>(_: T, name: &'static str) -> &'static str {
+    name
+}
+
+#[test]
+fn tar_in_puts_what_bsdtar_packed_and_what_racker_did() {
+    let host = tempfile::tempdir().unwrap();
+    let (folder, manifest) = tree(host.path());
+    let want = kept(&manifest).without(&["special/socket"]);
+    let bench = Bench::new(KINDS[0].0, KINDS[0].1);
+    let tar = bench.path("tree.tar");
+    tool("bsdtar").args(["--format=pax", "-C"]).arg(&folder).arg("-cf").arg(&tar).arg(".").run();
+    bench.run(&["tar-in"], &["tree.tar"]).ok();
+    // bsdtar writes times before 1970 otherwise than the standard has it.
+    let less = |m: Manifest| m.drop_fields_of("times/before-1970", &["mtime"]);
+    less(want.clone()).assert_same(&less(kept(&bench.seen())), "bsdtar: host / image");
+    let out = bench.path("again.tar");
+    let ran = bench.run(&["tar-out", "-o", "again.tar"], &[]);
+    assert_eq!(ran.status, 0, "{ran}");
+    let bench = Bench::new(KINDS[2].0, KINDS[2].1);
+    std::fs::rename(out, bench.path("again.tar")).unwrap();
+    bench.run(&["tar-in"], &["again.tar"]).ok();
+    // Once more over what is there: the same.
+    bench.run(&["tar-in"], &["again.tar"]).ok();
+    less(want).assert_same(&less(kept(&bench.seen())), "racker: host / image");
+}
+
+#[test]
+fn copy_in_copies_what_is_there() {
+    let host = tempfile::tempdir().unwrap();
+    let (folder, manifest) = tree(host.path());
+    // What the host's SELinux says about the host's files stays there.
+    let less = |m: Manifest| m.drop_fields_of("xattr/few", &["xattrs"]);
+    let want = less(kept(&manifest));
+    for (kind, mkfs) in KINDS {
+        let bench = Bench::new(kind, mkfs);
+        bench.run(&["copy-in"], &[folder.to_str().unwrap(), "/copy"]).ok();
+        let seen = {
+            bench.is_sound();
+            let mounted = Mounted::read_only(&bench.image(), bench.part());
+            Manifest::of_folder(&mounted.join("copy"))
+        };
+        want.assert_same(&less(kept(&seen)), &format!("{kind}: host / image"));
+        bench.run(&["rm", "-r"], &["/copy"]).ok();
+        let left: Vec<String> = bench.seen().paths().cloned().collect();
+        assert!(left.iter().all(|p| p.is_empty() || p == "." || p.starts_with("lost+found")), "{left:?}");
+    }
+}
+
+#[test]
+fn verbs_do_what_those_of_coreutils_do() {
+    for (kind, mkfs) in KINDS {
+        let bench = Bench::new(kind, mkfs);
+        let other = tempfile::tempdir().unwrap();
+        let script = [
+            "mkdir -p a/b/c",
+            "write --text one a/one",
+            "write --append --text two a/one",
+            "ln a/one a/b/hard",
+            "ln -s ../one a/b/soft",
+            "chmod 4750 a/one",
+            "chmod g+w,o=r a/b",
+            "chown 12:34 a/b/c",
+            "setfattr -n user.x -v 0x00ff a/one",
+            "setfattr -n trusted.y -v text a/b",
+            "setfattr -x trusted.y a/b",
+            "touch a/empty",
+            "touch -d @1000000000 a/empty",
+            "truncate -s 3M a/sparse",
+            "truncate -s 4 a/sparse",
+            "truncate -s +100 a/sparse",
+            "mkdir -m 1777 tmp",
+            "mv a/b moved",
+            "mv moved/hard tmp",
+            "mv --exchange tmp/hard a/empty",
+            "mkdir -p gone/with/everything",
+            "write --text x gone/with/everything/x",
+            "rm -r gone",
+        ];
+        let commands: String = script.iter().map(|line| line.replace(" a/", " /a/") + "\n").collect();
+        let absolute =
+            commands.replace(" moved", " /moved").replace(" tmp", " /tmp").replace(" gone", " /gone");
+        let ran = racker()
+            .args(["disk", "shell", "-f", "raw", "disk.img"])
+            .dir(bench.dir.path())
+            .input(absolute)
+            .run();
+        assert_eq!((ran.status, ran.err.as_str()), (0, ""), "{ran}");
+        // The same on the host.
+        let host = commands
+            .replace("write --text one a/one", "echo one > a/one")
+            .replace("write --append --text two /a/one", "echo two >> a/one");
+        let host: String = host
+            .lines()
+            .map(|line| {
+                let line = line.replace(" /", " ");
+                match line.as_str() {
+                    "write --text one a/one" => "echo one > a/one".into(),
+                    "write --append --text two a/one" => "echo two >> a/one".into(),
+                    "write --text x gone/with/everything/x" => "echo x > gone/with/everything/x".into(),
+                    "mv --exchange tmp/hard a/empty" => {
+                        "mv tmp/hard tmp/t && mv a/empty tmp/hard && mv tmp/t a/empty".into()
+                    }
+                    _ => line,
+                }
+            })
+            .collect::<Vec<_>>()
+            .join("\n");
+        tool("sh").args(["-ec", &host]).dir(other.path()).ok();
+        let fields = ["mtime", "blocks", "extents"];
+        let want = kept(&Manifest::of_folder(other.path())).drop_fields(&fields);
+        let seen = kept(&bench.seen()).drop_fields(&fields);
+        let root = |m: Manifest| m.drop_fields_of(".", &["mode"]);
+        root(want).assert_same(&root(seen), &format!("{kind}: host / image"));
+    }
+}
+
+#[test]
+fn what_cannot_be_done_changes_nothing() {
+    for (kind, mkfs) in KINDS {
+        let bench = Bench::new(kind, mkfs);
+        bench.run(&["mkdir", "-p"], &["/a/b"]).ok();
+        bench.run(&["write", "--text", "x"], &["/a/file"]).ok();
+        let written = || bench.image().metadata().unwrap().modified().unwrap();
+        let before = written();
+        for (verb, args) in [
+            (&["rm"][..], &["/a"][..]),
+            (&["rm"], &["/none"]),
+            (&["rm", "-r"], &["/"]),
+            (&["mkdir"], &["/a"]),
+            (&["mkdir"], &["/none/below"]),
+            (&["mkdir", "-p"], &["/a/file/below"]),
+            (&["mv"], &["/a", "/a/b"]),
+            (&["mv"], &["/a/b", "/a/file"]),
+            (&["mv"], &["/none", "/a"]),
+            (&["ln"], &["/a/b", "/hard"]),
+            (&["ln"], &["/a/file", "/a/file"]),
+            (&["write", "--text", "x"], &["/a/b"]),
+            (&["truncate", "-s", "9E"], &["/a/file"]),
+            (&["setfattr", "-n", "nonsense", "-v", "x"], &["/a/file"]),
+            (&["setfattr", "-x", "user.none"], &["/a/file"]),
+            (&["chown"], &["nobody-at-all", "/a/file"]),
+            (&["copy-in"], &["/nonexistent-on-the-host", "/a"]),
+            (&["copy-in"], &["/etc/hostname", "/etc/hosts", "/none"]),
+            (&["tar-in"], &["/bin/sh"]),
+            (&["shell", "-c", "mkdir /one; mkdir /one"], &[]),
+            (&["shell", "-c", "mkdir /one; rollback"], &[]),
+            (&["shell", "-c", "mkdir /one; quit"], &[]),
+        ] {
+            let ran = bench.run(verb, args);
+            if verb.contains(&"shell") && !verb.last().unwrap().ends_with("/one") {
+                assert_eq!(ran.status, 0, "{ran}");
+            } else {
+                ran.told_plainly();
+            }
+            assert!(written() == before, "{kind}: {verb:?} changed something");
+        }
+    }
+}
+
+#[test]
+fn what_is_there_is_found_and_counted() {
+    let host = tempfile::tempdir().unwrap();
+    let (folder, _) = tree(host.path());
+    let bench = Bench::new(KINDS[2].0, KINDS[2].1);
+    bench.run(&["copy-in"], &[folder.to_str().unwrap(), "/"]).ok();
+    let mounted = Mounted::read_only(&bench.image(), bench.part());
+    for args in [
+        &["-type", "f", "-name", "*.conf"][..],
+        &["-type", "d", "-maxdepth", "2"],
+        &["(", "-perm", "-4000", "-o", "-links", "+1", ")", "!", "-type", "d"],
+        &["-size", "+100k"],
+        &["-type", "f", "-empty"],
+        &["-uid", "0", "-type", "l"],
+        &["-inum", "11"],
+        &["-path", "*/etc/*", "-iname", "*HOST*"],
+        &["-mindepth", "3", "-type", "p,s,c,b"],
+    ] {
+        let ours = bench.run(&["find"], &[&["/"], args].concat()).ok();
+        let theirs = tool("find").arg(".").args(args).dir(mounted.path()).ok();
+        let sorted = |text: &str| {
+            let mut lines: Vec<String> =
+                text.lines().map(|l| l.trim_start_matches(['.', '/']).to_string()).collect();
+            lines.sort();
+            lines
+        };
+        assert_eq!(sorted(&ours), sorted(&theirs), "{args:?}");
+    }
+    let du = |text: String| text.split_whitespace().next().unwrap().to_string();
+    for path in ["", "etc", "usr"] {
+        if mounted.join(path).is_dir() {
+            let ours = du(bench.run(&["du", "-s"], &[&format!("/{path}")]).ok());
+            let theirs = du(tool("du").args(["-s", "-k"]).arg(mounted.join(path)).ok());
+            assert_eq!(ours, theirs, "/{path}");
+        }
+    }
+    let tree = bench.run(&["tree", "-a"], &["/"]).ok();
+    let count =
+        tool("find").args([".", "-mindepth", "1", "-printf", "x\n"]).dir(mounted.path()).ok().lines().count();
+    let shown = tree.lines().filter(|l| l.contains("── ")).count();
+    assert_eq!(shown, count);
+}
+
+#[test]
+fn diff_names_what_differs() {
+    let bench = Bench::new(KINDS[0].0, KINDS[0].1);
+    bench.run(&["shell", "-c", "mkdir /a; write --text x /a/x; write --text y /a/y; touch /gone"], &[]).ok();
+    std::fs::copy(bench.image(), bench.path("old.img")).unwrap();
+    let same =
+        racker().args(["disk", "diff", "-f", "raw", "old.img", "disk.img"]).dir(bench.dir.path()).run();
+    assert_eq!((same.status, same.text().as_str()), (0, ""));
+    bench.run(&["shell", "-c", "rm /gone; mkdir -p /new/one; write --text z /a/x; chmod 600 /a/y"], &[]).ok();
+    let ran = racker().args(["disk", "diff", "--no-times", "-f", "raw", "old.img", "disk.img"]);
+    let ran = ran.dir(bench.dir.path()).run();
+    let lines: Vec<String> =
+        ran.text().lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(
+        (ran.status, lines),
+        (1, ["M /a/x", "m /a/y", "- /gone", "+ /new"].map(String::from).to_vec())
+    );
+}
