@@ -116,7 +116,7 @@ impl Image {
             let mounted = Mounted::writable(&self.path, WHOLE);
             let theirs = Manifest::of_folder(mounted.path());
             theirs.assert_same(&ours, "kernel / racker");
-            let script = "mkdir -p kernel && for i in $(seq 300); do echo $i > kernel/file-$i; done; \
+            let script = "rm -rf kernel; mkdir -p kernel && for i in $(seq 300); do echo $i > kernel/file-$i; done; \
                           for d in */; do touch \"$d/by-the-kernel\"; done; \
                           find . -type f | head -n 20 | while read -r f; do echo more >> \"$f\"; done; \
                           find . -depth -name '*a*' | tail -n 30 | while read -r f; do rm -rf \"$f\"; done";
