@@ -487,3 +487,29 @@ fn times_that_inodes_cannot_hold() {
         is_clean(&image.path);
     }
 }
+
+/// Two files that grow in turns lie in thousands of pieces: the last ones take no longer than the first.
+/// `cargo test -p racker-tests --release -- --ignored --nocapture growing_in_turns_stays_linear`
+#[test]
+#[ignore = "measures"]
+fn growing_in_turns_stays_linear() {
+    let image = Image::new("400M", "");
+    let data = vec![7; 4096];
+    let times = image.edit(|fs| {
+        let files = [file(fs, "one"), file(fs, "other")];
+        let mut times = Vec::new();
+        for part in 0..4u64 {
+            let started = std::time::Instant::now();
+            for i in part * 2000..(part + 1) * 2000 {
+                for id in files {
+                    fs.write(id, i * 4096, &data, NOW).unwrap();
+                }
+            }
+            times.push(started.elapsed());
+        }
+        times
+    });
+    println!("{times:?}");
+    assert!(times[3] < times[0] * 8, "{times:?}");
+    is_clean(&image.path);
+}

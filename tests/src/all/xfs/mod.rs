@@ -116,7 +116,7 @@ impl Image {
             let mounted = Mounted::writable(&self.path, WHOLE);
             let theirs = Manifest::of_folder(mounted.path());
             theirs.assert_same(&ours, "kernel / racker");
-            let script = "mkdir -p kernel && for i in $(seq 300); do echo $i > kernel/file-$i; done; \
+            let script = "rm -rf kernel; mkdir -p kernel && for i in $(seq 300); do echo $i > kernel/file-$i; done; \
                           for d in */; do touch \"$d/by-the-kernel\"; done; \
                           find . -type f | head -n 20 | while read -r f; do echo more >> \"$f\"; done; \
                           find . -depth -name '*a*' | tail -n 30 | while read -r f; do rm -rf \"$f\"; done";
@@ -156,7 +156,7 @@ fn plays(size: &str, options: &str, seed: u64) {
     image.play(&mut player, 1, 120);
 }
 
-/// `cargo test -p racker-tests --release -- --ignored a_hundred_thousand_operations`
+/// `cargo test -p racker-tests --release -- --ignored --nocapture a_hundred_thousand_operations`
 #[test]
 #[ignore = "takes half an hour"]
 fn a_hundred_thousand_operations() {
@@ -169,10 +169,11 @@ fn a_hundred_thousand_operations() {
     for (seed, options) in (100..).zip(kinds) {
         let image = Image::new("600M", options);
         let mut player = image.player(seed, Style { nodes: 3000, ..STYLE });
-        for _ in 0..25 {
+        for round in 1..=25 {
             image.play(&mut player, 4, 250);
             image.pass_on();
             player.model = image.read(Model::load);
+            println!("{options}: {round},000 operations, {} nodes", player.model.nodes.len());
         }
     }
 }
