@@ -41,6 +41,21 @@ impl Space {
         Ok(())
     }
 
+    /// Counts clusters in a row as free.
+    pub(super) fn add_run(&mut self, first: u32, count: u32) -> Result<()> {
+        let end = first.saturating_add(count);
+        let mut at = first;
+        while at < end {
+            let next = (at >> GROUP_SHIFT).saturating_add(1).saturating_mul(1 << GROUP_SHIFT).min(end);
+            let more = next.saturating_sub(at);
+            let group = self.group(at)?;
+            *group = group.saturating_add(u16::try_from(more).unwrap_or(0));
+            self.free = self.free.saturating_add(more.into());
+            at = next;
+        }
+        Ok(())
+    }
+
     fn remove(&mut self, cluster: u32) -> Result<()> {
         let group = self.group(cluster)?;
         *group = group.saturating_sub(1);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use racker_formats::block::{BlockSize, Disk, Span};
 use racker_formats::error::{Common, Result};
-use racker_formats::wire::{bytes, index, len64, part_mut, take};
+use racker_formats::wire::{bytes, index, is_zero, len64, part_mut, take};
 
 use super::boot_sector::{BootSector, Width};
 use super::fault::FatFault;
@@ -31,10 +31,9 @@ struct Mark {
     cluster: u32,
 }
 
-/// What the table says of a cluster that does not end a chain.
+/// What the table says of a cluster that is not free and does not end a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Link {
-    Free,
     Bad,
     Next(u32),
 }
@@ -215,10 +214,20 @@ impl Table {
         Ok(true)
     }
 
-    /// Visits what the table says of every cluster, in order. Nothing has been changed.
-    pub(super) fn each(&self, visit: &mut dyn FnMut(u32, u32) -> Result<()>) -> Result<()> {
+    /// Visits what the table says of every cluster that is not free, in order, and runs of free ones: the first, and
+    /// how many. Nothing has been changed.
+    pub(super) fn each(
+        &self,
+        visit: &mut dyn FnMut(u32, u32) -> Result<()>,
+        free: &mut dyn FnMut(u32, u32) -> Result<()>,
+    ) -> Result<()> {
         let width = match self.width {
-            Width::Fat12 => return (2..=self.last()).try_for_each(|c| visit(c, self.entry(c)?)),
+            Width::Fat12 => {
+                return (2..=self.last()).try_for_each(|cluster| match self.entry(cluster)? {
+                    0 => free(cluster, 1),
+                    entry => visit(cluster, entry),
+                });
+            }
             Width::Fat16 => 2u64,
             Width::Fat32 => 4,
         };
@@ -228,14 +237,26 @@ impl Table {
             let rest = u64::from(self.last().saturating_sub(cluster)).saturating_add(1);
             let len = COUNT_BYTES.min(rest.saturating_mul(width));
             // The table may have a gigabyte: it is read in order, past the cache.
-            for entry in bytes(&self.disk, at, len, COUNT_BYTES, "table")?.chunks_exact(index(width)?) {
-                let value = match *entry {
-                    [a, b] => u16::from_le_bytes([a, b]).into(),
-                    [a, b, c, d] => u32::from_le_bytes([a, b, c, d]) & 0x0fff_ffff,
-                    _ => 0,
-                };
-                visit(cluster, value)?;
-                cluster = cluster.saturating_add(1);
+            for part in bytes(&self.disk, at, len, COUNT_BYTES, "table")?.chunks(index(PIECE.bytes())?) {
+                if is_zero(part) {
+                    let count = u32::try_from(len64(part.len()).checked_div(width).unwrap_or(0)).unwrap_or(0);
+                    free(cluster, count)?;
+                    cluster = cluster.saturating_add(count);
+                    continue;
+                }
+                for entry in part.chunks_exact(index(width)?) {
+                    let value = match *entry {
+                        [a, b] => u16::from_le_bytes([a, b]).into(),
+                        [a, b, c, d] => u32::from_le_bytes([a, b, c, d]) & 0x0fff_ffff,
+                        _ => 0,
+                    };
+                    if value == 0 {
+                        free(cluster, 1)?
+                    } else {
+                        visit(cluster, value)?
+                    }
+                    cluster = cluster.saturating_add(1);
+                }
             }
         }
         Ok(())
@@ -251,7 +272,6 @@ impl Table {
         match entry.checked_sub(high) {
             Some(0xf8..) => None,
             Some(0xf7) => Some(Link::Bad),
-            _ if entry == 0 => Some(Link::Free),
             _ => Some(Link::Next(entry)),
         }
     }

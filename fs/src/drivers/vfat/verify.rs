@@ -80,9 +80,8 @@ impl Fat {
         let mut clusters =
             Clusters { linked: Bits::new(last)?, used: Bits::new(last)?, begun: Bits::new(last)? };
         let mut space = Space::new(last)?;
-        self.table.each(&mut |cluster, entry| {
+        let mut visit = |cluster, entry| {
             match self.table.meaning(entry) {
-                Some(Link::Free) => return space.add(cluster),
                 Some(Link::Bad) => return Ok(()),
                 Some(Link::Next(next)) => {
                     self.table.check("the table", next)?;
@@ -94,7 +93,8 @@ impl Fat {
             }
             clusters.used.set(cluster);
             Ok(())
-        })?;
+        };
+        self.table.each(&mut visit, &mut |first, count| space.add_run(first, count))?;
         let pairs = clusters.linked.0.iter().zip(&clusters.used.0);
         if let Some((word, _)) = pairs.enumerate().find(|(_, (linked, used))| **linked & !**used != 0) {
             return unsound(format!("a chain leads to a free cluster near {:#x}", word.saturating_mul(64)));
