@@ -11,6 +11,7 @@ packages=(
   7zip                                     # reads VHD, VHDX and VDI, differences of the first two included
   libvhdi-utils                            # vhdiinfo: reads what VHDX images say of themselves
   patch                                    # applies what a dry run prints
+  selinux-utils                            # matchpathcon: the labels of new files
   procps                                   # kill: interrupts a conversion
   ostree python3
 )

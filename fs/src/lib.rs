@@ -20,6 +20,7 @@ pub mod inspect;
 pub mod partition;
 pub mod path;
 pub mod recognised;
+pub mod selinux;
 pub mod sparsify;
 pub mod tree;
 pub mod volume;

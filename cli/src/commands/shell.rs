@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::exit::Exit;
 use crate::fault::{Failure, Outcome};
 use crate::files;
-use crate::files::editing::{Editing, edit};
-use crate::files::{Act, Look};
+use crate::files::editing::{Editing, How, edit};
+use crate::files::{Act, LabelArgs, Look};
 use crate::progress::ProgressArgs;
 use crate::target::{ImageArgs, PartitionArgs, Target};
 
@@ -28,6 +28,8 @@ pub(crate) struct Shell {
     /// Commands, with ; between them
     #[arg(short = 'c', long, value_name = "COMMANDS")]
     commands: Option<String>,
+    #[command(flatten)]
+    labels: LabelArgs,
     /// Look only: nothing can be changed
     #[arg(long)]
     read_only: bool,
@@ -83,6 +85,7 @@ enum End {
 impl Shell {
     pub(super) fn run(self, progress: ProgressArgs) -> Outcome<Exit> {
         let mut lines = Lines::new(self.commands.as_deref());
+        let how = How { progress, no_selinux: self.labels.no_selinux };
         let interactive = lines.is_terminal();
         loop {
             let target = Target::open_for(&self.image, !self.read_only)?;
@@ -93,7 +96,7 @@ impl Shell {
             }
             let done = match looked {
                 Some(done) => return done.map(|()| Exit::Done),
-                None => edit(&target, &self.which, progress, |editing| {
+                None => edit(&target, &self.which, how, |editing| {
                     end = transaction(editing, &mut lines)?;
                     match end {
                         End::Commit => Ok(()),

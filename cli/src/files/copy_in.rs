@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use racker_fs::filesystem::Name;
 use racker_fs::tree::copy_in::{CopyIn as Copy, CopyOptions};
-use racker_fs::tree::put::Put;
 
 use super::Act;
 use super::chown::owner;
@@ -49,18 +48,19 @@ impl Act for CopyIn {
             (true, _) => &self.path,
         };
         let (base, view) = editing.place_in(folder)?;
-        let (image, now, progress) = (&editing.target.path, editing.now, editing.progress);
-        let mut put = Put::new(editing.session(), &view, base, now);
-        let mut copy = Copy::new(&mut put, options);
-        for source in &self.sources {
-            let own = std::fs::canonicalize(source).about(source)?;
-            let name = if into { source.file_name().or(own.file_name()) } else { self.path.file_name() };
-            let name = name.ok_or_else(|| Failure::new(format!("{}: has no name", source.display())))?;
-            let name = Name::new(name.as_bytes()).about(image)?;
-            copy.copy(source, &[name], None).about(image)?;
-        }
-        let notes = put.finish().about(image)?;
-        notes.lines.iter().for_each(|line| progress.note(line));
+        let image = &editing.target.path;
+        let notes = editing.put(base, &view, |mut put| {
+            let mut copy = Copy::new(&mut put, options);
+            for source in &self.sources {
+                let own = std::fs::canonicalize(source).about(source)?;
+                let name = if into { source.file_name().or(own.file_name()) } else { self.path.file_name() };
+                let name = name.ok_or_else(|| Failure::new(format!("{}: has no name", source.display())))?;
+                let name = Name::new(name.as_bytes()).about(image)?;
+                copy.copy(source, &[name], None).about(image)?;
+            }
+            put.finish().about(image)
+        })?;
+        notes.lines.iter().for_each(|line| editing.progress.note(line));
         Ok(())
     }
 }

@@ -1,14 +1,17 @@
 //! One transaction over the files of an image.
 
+use std::cell::OnceCell;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use racker_formats::error::Kind;
 use racker_fs::edit::{Session, Writer};
-use racker_fs::filesystem::{NodeKind, Stat, Time};
+use racker_fs::filesystem::{Name, New, NodeId, NodeKind, Stat, Time};
 use racker_fs::guest::{Guest, locate, locate_entry};
 use racker_fs::path::{Entry, Place, View};
+use racker_fs::selinux::Labels;
+use racker_fs::tree::put::Put;
 
 use super::On;
 use crate::fault::{About, Failure, Outcome};
@@ -25,19 +28,34 @@ pub(crate) struct Editing<'t> {
     pub(crate) now: Time,
     session: Session<'t>,
     guest: Option<Guest>,
+    /// The operating system whose policy labels new files, if it has one; looked for when the first is made.
+    policy: OnceCell<Option<(Guest, Labels)>>,
+}
+
+/// How an edit is made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct How {
+    pub(crate) progress: ProgressArgs,
+    /// New files get no label of SELinux.
+    pub(crate) no_selinux: bool,
 }
 
 /// Runs `work` in a transaction that lands if it succeeds.
 pub(crate) fn edit(
     target: &Target,
     which: &PartitionArgs,
-    progress: ProgressArgs,
+    how: How,
     work: impl FnOnce(&mut Editing<'_>) -> Outcome<()>,
 ) -> Outcome<()> {
     let transaction = target.opened.begin().about(&target.path)?;
     let session = Session::new(&target.inspection, transaction.disk());
     let guest = if which.partition.is_none() { Guest::find(&target.inspection) } else { None };
-    let mut editing = Editing { target, which, progress, now: now(), session, guest };
+    let policy = OnceCell::new();
+    if how.no_selinux {
+        // A fresh cell takes it.
+        let _ = policy.set(None);
+    }
+    let mut editing = Editing { target, which, progress: how.progress, now: now(), session, guest, policy };
     work(&mut editing)?;
     editing.session.close().about(&target.path)?;
     transaction.commit().about(&target.path)
@@ -124,9 +142,58 @@ impl<'t> Editing<'t> {
         self.session.writer(volume).about(path)
     }
 
-    /// All writers, for whole trees.
-    pub(crate) fn session(&mut self) -> &mut Session<'t> {
-        &mut self.session
+    /// Makes a node, with the label that the policy of the system on the disk has for it.
+    pub(crate) fn create(
+        &mut self,
+        path: &Path,
+        (entry, view): &(Entry, View),
+        new: &New<'_>,
+    ) -> Outcome<NodeId> {
+        let label = self.labels(view, entry.dir.volume).and_then(|(labels, prefix)| {
+            let names = prefix.iter().chain(&entry.dir.path).chain([&entry.name]);
+            let path = names.fold(Vec::new(), |path, name| [path.as_slice(), b"/", name.as_bytes()].concat());
+            labels.label(&path, new.kind.kind())
+        });
+        self.change(path, entry.dir.volume, |writer, now| {
+            let node = writer.create(entry.dir.node, &entry.name, new, now)?;
+            if let Some(label) = label {
+                writer.give_label(node, &label, now)?;
+            }
+            Ok(node)
+        })
+    }
+
+    /// The labels for what is made on a volume, and where the system has the root of `view`.
+    fn labels(&self, view: &View, volume: usize) -> Option<(&Labels, Vec<Name>)> {
+        let policy = self.policy.get_or_init(|| {
+            let guest = Guest::find(&self.target.inspection)?;
+            let labels = Labels::of(&guest.view).ok()??;
+            Some((guest, labels))
+        });
+        let (guest, labels) = policy.as_ref()?;
+        let first = view.mounts().first()?;
+        let mounts = guest.view.mounts();
+        let same =
+            mounts.iter().find(|m| m.volume == volume && m.volume == first.volume && m.root == first.root);
+        let whole =
+            mounts.len() == view.mounts().len() && mounts.first().is_some_and(|m| m.root == first.root);
+        if whole { Some((labels, Vec::new())) } else { Some((labels, same?.at.clone())) }
+    }
+
+    /// Puts trees below a directory.
+    pub(crate) fn put<T>(
+        &mut self,
+        base: Place,
+        view: &View,
+        work: impl FnOnce(Put<'_, 't>) -> Outcome<T>,
+    ) -> Outcome<T> {
+        // The labels are taken out for a while: the session is borrowed as well.
+        let known = self.labels(view, base.volume).is_some_and(|(_, prefix)| prefix.is_empty());
+        let policy = std::mem::take(&mut self.policy);
+        let labels = policy.get().and_then(Option::as_ref).map(|(_, labels)| labels).filter(|_| known);
+        let done = work(Put::new(&mut self.session, view, base, self.now).with_labels(labels));
+        self.policy = policy;
+        done
     }
 
     /// Changes something on a volume.

@@ -33,10 +33,11 @@ pub(crate) struct Ln {
 impl Act for Ln {
     fn act(&self, editing: &mut Editing<'_>) -> Outcome<()> {
         let into = !self.no_target_directory && editing.is_dir(&self.path)?;
-        let (entry, _) = match into {
+        let place = match into {
             true => editing.below(&self.path, &self.target)?,
             false => editing.entry(&self.path)?,
         };
+        let entry = &place.0;
         let old = if self.symbolic { None } else { Some(editing.place(&self.target, false)?) };
         if let Some(old) = &old
             && old.volume != entry.dir.volume
@@ -55,13 +56,14 @@ impl Act for Ln {
                 writer.unlink(entry.dir.node, &entry.name, now)
             })?;
         }
-        editing.change(&self.path, entry.dir.volume, |writer, now| match &old {
-            Some(old) => writer.link(old.node, entry.dir.node, &entry.name, now),
+        match &old {
+            Some(old) => editing.change(&self.path, entry.dir.volume, |writer, now| {
+                writer.link(old.node, entry.dir.node, &entry.name, now)
+            }),
             None => {
                 let kind = NewKind::Link(self.target.as_os_str().as_bytes());
-                let new = New { kind, mode: 0o777, uid: 0, gid: 0 };
-                writer.create(entry.dir.node, &entry.name, &new, now).map(drop)
+                editing.create(&self.path, &place, &New { kind, mode: 0o777, uid: 0, gid: 0 }).map(drop)
             }
-        })
+        }
     }
 }

@@ -6,9 +6,9 @@ use clap::Args;
 use racker_formats::error::Kind;
 use racker_fs::filesystem::{Keeps, New, NewKind, NodeKind};
 
-use super::editing::Editing;
+use super::editing::{Editing, How};
 use super::mode::ModeChange;
-use super::{Act, run};
+use super::{Act, LabelArgs, run};
 use crate::exit::Exit;
 use crate::fault::{Failure, Outcome};
 use crate::progress::ProgressArgs;
@@ -37,13 +37,15 @@ pub(crate) struct MkdirCommand {
     #[arg(long, value_name = "PARTITION")]
     partition: Option<String>,
     #[command(flatten)]
+    labels: LabelArgs,
+    #[command(flatten)]
     verb: Mkdir,
 }
 
 impl MkdirCommand {
     pub(crate) fn run(self, progress: ProgressArgs) -> Outcome<Exit> {
         let which = PartitionArgs { partition: self.partition };
-        run(&self.image, &which, &self.verb, progress)
+        run(&self.image, &which, &self.verb, How { progress, no_selinux: self.labels.no_selinux })
     }
 }
 
@@ -80,14 +82,12 @@ impl Mkdir {
 
 /// Makes one folder. It belongs to the group of a folder above it that says so, as with the kernel.
 fn make(path: &Path, mode: u32, editing: &mut Editing<'_>) -> Outcome<()> {
-    let (entry, _) = editing.entry(path)?;
-    let above = editing.stat(&entry.dir)?;
-    editing.change(path, entry.dir.volume, |writer, now| {
-        let inherits = above.mode & 0o2000 != 0 && writer.keeps().contains(Keeps::OWNERS);
-        let (gid, mode) = if inherits { (above.gid, mode | 0o2000) } else { (0, mode) };
-        writer.create(entry.dir.node, &entry.name, &New { kind: NewKind::Dir, mode, uid: 0, gid }, now)
-    })?;
-    Ok(())
+    let place = editing.entry(path)?;
+    let dir = &place.0.dir;
+    let above = editing.stat(dir)?;
+    let inherits = above.mode & 0o2000 != 0 && editing.writer(dir.volume)?.keeps().contains(Keeps::OWNERS);
+    let (gid, mode) = if inherits { (above.gid, mode | 0o2000) } else { (0, mode) };
+    editing.create(path, &place, &New { kind: NewKind::Dir, mode, uid: 0, gid }).map(drop)
 }
 
 /// A folder that has to be there.

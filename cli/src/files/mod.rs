@@ -29,7 +29,7 @@ pub(crate) mod write;
 
 use clap::Args;
 
-use self::editing::{Editing, edit};
+use self::editing::{Editing, How, edit};
 use crate::exit::Exit;
 use crate::fault::Outcome;
 use crate::progress::ProgressArgs;
@@ -73,7 +73,17 @@ pub(crate) struct Writing<V: Args> {
     #[command(flatten)]
     which: PartitionArgs,
     #[command(flatten)]
+    labels: LabelArgs,
+    #[command(flatten)]
     verb: V,
+}
+
+/// What new files are labelled with.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct LabelArgs {
+    /// New files get no SELinux label; else the one that the image's own policy has for them
+    #[arg(long)]
+    pub(crate) no_selinux: bool,
 }
 
 impl<V: Args + Look> Reading<V> {
@@ -88,18 +98,13 @@ impl<V: Args + Look> Reading<V> {
 impl<V: Args + Act> Writing<V> {
     /// Does it, all or nothing.
     pub(crate) fn run(self, progress: ProgressArgs) -> Outcome<Exit> {
-        run(&self.image, &self.which, &self.verb, progress)
+        run(&self.image, &self.which, &self.verb, How { progress, no_selinux: self.labels.no_selinux })
     }
 }
 
 /// Does something to an image, all or nothing.
-pub(crate) fn run(
-    image: &ImageArgs,
-    which: &PartitionArgs,
-    verb: &dyn Act,
-    progress: ProgressArgs,
-) -> Outcome<Exit> {
+pub(crate) fn run(image: &ImageArgs, which: &PartitionArgs, verb: &dyn Act, how: How) -> Outcome<Exit> {
     let target = Target::open_for(image, true)?;
-    edit(&target, which, progress, |editing| verb.act(editing))?;
+    edit(&target, which, how, |editing| verb.act(editing))?;
     Ok(Exit::Done)
 }

@@ -5,7 +5,6 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use racker_fs::tree::put::Put;
 use racker_fs::tree::tar_in::tar_in;
 
 use super::Act;
@@ -50,9 +49,10 @@ impl Act for TarIn {
         let mut stream = expanded(BufReader::with_capacity(1 << 20, &mut counted)).about(&self.archive)?;
         let accounts = Accounts::of(editing.target);
         let (base, view) = editing.place_in(&self.path)?;
-        let (image, now) = (&editing.target.path, editing.now);
-        let put = Put::new(editing.session(), &view, base, now);
-        let done = tar_in(stream.as_mut(), put, &accounts, None).about(&self.archive).about(image);
+        let image = &editing.target.path;
+        let done = editing.put(base, &view, |put| {
+            tar_in(stream.as_mut(), put, &accounts, None).about(&self.archive).about(image)
+        });
         drop(stream);
         bar.finish();
         done?.notes.lines.iter().for_each(|line| editing.progress.note(line));

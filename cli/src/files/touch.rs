@@ -52,9 +52,9 @@ fn time(text: &str) -> Result<Time, String> {
 impl Act for Touch {
     fn act(&self, editing: &mut Editing<'_>) -> Outcome<()> {
         for path in &self.paths {
-            let (entry, _) = editing.entry(path)?;
+            let entry = editing.entry(path)?;
             let time = self.date.unwrap_or(editing.now);
-            let (volume, node) = match &entry.found {
+            let (volume, node) = match &entry.0.found {
                 Some(_) => {
                     let place = editing.place(path, !self.no_dereference)?;
                     (place.volume, place.node)
@@ -62,11 +62,7 @@ impl Act for Touch {
                 None if self.no_create => continue,
                 None => {
                     let new = New { kind: NewKind::File, mode: 0o644, uid: 0, gid: 0 };
-                    let volume = entry.dir.volume;
-                    let node = editing.change(path, volume, |writer, now| {
-                        writer.create(entry.dir.node, &entry.name, &new, now)
-                    })?;
-                    (volume, node)
+                    (entry.0.dir.volume, editing.create(path, &entry, &new)?)
                 }
             };
             let both = self.access == self.modification;

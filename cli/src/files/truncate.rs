@@ -44,8 +44,8 @@ fn size(text: &str) -> Result<Size, String> {
 impl Act for Truncate {
     fn act(&self, editing: &mut Editing<'_>) -> Outcome<()> {
         for path in &self.paths {
-            let (entry, _) = editing.entry(path)?;
-            let (volume, node) = match &entry.found {
+            let entry = editing.entry(path)?;
+            let (volume, node) = match &entry.0.found {
                 Some(_) => {
                     let place = editing.place(path, true)?;
                     (place.volume, place.node)
@@ -53,11 +53,7 @@ impl Act for Truncate {
                 None if self.no_create => continue,
                 None => {
                     let new = New { kind: NewKind::File, mode: 0o644, uid: 0, gid: 0 };
-                    let volume = entry.dir.volume;
-                    let node = editing.change(path, volume, |writer, now| {
-                        writer.create(entry.dir.node, &entry.name, &new, now)
-                    })?;
-                    (volume, node)
+                    (entry.0.dir.volume, editing.create(path, &entry, &new)?)
                 }
             };
             editing.change(path, volume, |writer, now| {

@@ -44,7 +44,8 @@ pub(crate) struct Write {
 
 impl Act for Write {
     fn act(&self, editing: &mut Editing<'_>) -> Outcome<()> {
-        let (entry, _) = editing.entry(&self.path)?;
+        let place = editing.entry(&self.path)?;
+        let entry = &place.0;
         let (volume, node, start) = match &entry.found {
             Some(_) => {
                 let place = editing.place(&self.path, true)?;
@@ -68,10 +69,7 @@ impl Act for Write {
                 let group = if inherits { above.gid } else { 0 };
                 let (uid, gid) = (uid.unwrap_or(0), gid.unwrap_or(group));
                 let new = New { kind: NewKind::File, mode, uid, gid };
-                let node = editing.change(&self.path, volume, |writer, now| {
-                    writer.create(entry.dir.node, &entry.name, &new, now)
-                })?;
-                (volume, node, 0)
+                (volume, editing.create(&self.path, &place, &new)?, 0)
             }
         };
         let mut at = start;

@@ -255,6 +255,17 @@ impl<'t> Writer<'t> {
         self.run(|fs| fs.set_xattr(node, name, value, now))
     }
 
+    /// Gives a new node a label of SELinux, where the filesystem has room for one.
+    pub fn give_label(&mut self, node: NodeId, label: &[u8], now: Time) -> Result<()> {
+        if !self.keeps.contains(Keeps::XATTRS) {
+            return Ok(());
+        }
+        match self.set_xattr(node, crate::selinux::ATTRIBUTE, Some(label), now) {
+            Err(e) if e.kind() == Kind::NoSpace => Ok(()),
+            done => done,
+        }
+    }
+
     /// The value of an extended attribute.
     pub fn xattr(&self, node: NodeId, name: &[u8]) -> Result<Option<Vec<u8>>> {
         let mut value = None;

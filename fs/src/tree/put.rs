@@ -12,6 +12,7 @@ use super::{Notes, TreeFault};
 use crate::edit::{Session, Writer};
 use crate::filesystem::{Change, Keeps, Name, New, NewKind, NodeId, NodeKind, Time};
 use crate::path::{Entry, Place, View, show};
+use crate::selinux::{ATTRIBUTE, Labels};
 
 /// Directories whose place is remembered: a stream goes through one after the other.
 const PLACES_MAX: usize = 4096;
@@ -50,6 +51,7 @@ pub struct Put<'p, 't> {
     base: Place,
     now: Time,
     places: HashMap<Vec<u8>, Place>,
+    labels: Option<&'p Labels>,
     /// Directories get their times when nothing more is put into them.
     dirs: Vec<(Spot, Option<Time>, Time)>,
     /// What filesystems did not take: how often, and the first path.
@@ -60,7 +62,12 @@ impl<'p, 't> Put<'p, 't> {
     /// Puts below `base`, a directory of `view`, whose volumes are those of `session`.
     pub fn new(session: &'p mut Session<'t>, view: &'p View, base: Place, now: Time) -> Self {
         let (places, dirs, lost) = (HashMap::new(), Vec::new(), BTreeMap::new());
-        Self { session, view, base, now, places, dirs, lost }
+        Self { session, view, base, now, places, labels: None, dirs, lost }
+    }
+
+    /// Gives new nodes that come without a label of SELinux the one that the policy on the disk has for them.
+    pub fn with_labels(self, labels: Option<&'p Labels>) -> Self {
+        Self { labels, ..self }
     }
 
     /// Makes a node at `path`, whose components are joined by `/`; none for what the filesystem there cannot hold.
@@ -108,6 +115,7 @@ impl<'p, 't> Put<'p, 't> {
         let writer = self.session.writer(entry.dir.volume)?;
         let node = writer.create(entry.dir.node, &entry.name, &new, self.now)?;
         let spot = Spot { volume: entry.dir.volume, node };
+        self.label(spot, &entry, kind, meta)?;
         self.xattrs(spot, path, meta)?;
         match kind {
             NewKind::Dir => self.dirs.push((spot, meta.atime, meta.mtime)),
@@ -265,6 +273,20 @@ impl<'p, 't> Put<'p, 't> {
             self.lose("extended attributes", path);
         }
         Ok(())
+    }
+
+    fn label(&mut self, spot: Spot, entry: &Entry, kind: NewKind<'_>, meta: &Meta) -> Result<()> {
+        let Some(labels) = self.labels else { return Ok(()) };
+        if meta.xattrs.iter().any(|(name, _)| name == ATTRIBUTE) {
+            return Ok(());
+        }
+        let mut path = entry.dir.path.clone();
+        path.push(entry.name.clone());
+        let now = self.now;
+        match labels.label(show(&path).as_bytes(), kind.kind()) {
+            Some(label) => self.session.writer(spot.volume)?.give_label(spot.node, &label, now),
+            None => Ok(()),
+        }
     }
 
     fn times(&mut self, spot: Spot, atime: Option<Time>, mtime: Time) -> Result<()> {

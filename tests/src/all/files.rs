@@ -333,3 +333,64 @@ fn diff_names_what_differs() {
         (1, ["M /a/x", "m /a/y", "- /gone", "+ /new"].map(String::from).to_vec())
     );
 }
+
+/// Lines of every sort that policies have.
+const CONTEXTS: &str = r"/.*	system_u:object_r:default_t:s0
+/	-d	system_u:object_r:root_t:s0
+/etc/.*	system_u:object_r:etc_t:s0
+/etc	-d	system_u:object_r:etc_t:s0
+/etc/(.*/)?motd	--	system_u:object_r:motd_t:s0
+/etc/ssh/ssh_host.*_key(\.pub)?	--	system_u:object_r:sshd_key_t:s0
+/etc/localtime	-l	system_u:object_r:locale_t:s0
+/usr/(.*/)?bin(/.*)?	system_u:object_r:bin_t:s0
+/usr/(.*/)?lib(64)?(/.*)?	system_u:object_r:lib_t:s0
+/usr/lib(64)?/.*\.so(\.[^/]*)*	--	system_u:object_r:so_t:s0
+/usr/.*	system_u:object_r:usr_t:s0
+/opt/(.*/)?x[0-9]+	-d	system_u:object_r:number_t:s0
+/tmp/.*	<<none>>
+/srv(/a|/b/.+)?	system_u:object_r:srv_t:s0
+";
+
+#[test]
+fn new_files_get_the_label_that_the_policy_has() {
+    let bench = Bench::new(KINDS[0].0, KINDS[0].1);
+    let files = "/etc/selinux/targeted/contexts/files";
+    std::fs::write(bench.path("contexts"), CONTEXTS).unwrap();
+    std::fs::write(bench.path("subs"), "/lib /usr/lib\n").unwrap();
+    let make = format!(
+        "mkdir -p {files}; write --text SELINUX=enforcing /etc/selinux/config; write --text ID=x /etc/os-release; \
+         copy-in contexts {files}/file_contexts; copy-in subs {files}/file_contexts.subs_dist"
+    );
+    bench.run(&["shell", "--no-selinux", "-c", &make], &[]).ok();
+    assert!(!bench.run(&["stat"], &["/etc/os-release"]).ok().contains("selinux"));
+    let host = bench.path("tree");
+    std::fs::create_dir_all(host.join("lib64/deep")).unwrap();
+    std::fs::write(host.join("lib64/deep/x.so.1"), "x").unwrap();
+    std::fs::write(host.join("lib64/plain"), "x").unwrap();
+    let script = "mkdir -p /usr/bin /usr/local/bin /etc/ssh /opt/y/x12 /opt/y/x1a /srv/b/c /lib/modules /tmp; \
+        write --text x /etc/motd; write --text x /etc/ssh/motd; touch /etc/ssh/ssh_host_rsa_key.pub /tmp/file; \
+        ln -s /usr /etc/localtime; truncate -s 5 /usr/bin/tool; copy-in tree /usr/tree; copy-in tree /usr";
+    bench.run(&["shell", "-c", script], &[]).ok();
+    bench.is_sound();
+    let mounted = Mounted::read_only(&bench.image(), bench.part());
+    let found = bench.run(&["find"], &["/", "-newer", "/etc/os-release"]).ok();
+    assert!(found.lines().count() > 20, "{found}");
+    for path in found.lines().filter(|path| *path != "/" && *path != "/etc") {
+        let ours = tool("getfattr").args(["-h", "-n", "security.selinux", "--only-values"]);
+        let ours = ours.arg(mounted.join(path)).run().text().trim_end_matches('\0').to_string();
+        let kind = match mounted.join(path).symlink_metadata().unwrap().file_type() {
+            kind if kind.is_dir() => "dir",
+            kind if kind.is_symlink() => "link",
+            _ => "file",
+        };
+        // matchpathcon is not told of substitutes.
+        let real = path.strip_prefix("/lib").map_or(path.to_string(), |rest| format!("/usr/lib{rest}"));
+        let theirs = tool("matchpathcon")
+            .args(["-n", "-f"])
+            .arg(bench.path("contexts"))
+            .args(["-m", kind, &real])
+            .ok();
+        let theirs = if theirs.trim() == "<<none>>" { "" } else { theirs.trim() };
+        assert_eq!(ours, theirs, "{path}");
+    }
+}

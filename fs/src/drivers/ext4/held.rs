@@ -1,17 +1,24 @@
 //! Blocks of metadata that a writer has changed and not yet written back. A reader holds none.
 
 use std::collections::HashMap;
+use std::fmt::{self, Debug};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use racker_formats::error::{Common, Result};
 
 /// Changed blocks by number.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Held {
     blocks: Mutex<HashMap<u64, Arc<[u8]>>>,
     /// Saves readers the lock.
     any: AtomicBool,
+}
+
+impl Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} blocks", self.len().unwrap_or(0))
+    }
 }
 
 impl Held {

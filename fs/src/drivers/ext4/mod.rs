@@ -1,4 +1,4 @@
-//! ext2, ext3 and ext4, read.
+//! ext2, ext3 and ext4, read and written.
 //!
 //! Specification: the kernel's `Documentation/filesystems/ext4` and e2fsprogs 1.47.
 //!
@@ -11,6 +11,10 @@
 //!   letters; Unicode's other foldings are not known here.
 //! * The list of orphans is not processed: those inodes have no names, and truncations that were cut short are
 //!   finished by the kernel at the next mount; a reader stops at the size anyway.
+//! * Written ([`edit`]): all of these but for what follows. Not opened for writing: filesystems with errors noted or
+//!   not closed, mounted elsewhere (`mmp`), with fast commits to replay, of other systems than Linux, with
+//!   `shared_blocks` or other features that a writer has to know; quotas together with `ea_inode`.
+//!   Refused one by one: new names in directories that ignore case, as their hash is that of the folded name.
 //! * Refused by name: `compression`, `dirdata`, journal devices, and every incompatible feature not known.
 
 mod acl;

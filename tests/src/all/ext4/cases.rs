@@ -94,7 +94,7 @@ fn large_directories_are_indexed() {
     for options in
         ["-t ext4 -b 1024 -N 6000", "-t ext3 -b 1024 -N 6000", "-t ext4 -b 1024 -N 6000 -O ^metadata_csum"]
     {
-        let patient = large_directory("32M", options, 4000, file());
+        let patient = large_directory("32M", options, 2500, file());
         let ours = Manifest::of_filesystem(patient.read().as_ref());
         let mounted = Mounted::read_only(&patient.path, WHOLE);
         Manifest::of_folder(mounted.path()).assert_same(&ours, options);
@@ -160,18 +160,18 @@ fn deep_tree(options: &str) {
         let number = player.make(0, b"deep", NewKind::File).unwrap();
         let node = player.model.get(number).node;
         let step = |i: u64| i * 2048;
-        for i in (0..9000).chain((0..9000).rev().map(|i| i + 9000)) {
+        for i in (0..2500).chain((0..2500).rev().map(|i| i + 2500)) {
             let data = [i as u8 | 1; 700];
             write(fs, node, step(i), &data);
             model.at(number).bytes.write(step(i), &data);
         }
-        for i in (0..9000).step_by(7) {
+        for i in (0..2500).step_by(7) {
             fs.punch(node, Span::new(step(i), 5000).unwrap(), NOW).unwrap();
             model.at(number).bytes.zero(step(i), 5000);
         }
-        fs.truncate(node, step(7000) + 100, NOW).unwrap();
-        model.at(number).bytes.truncate(step(7000) + 100);
-        for i in (0..7000).step_by(3) {
+        fs.truncate(node, step(2000) + 100, NOW).unwrap();
+        model.at(number).bytes.truncate(step(2000) + 100);
+        for i in (0..2000).step_by(3) {
             write(fs, node, step(i) + 1024, &[9; 1024]);
             model.at(number).bytes.write(step(i) + 1024, &[9; 1024]);
         }

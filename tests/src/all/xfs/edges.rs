@@ -11,6 +11,7 @@ use racker_tests::rng::Rng;
 use racker_tests::tool::tool;
 
 use super::model::{Model, Node};
+use super::play::Style;
 use super::{Image, STYLE, is_clean};
 
 const NOW: Time = Time { sec: 1_700_000_000, nsec: 0 };
@@ -300,6 +301,12 @@ fn attributes_need_room() {
             fs.set_xattr(node, b"trusted.first", Some(&vec![b'v'; len]), NOW).unwrap();
             fs.set_xattr(node, b"security.second", Some(&[b'w'; 30]), NOW).unwrap();
         }
+        let list = [
+            2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 4, 0, 232, 3, 0, 0, 4, 0, 4, 0, 255, 255, 255,
+            255, 8, 0, 6, 0, 50, 0, 0, 0, 16, 0, 6, 0, 255, 255, 255, 255, 32, 0, 4, 0, 255, 255, 255, 255,
+        ];
+        fs.set_xattr(pieces, b"system.posix_acl_access", Some(&list), NOW).unwrap();
+        fs.set_xattr(dir, b"system.posix_acl_default", Some(&list), NOW).unwrap();
         fs.set_xattr(link, b"trusted.first", None, NOW).unwrap();
         fs.set_xattr(fifo, b"trusted.first", None, NOW).unwrap();
     });
@@ -310,6 +317,7 @@ fn attributes_need_room() {
         Manifest::of_folder(mounted.path())
     };
     theirs.assert_same(&ours, "kernel / racker");
+    assert!(ours.field("pieces", "xattrs").get("system.posix_acl_access").is_some());
     assert_eq!(ours.field("link", "xattrs").as_object().map_or(0, serde_json::Map::len), 1);
 }
 
@@ -363,4 +371,119 @@ fn a_tree_of_thirty_thousand_files() {
     }
     tool("sync").args(["-f"]).arg(&other.path).ok();
     println!("kernel: {:?}", started.elapsed());
+}
+
+#[test]
+fn names_of_few_hashes() {
+    names_of_hashes(60);
+}
+
+/// `xfs_repair` takes for damage what the kernel, too, makes of more names of one hash than a leaf has room for.
+#[test]
+fn names_of_one_hash() {
+    names_of_hashes(1200);
+}
+
+/// Names of which `each` have the same hash: the lowest bit of one byte and the highest of the next meet in it.
+fn names_of_hashes(each: u32) {
+    let image = Image::new("400M", "-b size=1024");
+    let mut rng = Rng::new(11);
+    let mut model = image.read(Model::new);
+    let root = model.root;
+    let mut names: Vec<Name> = (0..1200u32)
+        .map(|i| {
+            let mut bytes = *b"acegikmoqsuwyacegikmoq-0";
+            bytes[23] += (i / each) as u8;
+            let i = i % each;
+            for bit in (0..11).filter(|bit| i >> bit & 1 == 1) {
+                bytes[2 * bit] ^= 1;
+                bytes[2 * bit + 1] ^= 0x80;
+            }
+            Name::new(&bytes).unwrap()
+        })
+        .collect();
+    let judge = |image: &Image| {
+        if each < 100 {
+            return is_clean(&image.path);
+        }
+        let mounted = Mounted::read_only(&image.path, WHOLE);
+        let theirs = Manifest::of_folder(mounted.path());
+        theirs.assert_same(&image.read(Manifest::of_filesystem), "kernel / racker");
+    };
+    let one = image.edit(|fs| file(fs, "one"));
+    model.add(root, &name("one"), one.0, Node::new(NewKind::File, 0o644, (0, 0), NOW, root), NOW);
+    image.edit(|fs| {
+        for name in &names {
+            fs.link(one, NodeId(root), name, NOW).unwrap();
+            model.link(one.0, root, name, NOW);
+        }
+    });
+    image.read(|fs| model.assert_is(fs, &mut rng));
+    judge(&image);
+    for i in (1..names.len()).rev() {
+        names.swap(i, rng.below(i as u64 + 1) as usize);
+    }
+    for part in names.chunks(500) {
+        image.edit(|fs| {
+            for name in part {
+                fs.unlink(NodeId(root), name, NOW).unwrap();
+                model.unlink(root, name, NOW);
+            }
+        });
+        image.read(|fs| model.assert_is(fs, &mut rng));
+        judge(&image);
+    }
+}
+
+/// Inode numbers beyond 32 bits, in directories inside their inodes too.
+#[test]
+fn wide_inode_numbers() {
+    let image = Image::new("8T", "-l size=64m");
+    {
+        let mounted = Mounted::writable(&image.path, WHOLE);
+        let script = "mkdir d1 d2 d3 d4 d5 d6 d7 d8; for d in d*; do echo $d > $d/file; mkdir $d/sub; done";
+        tool("bash").args(["-ec", script]).dir(mounted.path()).ok();
+    }
+    let mut player = image.player(3, STYLE);
+    player.model = image.read(Model::load);
+    assert!(player.model.nodes.keys().any(|id| *id > u64::from(u32::MAX)));
+    image.play(&mut player, 3, 100);
+    image.pass_on();
+}
+
+/// Files that end, and have pieces, terabytes behind their beginning.
+#[test]
+fn pieces_far_apart() {
+    let image = Image::new("400M", "-m rmapbt=1");
+    let mut player = image.player(4, Style { reach: 1 << 43, ..STYLE });
+    image.play(&mut player, 3, 120);
+}
+
+/// Names without regard to case have other hashes: no entry changes, content does.
+#[test]
+fn names_without_regard_to_case_stay() {
+    let image = Image::new("400M", "-n version=ci");
+    image.edit(|fs| {
+        let root = fs.root();
+        let made = fs.create(root, &name("Name"), &new(NewKind::File), NOW);
+        assert_eq!(made.unwrap_err().kind(), Kind::Unsupported);
+    });
+    is_clean(&image.path);
+}
+
+#[test]
+fn times_that_inodes_cannot_hold() {
+    for (options, holds) in [("-m bigtime=0,inobtcount=0", false), ("", true)] {
+        let image = Image::new("400M", options);
+        let late = Time { sec: 1 << 33, nsec: 1 };
+        image.edit(|fs| {
+            let id = file(fs, "late");
+            let change = Change { mtime: Some(late), ..Change::default() };
+            match fs.set_attributes(id, &change, NOW) {
+                Ok(()) => assert!(holds && fs.stat(id).unwrap().mtime == late),
+                Err(e) => assert!(!holds && e.kind() == Kind::Unsupported),
+            }
+        });
+        is_clean(&image.path);
+    }
 }

@@ -76,7 +76,11 @@ impl Model {
         let mut node = node;
         if is_dir || node.kind == NodeKind::File {
             // Directories hand these down.
-            node.flags |= self.get(dir).flags & (Flags::NOATIME | Flags::NODUMP);
+            node.flags |= self.get(dir).flags & (Flags::SYNC | Flags::NOATIME | Flags::NODUMP);
+        }
+        if self.get(dir).flags.contains(Flags::PROJINHERIT) {
+            node.project = self.get(dir).project;
+            node.flags.set(Flags::PROJINHERIT, is_dir);
         }
         assert!(self.nodes.insert(id, node).is_none(), "inode {id} is in use");
         let dir = self.get_mut(dir);

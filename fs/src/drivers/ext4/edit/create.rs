@@ -203,6 +203,8 @@ impl Edit {
         let mut old = self.node(old.into())?;
         let number = self.allocate_inode(old.number, false)?;
         let mut node = self.blank(number, old.kind, now)?;
+        // The attributes find the room that they have there.
+        (node.fixed, node.raw.extra_isize) = (old.fixed, old.raw.extra_isize);
         node.raw.mode = old.raw.mode;
         (node.raw.uid, node.raw.uid_hi) = (old.raw.uid, old.raw.uid_hi);
         (node.raw.gid, node.raw.gid_hi) = (old.raw.gid, old.raw.gid_hi);

@@ -122,7 +122,7 @@ impl Edit {
             let what = "an indexed directory in a filesystem without dir_index";
             return Err(Ext4Fault::Cannot(what.into()).into());
         }
-        let (usable, blocks) = (self.fs.usable()?, self.fs.sb.block_size.count(dir.size));
+        let (usable, blocks) = (self.fs.usable()?, self.fs.dir_blocks(&dir.view(&self.fs.sb)?)?);
         for at in 0..blocks {
             let mut block = self.dir_block(dir, at)?;
             if insert(&mut block.bytes, usable, new)? {
@@ -171,7 +171,7 @@ impl Edit {
             return self.act_in(dir, block, &place, name, act);
         }
         let usable = self.fs.usable()?;
-        for at in 0..self.fs.sb.block_size.count(dir.size) {
+        for at in 0..self.fs.dir_blocks(&dir.view(&self.fs.sb)?)? {
             let block = self.dir_block(dir, at)?;
             if self.is_index_block(dir, &block)? {
                 continue;

@@ -2,7 +2,9 @@
 
 use racker_formats::block::Disk;
 use racker_formats::error::{Result, Within};
+use racker_formats::wire::{part, sum_holds};
 
+use super::super::csum::crc32c;
 use super::super::fast_commit;
 use super::super::fault::Ext4Fault;
 use super::super::features::{Incompat, RoCompat};
@@ -20,6 +22,8 @@ const STATE_ERRORS: u16 = 2;
 const MMP_CLEAN: u32 = 0xff4d_4d50;
 /// First word of that block.
 const MMP_MAGIC: u32 = 0x004d_4d50;
+/// Where its checksum is.
+const MMP_SUM_AT: usize = 1020;
 
 impl Edit {
     /// Opens the filesystem on `volume`.
@@ -102,6 +106,13 @@ fn check_mmp(fs: &Ext4) -> Result<()> {
     let block = fs.block("multiple mount protection", fs.sb.raw.mmp_block.get())?;
     if get32(&block, 0)? != MMP_MAGIC {
         return Err(Ext4Fault::Unsound("has a multiple mount block without its magic number").into());
+    }
+    if fs.sb.features.has_metadata_csum() {
+        let computed = crc32c(fs.sb.csum_seed, part(&block, 0, MMP_SUM_AT, "multiple mount block")?);
+        let found = get32(&block, MMP_SUM_AT)?;
+        if !sum_holds(found, computed) {
+            return Err(Ext4Fault::Checksum { what: "the multiple mount block", found, computed }.into());
+        }
     }
     if get32(&block, 4)? != MMP_CLEAN {
         let what = "multiple mount protection says that it is mounted somewhere";

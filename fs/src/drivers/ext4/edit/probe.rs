@@ -149,8 +149,8 @@ impl Ext4 {
     pub(super) fn find_indexed(&self, dir: &Inode, name: &[u8]) -> Result<Option<(DirBlock, Place)>> {
         let (mut tables, hash) = self.probe(dir, name)?;
         let usable = self.usable()?;
-        // Names of one hash may fill several blocks; each step goes forward in a table.
-        loop {
+        // Names of one hash may fill several blocks; each step goes forward in a table, to a block of its own.
+        for _ in 0..=self.dir_blocks(dir)? {
             let block = self.leaf(dir, &tables)?;
             if let Some(place) = find(&block.bytes, usable, name)? {
                 return Ok(Some((block, place)));
@@ -159,6 +159,7 @@ impl Ext4 {
                 return Ok(None);
             }
         }
+        Err(Ext4Fault::Directory("its index leads to more blocks than it has").into())
     }
 
     /// Goes on to the next block, if names of the same hash go on there.
@@ -188,6 +189,15 @@ impl Ext4 {
     pub(super) fn is_indexed(&self, dir: &Inode) -> bool {
         let has = dir.has(inode_flags::INDEX) && !dir.has(inode_flags::INLINE_DATA);
         has && self.sb.features.compat.contains(Compat::DIR_INDEX)
+    }
+
+    /// Blocks of a directory, as its size says.
+    pub(super) fn dir_blocks(&self, dir: &Inode) -> Result<u64> {
+        let blocks = self.sb.block_size.count(dir.size);
+        if blocks > self.sb.blocks {
+            return Err(Ext4Fault::TooManyBlocks { what: "the directory" }.into());
+        }
+        Ok(blocks)
     }
 
     /// Bytes of a block, as a length in memory.

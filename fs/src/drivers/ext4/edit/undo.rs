@@ -38,6 +38,8 @@ impl Edit {
         self.released.clear();
         self.released_inodes.clear();
         self.quota.forget();
+        // Directories may have been read that had blocks which they have no more.
+        self.fs.claims.forget(0, u64::MAX)?;
         for (number, block) in undo.blocks {
             match block {
                 Some(block) => self.fs.held.put(number, block)?,

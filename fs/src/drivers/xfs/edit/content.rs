@@ -10,7 +10,7 @@ use crate::filesystem::{NodeKind, Time};
 
 use super::super::bmap::Mapping;
 use super::super::fault::Fault;
-use super::super::inode::{DiFlags, DiFlags2, ForkKind, Inode};
+use super::super::inode::{DiFlags2, ForkKind, Inode};
 use super::super::units::{FileBlock, InodeNo};
 use super::Edit;
 use super::alloc::Want;
@@ -72,9 +72,7 @@ impl Edit {
             NodeKind::Dir => return Err(Fault::IsDirectory { ino: ino.0 }.into()),
             _ => return Err(Fault::NotA { ino: ino.0, what: "a regular file" }.into()),
         }
-        if inode.flags.contains(DiFlags::REALTIME) {
-            return Err(Fault::Realtime { ino: ino.0 }.into());
-        }
+        self.removable(&inode)?;
         Ok(inode)
     }
 

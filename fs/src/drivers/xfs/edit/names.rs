@@ -54,6 +54,10 @@ impl Edit {
         let entry = self.entry(&dir, name)?;
         let node = self.volume.inode(entry.ino)?;
         self.removable(&node)?;
+        if node.ino == dir.ino {
+            let why = "it has an entry for itself";
+            return Err(Fault::Structure { what: "directory", why }.into());
+        }
         let number = dir.ino.0;
         self.run(|edit| {
             // What goes needs blocks at most for a while: those that are kept for such.

@@ -20,10 +20,24 @@ impl Edit {
         if self.has_parents() { node.raw.di_nblocks.get().min(1 << 16).saturating_mul(2) } else { 0 }
     }
 
-    /// Whether a node can lose its entry: its blocks have to be where racker reaches them.
+    /// Whether a node can lose its entry, or its content change: its blocks have to be where racker reaches them, and
+    /// no entry names what the filesystem keeps for itself.
     pub(super) fn removable(&self, node: &Inode) -> Result<()> {
         if node.flags.contains(DiFlags::REALTIME) {
             return Err(Fault::Realtime { ino: node.ino.0 }.into());
+        }
+        let raw = &self.volume.sb.raw;
+        let own = [
+            raw.sb_rootino,
+            raw.sb_rbmino,
+            raw.sb_rsumino,
+            raw.sb_uquotino,
+            raw.sb_gquotino,
+            raw.sb_pquotino,
+        ];
+        if own.iter().any(|ino| ino.get() == node.ino.0) {
+            let why = "an entry names what the filesystem keeps for itself";
+            return Err(Fault::Structure { what: "directory", why }.into());
         }
         Ok(())
     }

@@ -62,7 +62,7 @@ impl Edit {
     fn read_index(&self, dir: &Inode) -> Result<Vec<u16>> {
         let geometry = Geometry::of(&self.volume.sb)?;
         let each = geometry.per_index();
-        let most = index(ENTRY_BYTES_MAX)?.checked_div(geometry.bytes).unwrap_or(0);
+        let most = index(dir.size.min(ENTRY_BYTES_MAX))?.div_ceil(geometry.bytes.max(1));
         let fork = self.volume.dir_fork(dir);
         let mut bests = Vec::new();
         let mut next = geometry.free;

@@ -28,6 +28,20 @@ fn number(at: FileBlock) -> Result<u32> {
     Ok(u32::try_from(at.0).map_err(|_| damaged("a block too far behind"))?)
 }
 
+/// Where a block that is too full is best cut: near its middle, and where two hashes meet that are not the same.
+/// (`xfs_repair` takes it for damage if the highest hashes of two neighbours are.)
+fn between_hashes(items: &[(u32, u32)]) -> usize {
+    let middle = items.len().div_ceil(2);
+    let differ = |at: &usize| {
+        let pair = at.checked_sub(1).and_then(|before| items.get(before)).zip(items.get(*at));
+        pair.is_some_and(|(before, behind)| before.0 != behind.0)
+    };
+    (0..middle)
+        .flat_map(|off| [middle.saturating_sub(off), middle.saturating_add(off)])
+        .find(differ)
+        .unwrap_or(middle)
+}
+
 impl Edit {
     /// Adds a hash with an address.
     pub(super) fn tree_add(&mut self, dir: &mut Inode, item: (u32, u32)) -> Result<()> {
@@ -42,7 +56,7 @@ impl Edit {
             if step.node.items.len() <= most {
                 break;
             }
-            let half = step.node.items.len().div_ceil(2);
+            let half = between_hashes(&step.node.items);
             let items = step.node.items.split_off(half);
             if depth == 0 {
                 let left = std::mem::take(&mut step.node.items);
