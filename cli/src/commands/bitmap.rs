@@ -103,7 +103,9 @@ impl Args for Steps {
 impl Bitmap {
     pub(super) fn run(self) -> Outcome<Exit> {
         let path = &self.image.image;
-        let opened = open(path, &self.image.how.options(true)).about(path)?;
+        // What its parents hold does not matter.
+        let options = OpenOptions { alone: true, ..self.image.how.options(true) };
+        let opened = open(path, &options).about(path)?;
         let bitmaps = bitmaps(opened.image.as_ref()).about(path)?;
         let mut made = false;
         for step in &self.steps.0 {
@@ -135,7 +137,8 @@ impl Bitmap {
         let Some(path) = &self.source else {
             return merge(here, &self.name, here, other, size);
         };
-        let options = OpenOptions { format: self.source_format.as_deref(), ..self.image.how.options(false) };
+        let format = self.source_format.as_deref();
+        let options = OpenOptions { format, alone: true, ..self.image.how.options(false) };
         let source = open(path, &options).about(path)?;
         let there = self::bitmaps(source.image.as_ref()).about(path)?;
         merge(here, &self.name, there, other, source.image.size())
