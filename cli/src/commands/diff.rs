@@ -26,7 +26,9 @@ const NODES_MAX: usize = 16 << 20;
 /// A line for each: + is only in B, - only in A, M has other content, and letters behind it say what else differs:
 /// m mode, o owner, t time, l links, x extended attributes, k kind. The exit status is 1 if anything differs.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  racker disk diff boot.qcow2 edited.vmdk")]
+#[command(
+    after_help = "Example:\n  racker disk convert -O vmdk boot.qcow2 copy.vmdk\n  racker disk diff boot.qcow2 copy.vmdk"
+)]
 pub(crate) struct Diff {
     /// One image
     #[arg(value_name = "A")]

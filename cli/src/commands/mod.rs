@@ -74,16 +74,16 @@ enum Disk {
     /// Show which files differ between two images, whatever their formats
     Diff(diff::Diff),
     /// Copy files and folders of the host into a folder of the image
-    #[command(after_help = "Example:\n  racker disk copy-in boot.qcow2 motd /etc")]
+    #[command(after_help = "Example:\n  echo welcome > motd\n  racker disk copy-in boot.qcow2 motd /etc")]
     CopyIn(Writing<files::copy_in::CopyIn>),
     /// Write a file of an image: standard input, a text, or a file of the host
     #[command(after_help = "Example:\n  echo node1 | racker disk write boot.qcow2 /etc/hostname")]
     Write(Writing<files::write::Write>),
     /// Remove files, and with -r folders and all below them
-    #[command(after_help = "Example:\n  racker disk rm -r boot.qcow2 /var/cache/dnf")]
+    #[command(after_help = "Example:\n  racker disk rm -r boot.qcow2 /loader/entries")]
     Rm(Writing<files::rm::Rm>),
     /// Move or rename files and folders
-    #[command(after_help = "Example:\n  racker disk mv boot.qcow2 /etc/motd /etc/motd.old")]
+    #[command(after_help = "Example:\n  racker disk mv boot.qcow2 /etc/hostname /etc/hostname.old")]
     Mv(Writing<files::mv::Mv>),
     /// Make hard links, or with -s symbolic ones
     #[command(after_help = "Example:\n  racker disk ln -s boot.qcow2 /usr/share/zoneinfo/UTC /etc/localtime")]
@@ -92,19 +92,23 @@ enum Disk {
     #[command(after_help = "Example:\n  racker disk touch boot.qcow2 /.autorelabel")]
     Touch(Writing<files::touch::Touch>),
     /// Give files another size
-    #[command(after_help = "Example:\n  racker disk truncate -s 0 boot.qcow2 /var/log/messages")]
+    #[command(after_help = "Example:\n  racker disk truncate -s 0 boot.qcow2 /etc/hostname")]
     Truncate(Writing<files::truncate::Truncate>),
     /// Change permissions
-    #[command(after_help = "Example:\n  racker disk chmod -R boot.qcow2 go-w /etc/ssh")]
+    #[command(after_help = "Example:\n  racker disk chmod -R boot.qcow2 go-w /etc")]
     Chmod(Writing<files::chmod::Chmod>),
     /// Change owner and group; names are those of the image
-    #[command(after_help = "Example:\n  racker disk chown -R boot.qcow2 core:core /home/core")]
+    #[command(after_help = "Example:\n  racker disk chown -R boot.qcow2 root:root /etc")]
     Chown(Writing<files::chown::Chown>),
     /// Set or remove an extended attribute
-    #[command(after_help = "Example:\n  racker disk setfattr -n user.origin -v build boot.qcow2 /etc/motd")]
+    #[command(
+        after_help = "Example:\n  racker disk setfattr -n user.origin -v build boot.qcow2 /etc/hostname"
+    )]
     Setfattr(Writing<files::setfattr::Setfattr>),
     /// Put all that a tar archive holds into a folder of the image
-    #[command(after_help = "Example:\n  racker disk tar-in boot.qcow2 tree.tar.gz /opt")]
+    #[command(
+        after_help = "Example:\n  tar -czf certs.tar.gz -C /etc ssl\n  racker disk tar-in boot.qcow2 certs.tar.gz /etc"
+    )]
     TarIn(Writing<files::tar_in::TarIn>),
     /// Make folders
     #[command(after_help = "Example:\n  racker disk mkdir -p boot.qcow2 /opt/tool/bin")]

@@ -317,11 +317,10 @@ fn a_path_on_several_filesystems_is_a_question() {
 }
 
 #[test]
-fn archives_and_read_only_filesystems_are_not_written() {
+fn archives_are_not_written() {
     let bench = Bench::new();
     let before = std::fs::read(bench.path("debian.box")).unwrap();
     bench.disk(&["edit", "debian.box", "/files/1k", "--from", "/dev/null"]).failed();
-    bench.disk(&["edit", "-p", "1", "boot.qcow2", "/EFI/BOOT/BOOTX64.EFI", "--from", "/dev/null"]).failed();
     assert_eq!(std::fs::read(bench.path("debian.box")).unwrap(), before);
 }
 

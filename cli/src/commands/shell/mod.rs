@@ -27,8 +27,8 @@ use crate::target::{ImageArgs, PartitionArgs, Target};
 /// a script that ends well is committed, one that fails is not. `rollback` forgets what was done since the last commit.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  racker disk shell boot.qcow2\n  \
-    racker disk shell boot.qcow2 -c 'mkdir -p /opt/tool; copy-in tool /opt/tool; chmod 755 /opt/tool/tool'\n  \
-    racker disk shell boot.qcow2 < script")]
+    racker disk shell boot.qcow2 -c 'mkdir /opt; write --text on /opt/x; chmod 600 /opt/x'\n  \
+    echo 'touch /.autorelabel' | racker disk shell boot.qcow2")]
 pub(crate) struct Shell {
     #[command(flatten)]
     image: ImageArgs,
@@ -216,8 +216,10 @@ fn parsed(line: &str) -> Outcome<Option<Verb>> {
         }
         Err(e) => {
             let text = e.to_string();
-            let first = text.lines().next().unwrap_or_default();
-            let failure = Failure::new(first.strip_prefix("error: ").unwrap_or(first));
+            // What is missing stands on lines of its own.
+            let lines = text.lines().map(str::trim).take_while(|l| !l.is_empty());
+            let message = lines.collect::<Vec<_>>().join(" ");
+            let failure = Failure::new(message.strip_prefix("error: ").unwrap_or(&message));
             Err(failure.hint("`help` lists the commands, `help COMMAND` tells more").exit(Exit::Usage))
         }
     }
