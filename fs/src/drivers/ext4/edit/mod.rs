@@ -9,7 +9,7 @@
 //! of files goes to the volume at once.
 //!
 //! An operation first takes all that it needs. If that fails for want of room, what it changed so far is undone
-//! from the copies in [`Undo`](undo::Undo). What it gives back becomes free when it has succeeded.
+//! from the copies in [`Undo`]. What it gives back becomes free when it has succeeded.
 //!
 //! From the bottom up:
 //! - `bits.rs`, `bytes.rs`: bits and numbers; `undo.rs`: what an operation changed
