@@ -39,6 +39,11 @@ pub fn racker() -> Tool {
     tool(binary())
 }
 
+/// The same, with signals as at a terminal: what a shell runs in the background inherits some as ignored.
+pub fn racker_at_terminal() -> Tool {
+    tool("env").arg("--default-signal=HUP,INT,TERM").arg(binary())
+}
+
 /// Where the `racker` under test lies: what `$RACKER` names, else what cargo builds now.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use racker_fixtures::case;
 use racker_tests::qemu;
-use racker_tests::tool::{Ran, racker, tool};
+use racker_tests::tool::{Ran, racker, racker_at_terminal, tool};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -218,7 +218,7 @@ fn an_interrupt_leaves_nothing_behind() {
         std::fs::write(path("in.raw"), vec![5u8; SIZE as usize]).unwrap();
         std::fs::write(path("out.vmdk"), "precious").unwrap();
         let args = ["disk", "convert", "-r", "1M", "-O", "vmdk", "-o", "subformat=twoGbMaxExtentSparse"];
-        let mut child = racker().args(args).arg(path("in.raw")).arg(path("out.vmdk")).spawn();
+        let mut child = racker_at_terminal().args(args).arg(path("in.raw")).arg(path("out.vmdk")).spawn();
         std::thread::sleep(Duration::from_millis(700));
         tool("kill").args([&format!("-{signal}"), &child.id().to_string()]).ok();
         let status = child.wait().unwrap();

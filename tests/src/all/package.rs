@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use racker_tests::qemu;
-use racker_tests::tool::{Ran, racker, tool};
+use racker_tests::tool::{Ran, racker, racker_at_terminal, tool};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -160,7 +160,7 @@ fn a_failed_package_leaves_what_was_there() {
         bench.convert(args, "x.ova").failed();
     }
     let args = ["disk", "convert", "-O", "ova", "-r", "100k", "disk.raw", "x.ova"];
-    let mut child = racker().args(args).dir(bench.0.path()).spawn();
+    let mut child = racker_at_terminal().args(args).dir(bench.0.path()).spawn();
     std::thread::sleep(std::time::Duration::from_millis(500));
     tool("kill").args(["-INT", &child.id().to_string()]).ok();
     assert!(!child.wait().unwrap().success());
