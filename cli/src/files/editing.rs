@@ -156,6 +156,7 @@ impl<'t> Editing<'t> {
         });
         self.change(path, entry.dir.volume, |writer, now| {
             let node = writer.create(entry.dir.node, &entry.name, new, now)?;
+            writer.inherit_list(entry.dir.node, node, now)?;
             if let Some(label) = label {
                 writer.give_label(node, &label, now)?;
             }

@@ -99,6 +99,28 @@ pub(super) fn with_mode(value: &[u8], mode: u32) -> Result<Vec<u8>> {
     Ok(out)
 }
 
+/// What a new node of `mode` gets where its directory has this default list: the list, with what the mode does not
+/// allow taken away (as `acl(5)` has it, without a umask).
+pub(super) fn inherited(default: &[u8], mode: u32) -> Result<Vec<u8>> {
+    let entries = parse(default)?;
+    let masked = entries.iter().any(|e| e.tag == MASK);
+    let mut out = VERSION.to_le_bytes().to_vec();
+    for entry in entries {
+        let allowed = |shift: u32| u16::try_from(mode >> shift & 7).unwrap_or(0);
+        let perm = match entry.tag {
+            USER_OBJ => entry.perm & allowed(6),
+            MASK => entry.perm & allowed(3),
+            GROUP_OBJ if !masked => entry.perm & allowed(3),
+            OTHER => entry.perm & allowed(0),
+            _ => entry.perm,
+        };
+        out.extend(entry.tag.to_le_bytes());
+        out.extend(perm.to_le_bytes());
+        out.extend(entry.id.to_le_bytes());
+    }
+    Ok(out)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +138,13 @@ mod tests {
         assert_eq!(mode_of(&changed, 0).unwrap().0, 0o751);
         // The group's own entry stays: the mask speaks for it.
         assert_eq!((changed[22], changed[38]), (4, 5));
+    }
+
+    #[test]
+    fn a_new_node_gets_no_more_than_its_mode_allows() {
+        let list = inherited(&LIST, 0o640).unwrap();
+        assert_eq!(mode_of(&list, 0).unwrap(), (0o640, true));
+        assert_eq!(mode_of(&inherited(&LIST, 0o777).unwrap(), 0).unwrap().0, 0o664);
     }
 
     #[test]

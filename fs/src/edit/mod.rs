@@ -255,6 +255,22 @@ impl<'t> Writer<'t> {
         self.run(|fs| fs.set_xattr(node, name, value, now))
     }
 
+    /// Gives a new node of `dir` what the default list of the directory says, as the kernel does.
+    pub fn inherit_list(&mut self, dir: NodeId, node: NodeId, now: Time) -> Result<()> {
+        if !self.keeps.contains(Keeps::XATTRS) {
+            return Ok(());
+        }
+        let stat = self.fs.stat(node)?;
+        if stat.kind == NodeKind::Link {
+            return Ok(());
+        }
+        let Some(default) = self.xattr(dir, acl::DEFAULT)? else { return Ok(()) };
+        if stat.kind == NodeKind::Dir {
+            self.set_xattr(node, acl::DEFAULT, Some(&default), now)?;
+        }
+        self.set_xattr(node, acl::ACCESS, Some(&acl::inherited(&default, stat.mode)?), now)
+    }
+
     /// Gives a new node a label of SELinux, where the filesystem has room for one.
     pub fn give_label(&mut self, node: NodeId, label: &[u8], now: Time) -> Result<()> {
         if !self.keeps.contains(Keeps::XATTRS) {

@@ -394,3 +394,34 @@ fn new_files_get_the_label_that_the_policy_has() {
         assert_eq!(ours, theirs, "{path}");
     }
 }
+
+#[test]
+fn new_files_inherit_the_default_list_of_their_folder() {
+    for (kind, mkfs) in KINDS {
+        let bench = Bench::new(kind, mkfs);
+        {
+            let mounted = Mounted::writable(&bench.image(), bench.part());
+            std::fs::create_dir(mounted.join("by")).unwrap();
+            tool("setfacl")
+                .args(["-d", "-m", "u::rwx,u:1234:rwx,g::r-x,g:50:rw,o::r"])
+                .arg(mounted.join("by"))
+                .ok();
+            std::fs::create_dir(mounted.join("by/kernel")).unwrap();
+            // The kernel leaves the umask aside where there is a default list.
+            tool("sh")
+                .args(["-c", "touch \"$1\"; chmod 644 \"$1\"", "sh"])
+                .arg(mounted.join("by/kernel-file"))
+                .ok();
+        }
+        bench.run(&["shell", "-c", "mkdir -m 777 /by/racker; touch /by/racker-file"], &[]).ok();
+        bench.is_sound();
+        let mounted = Mounted::read_only(&bench.image(), bench.part());
+        for name in ["", "-file"] {
+            let list = |who: &str| {
+                let path = mounted.join(&format!("by/{who}{name}"));
+                tool("getfacl").args(["-n", "-c", "-p"]).arg(path).ok()
+            };
+            assert_eq!(list("racker"), list("kernel"), "{kind} {name}");
+        }
+    }
+}
