@@ -9,11 +9,12 @@ use zerocopy::big_endian::{U16, U32};
 use crate::filesystem::VisitXattr;
 
 use super::da::{DaBlock, DaFork, da_kind};
+use super::described::REMOTE_SELF;
 use super::fault::Fault;
 use super::inode::{Fork, ForkFormat, ForkKind, Inode};
 use super::layout::{
-    ATTR_LEAF_MAGIC, ATTR_REMOTE_MAGIC, REMOTE_SELF, RawAttrLeafEntry, RawAttrLeafTail, RawAttrLocal,
-    RawAttrRemote, RawAttrRemoteName, RawAttrShort, RawAttrShortEntry, RawDaInfo, RawDaInfo4,
+    ATTR_LEAF_MAGIC, ATTR_REMOTE_MAGIC, RawAttrLeafEntry, RawAttrLeafTail, RawAttrLocal, RawAttrRemote,
+    RawAttrRemoteName, RawAttrShort, RawAttrShortEntry, RawDaInfo, RawDaInfo4,
 };
 use super::units::FileBlock;
 use super::volume::{BlockKind, Volume};

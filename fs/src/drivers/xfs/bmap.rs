@@ -4,11 +4,10 @@ use racker_formats::error::{Result, Within};
 use racker_formats::wire::take;
 use zerocopy::big_endian::U64;
 
+use super::described::LONG_SELF;
 use super::fault::Fault;
 use super::inode::{Fork, ForkFormat, ForkKind, Inode, bmdr_entries};
-use super::layout::{
-    BMBT_MAGIC, LONG_SELF, RawBmbtRec, RawBmdrBlock, RawBtreeHead, RawLongBlock, RawLongBlock4,
-};
+use super::layout::{BMBT_MAGIC, RawBmbtRec, RawBmdrBlock, RawBtreeHead, RawLongBlock, RawLongBlock4};
 use super::units::{FileBlock, FsBlock, InodeNo};
 use super::volume::{BlockKind, Volume};
 

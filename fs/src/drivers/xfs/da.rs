@@ -4,9 +4,10 @@ use racker_formats::block::Span;
 use racker_formats::error::{Result, Within};
 use racker_formats::wire::{index, part_mut, take};
 
+use super::described::DA_SELF;
 use super::fault::Fault;
 use super::inode::{ForkKind, Inode};
-use super::layout::{DA_NODE_MAGIC, DA_SELF, RawDaInfo, RawDaInfo4, RawDaNodeEntry, RawDaNodeTail};
+use super::layout::{DA_NODE_MAGIC, RawDaInfo, RawDaInfo4, RawDaNodeEntry, RawDaNodeTail};
 use super::units::FileBlock;
 use super::volume::{BlockKind, Volume};
 

@@ -8,9 +8,10 @@ use racker_formats::wire::{self, index, len64, part, part_mut, take};
 use crate::filesystem::{Extent, ExtentKind, NodeKind, Visit};
 
 use super::bmap::Mapping;
+use super::described::REMOTE_SELF;
 use super::fault::Fault;
 use super::inode::{DiFlags, ForkFormat, ForkKind, Inode};
-use super::layout::{REMOTE_SELF, RawSymlink, SYMLINK_MAGIC};
+use super::layout::{RawSymlink, SYMLINK_MAGIC};
 use super::units::FileBlock;
 use super::volume::{BlockKind, Volume};
 

@@ -32,7 +32,7 @@
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `layout` | structures as they lie on disk |
+//! | `layout`, `described` | structures as they lie on disk; where blocks say what they are |
 //! | `superblock`, `units` | the checked superblock; the ways XFS counts places |
 //! | `volume`, `crc` | metadata blocks and what they say of themselves |
 //! | `inode`, `bmap`, `pending` | inodes; which blocks a fork has; those only promised |
@@ -46,6 +46,7 @@ mod attr;
 mod bmap;
 mod crc;
 mod da;
+mod described;
 mod dir;
 mod edit;
 mod facts;

@@ -8,8 +8,9 @@ use racker_formats::wire::{self, take};
 use zerocopy::big_endian::{U16, U32, U64};
 
 use super::crc;
+use super::described::{OwnerField, SelfDescription};
 use super::fault::Fault;
-use super::layout::{OwnerField, RawUuid, SelfDescription};
+use super::layout::RawUuid;
 use super::pending::Pending;
 use super::superblock::Superblock;
 use super::units::{BASIC_BLOCK_SHIFT, Lsn};

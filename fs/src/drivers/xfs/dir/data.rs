@@ -8,10 +8,11 @@ use racker_formats::wire::{index, len64, part, take};
 use zerocopy::big_endian::U16;
 
 use super::super::da::{DaBlock, DaFork, hash};
+use super::super::described::DIR_SELF;
 use super::super::fault::Fault;
 use super::super::layout::{
-    DIR_BLOCK_MAGIC, DIR_DATA_MAGIC, DIR_SELF, RawDirBlockTail, RawDirData, RawDirData4, RawDirEntry,
-    RawDirLeafEntry, RawDirUnused,
+    DIR_BLOCK_MAGIC, DIR_DATA_MAGIC, RawDirBlockTail, RawDirData, RawDirData4, RawDirEntry, RawDirLeafEntry,
+    RawDirUnused,
 };
 use super::super::units::{FileBlock, InodeNo};
 use super::super::volume::{BlockKind, Volume};

@@ -8,12 +8,13 @@ use zerocopy::IntoBytes;
 use super::super::attr::{Attr, AttrFlags};
 use super::super::bmap::Mapping;
 use super::super::da::hash;
+use super::super::described::{DA_SELF, REMOTE_SELF};
 use super::super::fault::Fault;
 use super::super::inode::{DiFlags2, ForkFormat, Inode};
 use super::super::layout::{
-    ATTR_LEAF_MAGIC, ATTR_REMOTE_MAGIC, DA_NODE_MAGIC, DA_SELF, REMOTE_SELF, RawAttrFree, RawAttrLeafEntry,
-    RawAttrLeafTail, RawAttrLocal, RawAttrRemote, RawAttrRemoteName, RawAttrShort, RawAttrShortEntry,
-    RawDaInfo, RawDaInfo4, RawDaNodeEntry, RawDaNodeTail, RawParent,
+    ATTR_LEAF_MAGIC, ATTR_REMOTE_MAGIC, DA_NODE_MAGIC, RawAttrFree, RawAttrLeafEntry, RawAttrLeafTail,
+    RawAttrLocal, RawAttrRemote, RawAttrRemoteName, RawAttrShort, RawAttrShortEntry, RawDaInfo, RawDaInfo4,
+    RawDaNodeEntry, RawDaNodeTail, RawParent,
 };
 use super::super::superblock::{Superblock, VersionBits};
 use super::super::units::{BASIC_BLOCK_SHIFT, Daddr, FileBlock, Lsn};

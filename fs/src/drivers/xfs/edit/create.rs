@@ -10,9 +10,10 @@ use crate::filesystem::{Name, New, NewKind, Time};
 
 use super::super::bmap::Mapping;
 use super::super::crc;
+use super::super::described::REMOTE_SELF;
 use super::super::fault::Fault;
 use super::super::inode::{CRC_AT, DiFlags, DiFlags2, ForkKind, Inode};
-use super::super::layout::{DINODE_MAGIC, REMOTE_SELF, RawDinode, RawSymlink, SYMLINK_MAGIC};
+use super::super::layout::{DINODE_MAGIC, RawDinode, RawSymlink, SYMLINK_MAGIC};
 use super::super::superblock::Incompat;
 use super::super::units::{BASIC_BLOCK_SHIFT, FileBlock, InodeNo, Lsn};
 use super::Edit;

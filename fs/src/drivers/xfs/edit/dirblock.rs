@@ -7,10 +7,11 @@ use zerocopy::IntoBytes;
 use zerocopy::big_endian::{U16, U64};
 
 use super::super::da::hash;
+use super::super::described::DIR_SELF;
 use super::super::fault::Fault;
 use super::super::layout::{
-    DIR_BLOCK_MAGIC, DIR_SELF, RawDirBlockTail, RawDirData, RawDirEntry, RawDirFree, RawDirHead,
-    RawDirLeafEntry, RawDirUnused,
+    DIR_BLOCK_MAGIC, RawDirBlockTail, RawDirData, RawDirEntry, RawDirFree, RawDirHead, RawDirLeafEntry,
+    RawDirUnused,
 };
 use super::super::superblock::Superblock;
 use super::super::units::{Daddr, InodeNo, Lsn};

@@ -7,9 +7,10 @@ use zerocopy::IntoBytes;
 use zerocopy::big_endian::U64;
 
 use super::super::bmap::Mapping;
+use super::super::described::LONG_SELF;
 use super::super::fault::Fault;
 use super::super::inode::{ForkFormat, ForkKind, bmdr_entries};
-use super::super::layout::{BMBT_MAGIC, LONG_SELF, RawBmbtRec, RawBmdrBlock, RawBtreeHead, RawLongBlock};
+use super::super::layout::{BMBT_MAGIC, RawBmbtRec, RawBmdrBlock, RawBtreeHead, RawLongBlock};
 use super::super::units::{AgNo, FsBlock, InodeNo, Lsn, NULL_FS_BLOCK};
 use super::Edit;
 use super::alloc::Want;

@@ -5,10 +5,9 @@ use racker_formats::error::{Result, Within};
 use racker_formats::wire::{Layout, len64};
 use zerocopy::IntoBytes;
 
+use super::super::described::{AGF_SELF, AGFL_SELF, AGI_SELF};
 use super::super::fault::Fault;
-use super::super::layout::{
-    AGF_MAGIC, AGF_SELF, AGFL_MAGIC, AGFL_SELF, AGI_MAGIC, AGI_SELF, RawAgf, RawAgfl, RawAgi,
-};
+use super::super::layout::{AGF_MAGIC, AGFL_MAGIC, AGI_MAGIC, RawAgf, RawAgfl, RawAgi};
 use super::super::volume::BlockKind;
 use super::ground::Ground;
 

@@ -71,8 +71,9 @@ use racker_formats::error::{Error, Kind, Result};
 use racker_formats::wire::len64;
 use zerocopy::FromBytes;
 
+use super::described::SB_SELF;
 use super::fault::Fault;
-use super::layout::{RawSuperblock, SB_MAGIC, SB_SELF};
+use super::layout::{RawSuperblock, SB_MAGIC};
 use super::superblock::{Superblock, VersionBits};
 use super::units::AgNo;
 use super::volume::{BlockKind, Volume};

@@ -8,19 +8,23 @@ use zerocopy::big_endian::{U16, U32};
 use zerocopy::little_endian as le;
 
 use super::super::crc;
+use super::super::described::{
+    AGF_SELF, AGFL_SELF, AGI_SELF, DA_SELF, DIR_SELF, LONG_SELF, REMOTE_SELF, SB_SELF, SHORT_SELF,
+    SelfDescription,
+};
 use super::super::fault::Fault;
 use super::super::inode::CRC_AT;
 use super::super::layout::{
-    AGF_MAGIC, AGF_SELF, AGFL_MAGIC, AGFL_SELF, AGI_MAGIC, AGI_SELF, ATTR_LEAF_MAGIC, BMBT_MAGIC,
-    BNOBT_MAGIC, CNTBT_MAGIC, DA_NODE_MAGIC, DA_SELF, DINODE_MAGIC, DIR_BLOCK_MAGIC, DIR_DATA_MAGIC,
-    DIR_FREE_MAGIC, DIR_LEAF1_MAGIC, DIR_LEAFN_MAGIC, DIR_SELF, DQUOT_MAGIC, FINOBT_MAGIC, INOBT_MAGIC,
-    LONG_SELF, REFCOUNTBT_MAGIC, REMOTE_SELF, RMAPBT_MAGIC, RawBufItem, RawDaInfo4, RawDinode, RawSuperblock,
-    RawUuid, SB_MAGIC, SB_SELF, SHORT_SELF, SYMLINK_MAGIC, SelfDescription,
+    AGF_MAGIC, AGFL_MAGIC, AGI_MAGIC, ATTR_LEAF_MAGIC, BMBT_MAGIC, BNOBT_MAGIC, CNTBT_MAGIC, DA_NODE_MAGIC,
+    DINODE_MAGIC, DIR_BLOCK_MAGIC, DIR_DATA_MAGIC, DIR_FREE_MAGIC, DIR_LEAF1_MAGIC, DIR_LEAFN_MAGIC,
+    DQUOT_MAGIC, FINOBT_MAGIC, INOBT_MAGIC, REFCOUNTBT_MAGIC, RMAPBT_MAGIC, RawDaInfo4, RawDinode,
+    RawSuperblock, RawUuid, SB_MAGIC, SYMLINK_MAGIC,
 };
 use super::super::superblock::Incompat;
 use super::super::units::{Daddr, Lsn};
 use super::super::volume::Volume;
 use super::buffers::Buffers;
+use super::layout::RawBufItem;
 use super::transaction::Item;
 
 bitflags::bitflags! {

@@ -11,8 +11,8 @@ use racker_formats::block::Disk;
 use racker_formats::error::Result;
 use racker_formats::wire::{self, len64};
 
+use super::super::described::SelfDescription;
 use super::super::fault::Fault;
-use super::super::layout::SelfDescription;
 use super::super::units::{BASIC_BLOCK_SHIFT, Daddr, Lsn};
 use super::super::volume::Volume;
 

@@ -8,10 +8,9 @@ use racker_formats::wire::{self, part_mut, take};
 use zerocopy::IntoBytes;
 
 use super::super::crc;
+use super::super::described::{AGF_SELF, AGI_SELF, SB_SELF};
 use super::super::fault::Fault;
-use super::super::layout::{
-    AGF_MAGIC, AGF_SELF, AGI_MAGIC, AGI_SELF, RawAgf, RawAgi, RawSuperblock, SB_SELF,
-};
+use super::super::layout::{AGF_MAGIC, AGI_MAGIC, RawAgf, RawAgi, RawSuperblock};
 use super::super::superblock::{Features2, LogIncompat};
 use super::super::units::{AgNo, Lsn};
 use super::super::volume::{BlockKind, Volume};

@@ -7,10 +7,11 @@ use racker_formats::wire::{index, len64, part, part_mut, take};
 
 use super::super::crc;
 use super::super::fault::Fault;
-use super::super::layout::{DQUOT_MAGIC, RawDquot, RawDquotItem};
+use super::super::layout::{DQUOT_MAGIC, RawDquot};
 use super::super::units::{BASIC_BLOCK_SHIFT, Daddr, Lsn};
 use super::super::volume::Volume;
 use super::buffers::Buffers;
+use super::layout::RawDquotItem;
 use super::transaction::Item;
 
 const WHAT: &str = "quota record in the log";

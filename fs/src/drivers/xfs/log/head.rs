@@ -9,8 +9,8 @@ use racker_formats::error::{Result, Within};
 use racker_formats::wire::take;
 
 use super::super::fault::Fault;
-use super::super::layout::{RawLogOp, RawLogRecord};
 use super::super::units::{BASIC_BLOCK, Lsn};
+use super::layout::{RawLogOp, RawLogRecord};
 use super::record::{Header, RECORD_BYTES_MAX, Record};
 use super::ring::{Ring, is_header};
 

@@ -7,11 +7,12 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::super::crc;
 use super::super::fault::Fault;
 use super::super::inode::CRC_AT;
-use super::super::layout::{DINODE_MAGIC, RawDinode, RawIcreateItem};
+use super::super::layout::{DINODE_MAGIC, RawDinode};
 use super::super::superblock::Superblock;
 use super::super::units::{AgBlock, AgNo, BASIC_BLOCK_SHIFT, Daddr, NULL_AG_BLOCK};
 use super::super::volume::Volume;
 use super::buffers::Buffers;
+use super::layout::RawIcreateItem;
 use super::transaction::Item;
 
 /// Inodes of a chunk.

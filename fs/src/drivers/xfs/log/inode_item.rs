@@ -11,13 +11,11 @@ use crate::filesystem::NodeKind;
 use super::super::crc;
 use super::super::fault::Fault;
 use super::super::inode::{CRC_AT, DiFlags2, ForkKind, bmdr_entries};
-use super::super::layout::{
-    DINODE_MAGIC, RawBmdrBlock, RawDinode, RawInodeItem, RawInodeItem32, RawLogDinode, RawLongBlock,
-    RawLongBlock4,
-};
+use super::super::layout::{DINODE_MAGIC, RawBmdrBlock, RawDinode, RawLongBlock, RawLongBlock4};
 use super::super::units::{Daddr, InodeNo, Lsn};
 use super::super::volume::Volume;
 use super::buffers::Buffers;
+use super::layout::{RawInodeItem, RawInodeItem32, RawLogDinode};
 use super::transaction::Item;
 
 bitflags::bitflags! {

@@ -8,11 +8,11 @@ use racker_formats::wire::{Layout, index, part, take};
 
 use super::super::fault::Fault;
 use super::super::inode::ForkKind;
-use super::super::layout::{
-    RawAttrIntent, RawExchangeIntent, RawFreeExtent, RawIntentItem, RawMapExtent, RawPhysExtent,
-};
 use super::super::superblock::{Incompat, Superblock};
 use super::super::units::{FileBlock, FsBlock, InodeNo, Lsn};
+use super::layout::{
+    RawAttrIntent, RawExchangeIntent, RawFreeExtent, RawIntentItem, RawMapExtent, RawPhysExtent,
+};
 use super::transaction::Item;
 
 /// Extents of one intent; the kernel writes at most 16 or so.

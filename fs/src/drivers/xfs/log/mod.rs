@@ -7,6 +7,7 @@
 //!
 //! | file | holds |
 //! | --- | --- |
+//! | `layout` | records and items as they lie on disk |
 //! | `ring` | blocks, and the round each was written in |
 //! | `record` | header, checksum, data of one write |
 //! | `head` | where the log begins and ends |
@@ -28,6 +29,7 @@ mod head;
 mod icreate;
 mod inode_item;
 mod intent;
+mod layout;
 mod orphans;
 mod owner;
 mod pieces;

@@ -8,9 +8,10 @@ use racker_formats::wire::{self, part_mut, take};
 
 use super::super::bmap::BMBT;
 use super::super::crc;
+use super::super::described::{LONG_SELF, OwnerField};
 use super::super::fault::Fault;
 use super::super::inode::{ForkFormat, Inode};
-use super::super::layout::{BMBT_MAGIC, LONG_SELF, OwnerField, RawBtreeHead};
+use super::super::layout::{BMBT_MAGIC, RawBtreeHead};
 use super::super::units::FsBlock;
 use super::super::volume::Volume;
 use super::inode_item::NewOwner;

@@ -12,8 +12,8 @@ use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 
 use super::super::crc;
+use super::super::described::OwnerField;
 use super::super::inode::{ForkFormat, Inode};
-use super::super::layout::OwnerField;
 use super::super::units::{BASIC_BLOCK_SHIFT, Daddr, FileBlock, InodeNo};
 use super::super::volume::Volume;
 use super::buf_item::{BufItem, description};

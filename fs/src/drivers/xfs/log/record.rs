@@ -9,8 +9,8 @@ use racker_formats::error::Result;
 use racker_formats::wire::{index, part, part_mut, sum_holds, take};
 
 use super::super::fault::Fault;
-use super::super::layout::{LOG_MAGIC, RawLogExtHeader, RawLogRecord};
 use super::super::units::{BASIC_BLOCK, BASIC_BLOCK_SHIFT, Lsn};
+use super::layout::{LOG_MAGIC, RawLogExtHeader, RawLogRecord};
 use super::ring::Ring;
 
 /// Bytes of data for each header block.

@@ -6,10 +6,11 @@ use racker_formats::wire::{index, len64, part, take};
 use zerocopy::big_endian::U32;
 
 use super::super::fault::Fault;
-use super::super::layout::{LOG_MAGIC, RawUuid};
+use super::super::layout::RawUuid;
 use super::super::superblock::LogPlace;
 use super::super::units::{BASIC_BLOCK, BASIC_BLOCK_SHIFT};
 use super::super::volume::Volume;
+use super::layout::LOG_MAGIC;
 
 /// The most bytes that are read at once: what can be under way to the log at one time.
 const READ_BYTES_MAX: u64 = 4 << 20;

@@ -7,9 +7,9 @@ use racker_formats::error::Result;
 use racker_formats::wire::{index, len64, part, take};
 
 use super::super::fault::Fault;
-use super::super::layout::{RawItemHead, RawLogOp, RawTransHeader, TRANS_MAGIC};
 use super::super::units::Lsn;
 use super::head::OP_UNMOUNT;
+use super::layout::{RawItemHead, RawLogOp, RawTransHeader, TRANS_MAGIC};
 use super::record::{FORMAT_LE, Record};
 use super::ring::Ring;
 

@@ -6,9 +6,9 @@ use racker_formats::wire::{len64, part, part_mut};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::super::fault::Fault;
-use super::super::layout::{LOG_MAGIC, RawLogExtHeader, RawLogOp, RawLogRecord};
 use super::super::units::{BASIC_BLOCK, BASIC_BLOCK_SHIFT, Lsn};
 use super::head::{OP_UNMOUNT, State, blocks_in_flight};
+use super::layout::{LOG_MAGIC, RawLogExtHeader, RawLogOp, RawLogRecord};
 use super::record::{CRC_AT, DATA_PER_HEADER, FORMAT_LE, RECORD_BYTES_MAX, checksum, cycle_data_at};
 use super::ring::{Ring, cycle_of};
 

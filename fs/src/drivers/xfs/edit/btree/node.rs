@@ -6,8 +6,9 @@ use racker_formats::error::Result;
 use racker_formats::wire::{part, part_mut, take};
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::super::super::described::SHORT_SELF;
 use super::super::super::fault::Fault;
-use super::super::super::layout::{RawBtreeHead, RawShortBlock, SHORT_SELF};
+use super::super::super::layout::{RawBtreeHead, RawShortBlock};
 use super::super::super::units::{Lsn, NULL_AG_BLOCK};
 use super::super::super::volume::BlockKind;
 use super::super::ground::Ground;

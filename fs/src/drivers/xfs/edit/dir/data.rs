@@ -6,12 +6,13 @@ use racker_formats::wire::{index, len64, part_mut, take};
 use zerocopy::IntoBytes;
 use zerocopy::big_endian::{U16, U64};
 
+use super::super::super::described::DIR_SELF;
 use super::super::super::dir::DATA_BLOCKS;
 use super::super::super::fault::Fault;
 use super::super::super::inode::Inode;
 use super::super::super::layout::{
-    DIR_BLOCK_MAGIC, DIR_DATA_MAGIC, DIR_SELF, RawDirBlockTail, RawDirData, RawDirEntry, RawDirFree,
-    RawDirHead, RawDirLeafEntry, RawDirUnused,
+    DIR_BLOCK_MAGIC, DIR_DATA_MAGIC, RawDirBlockTail, RawDirData, RawDirEntry, RawDirFree, RawDirHead,
+    RawDirLeafEntry, RawDirUnused,
 };
 use super::super::super::superblock::Superblock;
 use super::super::super::units::{Daddr, FileBlock, InodeNo, Lsn};

@@ -6,9 +6,10 @@ use racker_formats::wire::{index, len64, part_mut, take};
 use zerocopy::IntoBytes;
 use zerocopy::big_endian::{U16, U64};
 
+use super::super::super::described::DIR_SELF;
 use super::super::super::fault::Fault;
 use super::super::super::inode::{ForkKind, Inode};
-use super::super::super::layout::{DIR_FREE_MAGIC, DIR_SELF, RawDirFreeHead, RawDirHead};
+use super::super::super::layout::{DIR_FREE_MAGIC, RawDirFreeHead, RawDirHead};
 use super::super::super::units::{FileBlock, InodeNo, Lsn};
 use super::super::super::volume::BlockKind;
 use super::super::Edit;

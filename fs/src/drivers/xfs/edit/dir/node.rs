@@ -7,11 +7,11 @@ use zerocopy::IntoBytes;
 use zerocopy::big_endian::{U16, U32};
 
 use super::super::super::da::{NODE, da_kind};
+use super::super::super::described::DA_SELF;
 use super::super::super::fault::Fault;
 use super::super::super::inode::Inode;
 use super::super::super::layout::{
-    DA_NODE_MAGIC, DA_SELF, DIR_LEAF1_MAGIC, DIR_LEAFN_MAGIC, RawDaInfo, RawDaInfo4, RawDaNodeTail,
-    RawDirLeafEntry,
+    DA_NODE_MAGIC, DIR_LEAF1_MAGIC, DIR_LEAFN_MAGIC, RawDaInfo, RawDaInfo4, RawDaNodeTail, RawDirLeafEntry,
 };
 use super::super::super::units::{Daddr, FileBlock, Lsn};
 use super::super::super::volume::BlockKind;
