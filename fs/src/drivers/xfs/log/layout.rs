@@ -103,7 +103,7 @@ layouts! {
         ilf_boffset: le::U32,
     }
 
-    /// The inode in a log item: [`RawDinode`] in host order. The times keep their halves in host order too.
+    /// The inode in a log item: [`RawDinode`](super::super::layout::RawDinode) in host order. The times keep their halves in host order too.
     RawLogDinode = 176 {
         di_magic: le::U16,
         di_mode: le::U16,
