@@ -92,6 +92,33 @@ impl NodeKind {
         })
     }
 
+    /// The number that directory entries of ext4 and XFS have for it.
+    pub const fn entry_type(self) -> u8 {
+        match self {
+            Self::File => 1,
+            Self::Dir => 2,
+            Self::Char => 3,
+            Self::Block => 4,
+            Self::Fifo => 5,
+            Self::Socket => 6,
+            Self::Link => 7,
+        }
+    }
+
+    /// The kind that such a number means.
+    pub const fn from_entry_type(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Self::File,
+            2 => Self::Dir,
+            3 => Self::Char,
+            4 => Self::Block,
+            5 => Self::Fifo,
+            6 => Self::Socket,
+            7 => Self::Link,
+            _ => return None,
+        })
+    }
+
     /// The `S_IFMT` bits.
     pub const fn mode_bits(self) -> u32 {
         match self {
@@ -373,7 +400,8 @@ bitflags::bitflags! {
     }
 }
 
-fn not_yet<T>(what: &'static str) -> Result<T> {
+/// For a filesystem without something, which nobody should have asked for.
+fn not_kept(what: &'static str) -> Result<()> {
     Err(Common::Unsupported { what, by: "this filesystem".into() }.into())
 }
 
@@ -393,82 +421,52 @@ pub trait FilesystemMut: Filesystem {
     }
 
     /// Whether a new entry may have this name.
-    fn check_name(&self, name: &Name) -> Result<()> {
-        let _ = name;
-        not_yet("new names")
-    }
+    fn check_name(&self, name: &Name) -> Result<()>;
 
     /// The directory that holds the directory `dir`; the root's is the root.
-    fn parent(&self, dir: NodeId) -> Result<NodeId> {
-        let _ = dir;
-        not_yet("moving directories")
-    }
+    fn parent(&self, dir: NodeId) -> Result<NodeId>;
 
     /// Makes a node and the entry `name` of `dir` for it. The directory's times of content and node become `now`
     /// here and wherever entries change.
-    fn create(&mut self, dir: NodeId, name: &Name, new: &New<'_>, now: Time) -> Result<NodeId> {
-        let _ = (dir, name, new, now);
-        not_yet("creating files")
-    }
+    fn create(&mut self, dir: NodeId, name: &Name, new: &New<'_>, now: Time) -> Result<NodeId>;
 
     /// Writes bytes to a file, which grows if they reach past its end. Calls come in order and in pieces of 64 KiB
     /// and more where a file is written from front to end. Blocks that others share are left to them. The times of
     /// content and node become `now`.
-    fn write(&mut self, file: NodeId, at: u64, data: &[u8], now: Time) -> Result<()> {
-        let _ = (file, at, data, now);
-        not_yet("writing into files")
-    }
+    fn write(&mut self, file: NodeId, at: u64, data: &[u8], now: Time) -> Result<()>;
 
     /// Gives a file another size: cut off, or with a hole at its end.
-    fn truncate(&mut self, file: NodeId, size: u64, now: Time) -> Result<()> {
-        let _ = (file, size, now);
-        not_yet("truncating files")
-    }
+    fn truncate(&mut self, file: NodeId, size: u64, now: Time) -> Result<()>;
 
     /// Makes a stretch of a file, inside its size, read as zeroes; whole blocks of it become a hole.
-    fn punch(&mut self, file: NodeId, span: Span, now: Time) -> Result<()> {
-        let _ = (file, span, now);
-        not_yet("punching holes")
-    }
+    fn punch(&mut self, file: NodeId, span: Span, now: Time) -> Result<()>;
 
     /// Makes the entry `name` of `dir` for a node that has others; not for a directory.
     fn link(&mut self, node: NodeId, dir: NodeId, name: &Name, now: Time) -> Result<()> {
         let _ = (node, dir, name, now);
-        not_yet("hard links")
+        not_kept("hard links")
     }
 
     /// Removes the entry `name` of `dir`, and its node if that was the last one. A directory is empty.
-    fn unlink(&mut self, dir: NodeId, name: &Name, now: Time) -> Result<()> {
-        let _ = (dir, name, now);
-        not_yet("removing files")
-    }
+    fn unlink(&mut self, dir: NodeId, name: &Name, now: Time) -> Result<()>;
 
     /// Moves an entry. What `to` names is replaced, and its node freed if that was the last entry; a directory that
     /// is replaced is empty, and only a directory replaces one. `from` and `to` name different nodes, or, where case
     /// does not matter, one node by names that differ in it. No directory moves below itself.
-    fn rename(&mut self, from: (NodeId, &Name), to: (NodeId, &Name), now: Time) -> Result<()> {
-        let _ = (from, to, now);
-        not_yet("renaming")
-    }
+    fn rename(&mut self, from: (NodeId, &Name), to: (NodeId, &Name), now: Time) -> Result<()>;
 
     /// Exchanges the nodes that two entries name. Neither is a directory above the other.
-    fn exchange(&mut self, one: (NodeId, &Name), other: (NodeId, &Name), now: Time) -> Result<()> {
-        let _ = (one, other, now);
-        not_yet("exchanging names")
-    }
+    fn exchange(&mut self, one: (NodeId, &Name), other: (NodeId, &Name), now: Time) -> Result<()>;
 
     /// Changes attributes of a node; its own time becomes `now`.
-    fn set_attributes(&mut self, node: NodeId, change: &Change, now: Time) -> Result<()> {
-        let _ = (node, change, now);
-        not_yet("changing attributes")
-    }
+    fn set_attributes(&mut self, node: NodeId, change: &Change, now: Time) -> Result<()>;
 
     /// Sets, or with `None` removes, an extended attribute, under the name and with the value that the kernel shows
     /// ([`Filesystem::xattrs`]). The value of an access control list was checked. Removing what is not there changes
     /// nothing.
     fn set_xattr(&mut self, node: NodeId, name: &[u8], value: Option<&[u8]>, now: Time) -> Result<()> {
         let _ = (node, name, value, now);
-        not_yet("changing extended attributes")
+        not_kept("extended attributes")
     }
 
     /// Replaces all of a file's content. Owner, mode, extended attributes, flags and birth stay; the times of

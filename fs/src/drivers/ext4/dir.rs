@@ -77,7 +77,7 @@ impl Ext4 {
             }
             let name = part(block, at.saturating_add(8), raw.name_len.into(), "directory entry")?;
             if inode != 0 && name != b"." && name != b".." {
-                let kind = if has_kinds { kind_of(raw.file_type) } else { None };
+                let kind = if has_kinds { NodeKind::from_entry_type(raw.file_type) } else { None };
                 if visit(Entry { inode, name, kind })?.is_break() {
                     return Ok(ControlFlow::Break(()));
                 }
@@ -158,18 +158,4 @@ fn compare(found: u32, computed: u32) -> Result<()> {
         return Ok(());
     }
     Err(Ext4Fault::Checksum { what: "the directory block", found, computed }.into())
-}
-
-/// The kind that an entry's type byte names.
-pub(super) fn kind_of(file_type: u8) -> Option<NodeKind> {
-    Some(match file_type {
-        1 => NodeKind::File,
-        2 => NodeKind::Dir,
-        3 => NodeKind::Char,
-        4 => NodeKind::Block,
-        5 => NodeKind::Fifo,
-        6 => NodeKind::Socket,
-        7 => NodeKind::Link,
-        _ => return None,
-    })
 }

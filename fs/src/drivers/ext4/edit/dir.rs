@@ -12,7 +12,7 @@ use super::super::layout::{DIR_TAIL_BYTES, DIR_TAIL_TYPE, inode_flags};
 use super::super::map::Mapping;
 use super::Edit;
 use super::bytes::{get32, put, put16, put32};
-use super::dirblock::{New, Place, find, insert, pack, places, point, remove, type_of};
+use super::dirblock::{New, Place, find, insert, pack, places, point, remove};
 use super::node::Node;
 use super::xattr_list::Value;
 use crate::filesystem::NodeKind;
@@ -39,7 +39,7 @@ enum Act {
 
 impl Edit {
     fn file_type(&self, kind: NodeKind) -> u8 {
-        if self.fs.sb.features.incompat.contains(Incompat::FILETYPE) { type_of(kind) } else { 0 }
+        if self.fs.sb.features.incompat.contains(Incompat::FILETYPE) { kind.entry_type() } else { 0 }
     }
 
     pub(super) fn is_indexed(&self, dir: &Node) -> bool {

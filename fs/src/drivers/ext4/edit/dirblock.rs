@@ -6,7 +6,6 @@ use racker_formats::wire::{len64, part, take};
 use super::super::fault::Ext4Fault;
 use super::super::layout::RawDirEntry;
 use super::bytes::{put, put16, put32};
-use crate::filesystem::NodeKind;
 
 /// Bytes of an entry before its name.
 const HEAD: usize = 8;
@@ -34,19 +33,6 @@ impl Place {
 /// Bytes that an entry with a name of this length needs.
 pub(super) fn need(name: usize) -> usize {
     name.saturating_add(HEAD).saturating_add(3) & !3
-}
-
-/// The number that an entry has for the kind of its node.
-pub(super) fn type_of(kind: NodeKind) -> u8 {
-    match kind {
-        NodeKind::File => 1,
-        NodeKind::Dir => 2,
-        NodeKind::Char => 3,
-        NodeKind::Block => 4,
-        NodeKind::Fifo => 5,
-        NodeKind::Socket => 6,
-        NodeKind::Link => 7,
-    }
 }
 
 /// The length of an entry out of its field: lengths of 64 KiB have two forms.

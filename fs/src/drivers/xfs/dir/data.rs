@@ -16,7 +16,8 @@ use super::super::layout::{
 };
 use super::super::units::{FileBlock, InodeNo};
 use super::super::volume::{BlockKind, Volume};
-use super::{Entry, PLACE_SHIFT, Place, VisitEntry, kind_of, places_of};
+use super::{Entry, PLACE_SHIFT, Place, VisitEntry, places_of};
+use crate::filesystem::NodeKind;
 
 /// Blocks with entries: the only one, and one of several.
 pub(in super::super) const BLOCKS: [BlockKind; 2] = [
@@ -144,7 +145,7 @@ impl Volume {
         if name.is_empty() || u64::from(tag.get()) != len64(at) {
             return Err(Fault::Structure { what: WHAT, why: "no entry begins here" }.into());
         }
-        let kind = if ftype == 1 { kind_of(take(bytes, behind, WHAT)?) } else { None };
+        let kind = if ftype == 1 { NodeKind::from_entry_type(take(bytes, behind, WHAT)?) } else { None };
         let ino = InodeNo(raw.inumber.get());
         self.sb.inode_offset(ino)?;
         let place = Place::Block { block: data.block.at, at };

@@ -64,20 +64,6 @@ pub(super) enum Place {
 /// Called for each entry, `.` and `..` included where they are stored.
 type VisitEntry<'a> = dyn FnMut(Entry) -> Result<ControlFlow<()>> + 'a;
 
-/// The kind of node that `ftype` names.
-fn kind_of(ftype: u8) -> Option<NodeKind> {
-    Some(match ftype {
-        1 => NodeKind::File,
-        2 => NodeKind::Dir,
-        3 => NodeKind::Char,
-        4 => NodeKind::Block,
-        5 => NodeKind::Fifo,
-        6 => NodeKind::Socket,
-        7 => NodeKind::Link,
-        _ => return None,
-    })
-}
-
 impl Volume {
     /// Calls `visit` for all entries but `.` and `..`.
     pub(super) fn read_dir(&self, dir: &Inode, visit: &mut Visit<'_, DirEntry>) -> Result<()> {

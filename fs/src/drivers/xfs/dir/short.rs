@@ -11,7 +11,8 @@ use super::super::inode::Inode;
 use super::super::layout::{RawDirShort, RawDirShortEntry};
 use super::super::units::InodeNo;
 use super::super::volume::Volume;
-use super::{Entry, Place, VisitEntry, kind_of};
+use super::{Entry, Place, VisitEntry};
+use crate::filesystem::NodeKind;
 
 const WHAT: &str = "directory in the inode";
 
@@ -31,7 +32,7 @@ impl Volume {
             let mut next = name_at.saturating_add(name.len());
             let mut kind = None;
             if self.sb.ftype() {
-                kind = kind_of(take::<u8>(bytes, next, WHAT)?);
+                kind = NodeKind::from_entry_type(take::<u8>(bytes, next, WHAT)?);
                 next = next.saturating_add(1);
             }
             let ino = if width == 4 {

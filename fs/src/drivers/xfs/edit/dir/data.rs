@@ -18,7 +18,7 @@ use super::super::super::superblock::Superblock;
 use super::super::super::units::{Daddr, FileBlock, InodeNo, Lsn};
 use super::super::Edit;
 use super::super::shortdir::ShortEntry;
-use super::{Geometry, NewEntry, ftype};
+use super::{Geometry, NewEntry};
 
 const WHAT: &str = "directory block";
 const HEAD: usize = size_of::<RawDirData>();
@@ -197,7 +197,7 @@ impl DataBlock {
         let Some((at, _)) = self.free(end).find(|(_, room)| *room >= len) else { return Ok(None) };
         let namelen = u8::try_from(new.name.len()).map_err(|_| damaged("a name is too long"))?;
         let raw = RawDirEntry { inumber: new.ino.0.into(), namelen };
-        let kind = sb.ftype().then(|| ftype(new.kind));
+        let kind = sb.ftype().then(|| new.kind.entry_type());
         let bytes = [raw.as_bytes(), new.name, kind.as_slice()].concat();
         let place = part_mut(&mut self.bytes, at, len, WHAT)?;
         place.fill(0);
@@ -232,7 +232,7 @@ impl DataBlock {
         if sb.ftype() {
             let raw: RawDirEntry = take(&self.bytes, at, WHAT)?;
             let behind = at.saturating_add(size_of::<RawDirEntry>()).saturating_add(raw.namelen.into());
-            part_mut(&mut self.bytes, behind, 1, WHAT)?.copy_from_slice(&[ftype(new.kind)]);
+            part_mut(&mut self.bytes, behind, 1, WHAT)?.copy_from_slice(&[new.kind.entry_type()]);
         }
         Ok(())
     }

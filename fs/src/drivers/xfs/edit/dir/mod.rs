@@ -91,19 +91,6 @@ pub(super) struct NewEntry<'a> {
     pub(super) kind: NodeKind,
 }
 
-/// What directories call a kind of node.
-pub(super) fn ftype(kind: NodeKind) -> u8 {
-    match kind {
-        NodeKind::File => 1,
-        NodeKind::Dir => 2,
-        NodeKind::Char => 3,
-        NodeKind::Block => 4,
-        NodeKind::Fifo => 5,
-        NodeKind::Socket => 6,
-        NodeKind::Link => 7,
-    }
-}
-
 /// How a directory that is not inside its inode lies.
 enum Form {
     /// One block with all.
@@ -154,7 +141,7 @@ impl Edit {
     fn add(&mut self, dir: &mut Inode, new: NewEntry<'_>) -> Result<()> {
         if dir.data.format == ForkFormat::Local {
             let mut short = ShortDir::parse(dir, &self.volume.sb)?;
-            let ftype = self.volume.sb.ftype().then(|| ftype(new.kind));
+            let ftype = self.volume.sb.ftype().then(|| new.kind.entry_type());
             let entry = ShortEntry { name: new.name.to_vec(), offset: 0, ftype, ino: new.ino };
             if short.add(entry, &self.volume.sb) {
                 let bytes = short.pack()?;
@@ -308,7 +295,7 @@ impl Edit {
             if new.name == b".." {
                 short.parent = new.ino;
             } else {
-                short.set(new.name, new.ino, ftype(new.kind))?;
+                short.set(new.name, new.ino, new.kind.entry_type())?;
             }
             let bytes = short.pack()?;
             if bytes.len() <= dir.data.room {
