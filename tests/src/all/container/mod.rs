@@ -1,5 +1,7 @@
 //! Archives and compressed streams made by the programs that people use.
 
+mod random;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
