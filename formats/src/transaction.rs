@@ -5,7 +5,8 @@
 //! 1. The format can switch ([`Image::apply`]): changes of the *guest's* disk are staged, then the driver writes
 //!    them to unreferenced places and turns one sector.
 //! 2. Otherwise changes of the *host file* are staged under the driver, sealed into a redo file beside the image,
-//!    and applied from there ([`redo`]). Whoever opens the image next finishes or forgets it.
+//!    and applied from there ([`redo`]). Whoever opens the image next finishes or forgets it. In a raw image, new
+//!    content goes at once to space that nothing referred to before the edit ([`Disk::write_fresh`]).
 //!
 //! Whatever can write borrows from the [`Transaction`], and [`commit`](Transaction::commit) consumes it: a writer
 //! that is still open then does not compile, and one that was dropped without being closed makes it refuse.
@@ -65,6 +66,8 @@ pub struct Transaction {
     writers: Arc<AtomicUsize>,
     /// The host file is raw only because its content looks like nothing else, and must stay so.
     guessed_raw: bool,
+    /// There is, or may be, a sealed redo file: what it says is going to happen.
+    decided: bool,
 }
 
 #[derive(Debug)]
@@ -106,13 +109,13 @@ impl Transaction {
             let staged = Arc::new(Staged::new(Disk::from_arc(image.clone())));
             let guest = Disk::from_arc(staged.clone());
             let landing = Landing::Switch(image);
-            return Ok(Self { staged, guest, landing, writers, guessed_raw: false });
+            return Ok(Self { staged, guest, landing, writers, guessed_raw: false, decided: false });
         }
         drop(image);
-        let staged = Arc::new(Staged::new(file.clone()));
+        let staged = Arc::new(Staged::through(file.clone()));
         let guest = Disk::from_arc(reopen(Disk::from_arc(staged.clone()))?);
         let landing = Landing::Redo { file: file.clone(), path: path.to_path_buf() };
-        Ok(Self { staged, guest, landing, writers, guessed_raw: false })
+        Ok(Self { staged, guest, landing, writers, guessed_raw: false, decided: false })
     }
 
     /// Begins an edit that never lands on the image: [`finish`](Self::finish) gives the edited disk to be copied.
@@ -120,7 +123,7 @@ impl Transaction {
         let staged = Arc::new(Staged::new(guest.read_only()));
         let guest = Disk::from_arc(staged.clone());
         let writers = Arc::new(AtomicUsize::new(0));
-        Self { staged, guest, landing: Landing::Elsewhere, writers, guessed_raw: false }
+        Self { staged, guest, landing: Landing::Elsewhere, writers, guessed_raw: false, decided: false }
     }
 
     /// Refuses to commit if the file, which was found to be raw only by elimination, would look like a format.
@@ -153,7 +156,7 @@ impl Transaction {
     }
 
     /// Lands the edit. On return it is on stable storage, on an error the image is as it was.
-    pub fn commit(self) -> Result<()> {
+    pub fn commit(mut self) -> Result<()> {
         self.all_closed()?;
         // A driver over a staged file keeps tables of its own until it is flushed.
         self.guest.flush()?;
@@ -168,10 +171,24 @@ impl Transaction {
                 return Err(TransactionFault::Disguised(found).into());
             }
         }
-        match self.landing {
+        match &self.landing {
             Landing::Switch(image) => image.apply(&staged, &changes),
-            Landing::Redo { file, path } => land(&file, &path, &staged, &changes),
+            Landing::Redo { file, path } => {
+                // What was written already has to be there when the rest of the edit is decided.
+                self.staged.settle()?;
+                land(file, path, &staged, &changes, &mut self.decided)
+            }
             Landing::Elsewhere => Ok(()),
+        }
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if !self.decided
+            && let Err(e) = self.staged.undo()
+        {
+            tracing::warn!("space that an edit had taken is not given back: {e}");
         }
     }
 }
@@ -209,12 +226,20 @@ pub fn redo_path(image: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn land(file: &Disk, path: &Path, staged: &Disk, changes: &[crate::block::Change]) -> Result<()> {
+/// Lands an edit; `decided` says whether there may be a redo file that is applied sooner or later.
+fn land(
+    file: &Disk,
+    path: &Path,
+    staged: &Disk,
+    changes: &[crate::block::Change],
+    decided: &mut bool,
+) -> Result<()> {
     let redo_path = redo_path(path);
     let place = || format!("redo file {}", redo_path.display());
     // It holds what the image holds: nobody else may read it. A leftover would have been dealt with at opening.
     let host = File::options().read(true).write(true).create_new(true).mode(0o600).open(&redo_path);
     let host = host.map_err(crate::error::Error::from).within(place)?;
+    *decided = true;
     let redo = Disk::new(FileDevice::new(host, true)?);
     let sealed = redo::seal(&redo, file, staged, changes)
         .and_then(|()| sync_folder(&redo_path))
@@ -223,11 +248,13 @@ fn land(file: &Disk, path: &Path, staged: &Disk, changes: &[crate::block::Change
         Ok(Some(sealed)) => sealed,
         Ok(None) => {
             drop_redo(&redo_path)?;
+            *decided = false;
             return Err(std::io::Error::other("the redo file does not read back as written").into());
         }
         Err(e) => {
             // Nothing is decided before the seal; nothing must be left of it.
             drop_redo(&redo_path)?;
+            *decided = false;
             return Err(e.within(place()));
         }
     };
@@ -336,7 +363,7 @@ mod tests {
         let path = dir.path().join("disk.raw");
         std::fs::write(&path, vec![1; 10_000]).unwrap();
         let file = open_file(&path, true).unwrap();
-        let staged = Arc::new(Staged::new(file.clone()));
+        let staged = Arc::new(Staged::through(file.clone()));
         let top = Disk::from_arc(staged.clone());
         top.write_at(100, &[9; 100]).unwrap();
         let redo = File::options().read(true).write(true).create_new(true).open(redo_path(&path)).unwrap();

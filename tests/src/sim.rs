@@ -1,6 +1,6 @@
 //! Devices that lie: one loses power, one fails.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -76,6 +76,26 @@ impl Sparse {
             }
         }
         Ok(all)
+    }
+
+    /// Calls `each` with place and length of what differs between this and `other`, which is as long, byte by byte.
+    pub fn differences(&self, other: &Self, mut each: impl FnMut(usize, usize)) {
+        assert_eq!(self.len, other.len, "disks of different sizes");
+        let numbers: BTreeSet<usize> = self.pages.keys().chain(other.pages.keys()).copied().collect();
+        for number in numbers {
+            let of = |all: &Self| all.pages.get(&number).cloned();
+            let (a, b) = match (of(self), of(other)) {
+                (Some(a), Some(b)) if Arc::ptr_eq(&a, &b) => continue,
+                (a, b) => (a.map_or(ZEROES, |p| *p), b.map_or(ZEROES, |p| *p)),
+            };
+            let mut at = 0;
+            while let Some(skip) = a[at..].iter().zip(&b[at..]).position(|(a, b)| a != b) {
+                at += skip;
+                let len = a[at..].iter().zip(&b[at..]).take_while(|(a, b)| a != b).count();
+                each(number * PAGE + at, len);
+                at += len;
+            }
+        }
     }
 
     /// Calls `each` with the place and content of all that is not zero.

@@ -24,6 +24,7 @@ mod files;
 mod fixtures;
 mod live;
 mod map;
+mod matrix;
 mod noise;
 mod package;
 mod pairs;
