@@ -14,6 +14,7 @@ packages=(
   patch                                    # applies what a dry run prints
   selinux-utils                            # matchpathcon: the labels of new files
   procps                                   # kill: interrupts a conversion
+  strace                                   # whether a copy waits for the disk
   ostree python3
 )
 # A qemu-img that is there is left alone, whatever release it is of.

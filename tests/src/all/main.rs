@@ -22,6 +22,7 @@ mod extract;
 mod fat;
 mod files;
 mod fixtures;
+mod identity;
 mod live;
 mod map;
 mod matrix;
