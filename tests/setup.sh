@@ -8,6 +8,7 @@ packages=(
   fdisk gdisk mount util-linux             # sfdisk, sgdisk, mount, losetup, blkid, setpriv
   attr acl libcap2-bin                     # getfattr, getfacl, getcap
   tar libarchive-tools xz-utils zstd bzip2 # who else reads what tar-out writes
+  pigz pbzip2 lbzip2                       # pack in pieces what racker reads in place
   7zip                                     # reads VHD, VHDX and VDI, differences of the first two included
   libvhdi-utils                            # vhdiinfo: reads what VHDX images say of themselves
   patch                                    # applies what a dry run prints

@@ -48,7 +48,7 @@ impl Act for TarIn {
         };
         let mut stream = expanded(BufReader::with_capacity(1 << 20, &mut counted)).about(&self.archive)?;
         let accounts = Accounts::of(editing.target);
-        let (base, view) = editing.place_in(&self.path)?;
+        let (base, view) = editing.place_in(&self.path, true)?;
         let image = &editing.target.path;
         let done = editing.put(base, &view, |put| {
             tar_in(stream.as_mut(), put, &accounts, None).about(&self.archive).about(image)

@@ -17,7 +17,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::fstatvfs;
 
-use crate::block::{Disk, FileDevice};
 use crate::error::{Error, Fault, Kind, Result};
 use crate::limits::{EXPANDED_FREE, EXPANDED_RATIO_MAX, MIB, SPOOL_FREE_MIN};
 use crate::wire::{data_runs, len64};
@@ -132,22 +131,8 @@ impl Expansion {
     }
 }
 
-/// Expands `from` to its end; `what` names the kind of stream in errors.
-pub(super) fn spool(what: &'static str, from: &mut dyn Read, expansion: &mut Expansion) -> Result<Disk> {
-    let out = Out::new(what)?;
-    let mut at = 0u64;
-    out.copy(from, |len| {
-        expansion.spend(len, what)?;
-        let start = at;
-        at = at.saturating_add(len);
-        Ok(start)
-    })?;
-    out.file.set_len(at).map_err(|why| out.error(why))?;
-    Ok(Disk::new(FileDevice::new(out.file, false)?).read_only())
-}
-
 /// Reads until `buf` is full or the stream ends.
-fn fill(from: &mut dyn Read, buf: &mut [u8]) -> io::Result<usize> {
+pub(super) fn fill(from: &mut dyn Read, buf: &mut [u8]) -> io::Result<usize> {
     let mut len = 0usize;
     while let Some(rest) = buf.get_mut(len..).filter(|r| !r.is_empty()) {
         match from.read(rest) {
@@ -161,7 +146,7 @@ fn fill(from: &mut dyn Read, buf: &mut [u8]) -> io::Result<usize> {
 }
 
 /// What a decoder's error means; one from the file below is passed on as it is.
-fn decode_error(what: &'static str, e: io::Error) -> Error {
+pub(super) fn decode_error(what: &'static str, e: io::Error) -> Error {
     let (kind, text) = (e.kind(), e.to_string());
     match e.downcast::<Error>() {
         Ok(below) => below,
@@ -223,7 +208,7 @@ impl Out {
     }
 
     /// Writes what is not zero.
-    fn write(&self, at: u64, piece: &[u8]) -> Result<()> {
+    pub(super) fn write(&self, at: u64, piece: &[u8]) -> Result<()> {
         for run in data_runs(piece, BLOCK) {
             let data = piece.get(run.clone()).unwrap_or_default();
             self.make_room(len64(data.len()))?;

@@ -51,7 +51,8 @@ pub struct Put<'p, 't> {
     base: Place,
     now: Time,
     places: HashMap<Vec<u8>, Place>,
-    labels: Option<&'p Labels>,
+    /// The policy, and where the system has the root of `view`.
+    labels: Option<(&'p Labels, Vec<Name>)>,
     /// Directories get their times when nothing more is put into them.
     dirs: Vec<(Spot, Option<Time>, Time)>,
     /// What filesystems did not take: how often, and the first path.
@@ -65,8 +66,9 @@ impl<'p, 't> Put<'p, 't> {
         Self { session, view, base, now, places, labels: None, dirs, lost }
     }
 
-    /// Gives new nodes that come without a label of SELinux the one that the policy on the disk has for them.
-    pub fn with_labels(self, labels: Option<&'p Labels>) -> Self {
+    /// Gives new nodes that come without a label of SELinux the one that the policy on the disk has for them. The
+    /// policy's own system sees the root of the view at the path beside it.
+    pub fn with_labels(self, labels: Option<(&'p Labels, Vec<Name>)>) -> Self {
         Self { labels, ..self }
     }
 
@@ -276,12 +278,11 @@ impl<'p, 't> Put<'p, 't> {
     }
 
     fn label(&mut self, spot: Spot, entry: &Entry, kind: NewKind<'_>, meta: &Meta) -> Result<()> {
-        let Some(labels) = self.labels else { return Ok(()) };
+        let Some((labels, prefix)) = &self.labels else { return Ok(()) };
         if meta.xattrs.iter().any(|(name, _)| name == ATTRIBUTE) {
             return Ok(());
         }
-        let mut path = entry.dir.path.clone();
-        path.push(entry.name.clone());
+        let path: Vec<Name> = prefix.iter().chain(&entry.dir.path).chain([&entry.name]).cloned().collect();
         let now = self.now;
         match labels.label(show(&path).as_bytes(), kind.kind()) {
             Some(label) => self.session.writer(spot.volume)?.give_label(spot.node, &label, now),

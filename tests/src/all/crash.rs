@@ -48,7 +48,7 @@ impl Edit {
     }
 
     fn place(self, disk: &Inspection) -> Place {
-        locate(disk, Guest::find(disk).as_ref(), self.path.as_bytes(), true).unwrap()
+        locate(disk, Guest::find(disk).as_ref(), self.path.as_bytes(), true).unwrap().0
     }
 
     fn read(self, disk: &Disk) -> Vec<u8> {
