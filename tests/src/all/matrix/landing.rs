@@ -10,7 +10,7 @@ use racker_tests::early::{Sealed, Watched};
 use racker_tests::image::{disk, open_disk};
 use racker_tests::qemu;
 use racker_tests::rng::Rng;
-use racker_tests::sim::{CrashDisk, Medium, Sparse};
+use racker_tests::sim::{CrashDisk, FaultDisk, Medium, Sparse};
 
 use super::edits::Edits;
 use super::{Count, Old};
@@ -79,11 +79,52 @@ impl Image {
     pub(super) fn give_up(&self, before: &Old, edits: &mut Edits, when: &str) {
         let (crash, file) = memory(&self.host);
         let transaction = self.begin(&file);
-        edits.make(&transaction.disk());
+        edits.make(&transaction.disk()).unwrap();
         drop(transaction);
         assert!(!redo_path(&self.path).exists());
         before.differs(&self.guest_of(&crash.bytes()), when);
         before.judge(&self.guest_of(&crash.bytes()), self.path.parent().unwrap(), when);
+    }
+
+    /// The host fails at one operation of an edit, at so many places one after the other: it did not happen, or the
+    /// redo file is there to finish it. Returns how often the host failed.
+    pub(super) fn fail(&self, before: &Old, edits: &Edits, places: u64, when: &str) -> u64 {
+        let attempt = |good: u64| {
+            let (crash, file) = memory(&self.host);
+            let fault = Arc::new(FaultDisk::new(file, good, good % 2 == 0));
+            let file = Disk::from_arc(fault.clone() as Arc<dyn BlockDevice>);
+            let reopen = |disk: Disk| open_disk(self.format, disk, true);
+            let done = reopen(file.clone()).and_then(|image| {
+                let transaction = Transaction::begin(image, &file, &self.path, reopen)?;
+                edits.clone().make(&transaction.disk())?;
+                transaction.commit()
+            });
+            (crash.bytes(), fault, done)
+        };
+        let (new, whole, done) = attempt(u64::MAX / 2);
+        done.unwrap();
+        let step = (whole.done() / places).max(1);
+        let mut failed = 0;
+        for good in (0..whole.done()).step_by(step as usize | 1) {
+            let (found, fault, done) = attempt(good);
+            assert!(fault.failed(), "{when}: operation {good}");
+            if done.is_ok() {
+                // Nobody needed what could not be read: a second table of partitions, say.
+                assert!(found == new, "{when}: operation {good}");
+                continue;
+            }
+            failed += 1;
+            if redo_path(&self.path).exists() {
+                let (crash, disk) = memory(&found);
+                recover(&self.path, disk).unwrap();
+                assert!(!redo_path(&self.path).exists());
+                if crash.bytes() == new {
+                    continue;
+                }
+            }
+            before.differs(&found, &format!("{when}, operation {good} fails"));
+        }
+        failed
     }
 
     /// An edit that lands, cut off at every operation.
@@ -99,13 +140,13 @@ impl Image {
         let (crash, file) = memory(&self.host);
         if self.format != "raw" {
             let transaction = self.begin(&file);
-            edits.make(&transaction.disk());
+            edits.make(&transaction.disk()).unwrap();
             transaction.commit().unwrap();
             self.cut_switch(before, &crash, (torn, foreign), rng, count, when);
         } else {
             let watched = Arc::new(Watched::new(crash.clone(), &self.path));
             let transaction = self.begin(&Disk::from_arc(watched.clone() as Arc<dyn BlockDevice>));
-            edits.make(&transaction.disk());
+            edits.make(&transaction.disk()).unwrap();
             transaction.commit().unwrap();
             assert!(!redo_path(&self.path).exists());
             // An edit can come to nothing.
