@@ -16,8 +16,8 @@ use std::fs::File;
 use std::marker::PhantomData;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustix::fs::OFlags;
 
@@ -66,8 +66,19 @@ pub struct Transaction {
     writers: Arc<AtomicUsize>,
     /// The host file is raw only because its content looks like nothing else, and must stay so.
     guessed_raw: bool,
-    /// There is, or may be, a sealed redo file: what it says is going to happen.
-    decided: bool,
+}
+
+/// Edits that have stored something on a host file, perhaps.
+static RUNNING: Mutex<Vec<Weak<Staged>>> = Mutex::new(Vec::new());
+
+/// Gives the space back that edits have taken on the host, for a program that is told to end: none of them lands any
+/// more, but for those that are landing.
+pub fn abandon() {
+    for edit in RUNNING.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade) {
+        if let Err(e) = edit.undo() {
+            tracing::warn!("space that an edit had taken is not given back: {e}");
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -109,13 +120,16 @@ impl Transaction {
             let staged = Arc::new(Staged::new(Disk::from_arc(image.clone())));
             let guest = Disk::from_arc(staged.clone());
             let landing = Landing::Switch(image);
-            return Ok(Self { staged, guest, landing, writers, guessed_raw: false, decided: false });
+            return Ok(Self { staged, guest, landing, writers, guessed_raw: false });
         }
         drop(image);
         let staged = Arc::new(Staged::through(file.clone()));
         let guest = Disk::from_arc(reopen(Disk::from_arc(staged.clone()))?);
         let landing = Landing::Redo { file: file.clone(), path: path.to_path_buf() };
-        Ok(Self { staged, guest, landing, writers, guessed_raw: false, decided: false })
+        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|edit| edit.strong_count() > 0);
+        running.push(Arc::downgrade(&staged));
+        Ok(Self { staged, guest, landing, writers, guessed_raw: false })
     }
 
     /// Begins an edit that never lands on the image: [`finish`](Self::finish) gives the edited disk to be copied.
@@ -123,7 +137,7 @@ impl Transaction {
         let staged = Arc::new(Staged::new(guest.read_only()));
         let guest = Disk::from_arc(staged.clone());
         let writers = Arc::new(AtomicUsize::new(0));
-        Self { staged, guest, landing: Landing::Elsewhere, writers, guessed_raw: false, decided: false }
+        Self { staged, guest, landing: Landing::Elsewhere, writers, guessed_raw: false }
     }
 
     /// Refuses to commit if the file, which was found to be raw only by elimination, would look like a format.
@@ -156,7 +170,7 @@ impl Transaction {
     }
 
     /// Lands the edit. On return it is on stable storage, on an error the image is as it was.
-    pub fn commit(mut self) -> Result<()> {
+    pub fn commit(self) -> Result<()> {
         self.all_closed()?;
         // A driver over a staged file keeps tables of its own until it is flushed.
         self.guest.flush()?;
@@ -176,7 +190,7 @@ impl Transaction {
             Landing::Redo { file, path } => {
                 // What was written already has to be there when the rest of the edit is decided.
                 self.staged.settle()?;
-                land(file, path, &staged, &changes, &mut self.decided)
+                land(file, path, &staged, &changes, &|| self.staged.unsettle())
             }
             Landing::Elsewhere => Ok(()),
         }
@@ -185,9 +199,7 @@ impl Transaction {
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        if !self.decided
-            && let Err(e) = self.staged.undo()
-        {
+        if let Err(e) = self.staged.undo() {
             tracing::warn!("space that an edit had taken is not given back: {e}");
         }
     }
@@ -226,20 +238,25 @@ pub fn redo_path(image: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Lands an edit; `decided` says whether there may be a redo file that is applied sooner or later.
+/// Lands an edit; `undecided` hears that no redo file is left that would be applied sooner or later.
 fn land(
     file: &Disk,
     path: &Path,
     staged: &Disk,
     changes: &[crate::block::Change],
-    decided: &mut bool,
+    undecided: &dyn Fn() -> Result<()>,
 ) -> Result<()> {
     let redo_path = redo_path(path);
     let place = || format!("redo file {}", redo_path.display());
     // It holds what the image holds: nobody else may read it. A leftover would have been dealt with at opening.
     let host = File::options().read(true).write(true).create_new(true).mode(0o600).open(&redo_path);
-    let host = host.map_err(crate::error::Error::from).within(place)?;
-    *decided = true;
+    let host = match host.map_err(crate::error::Error::from).within(place) {
+        Ok(host) => host,
+        Err(e) => {
+            undecided()?;
+            return Err(e);
+        }
+    };
     let redo = Disk::new(FileDevice::new(host, true)?);
     let sealed = redo::seal(&redo, file, staged, changes)
         .and_then(|()| sync_folder(&redo_path))
@@ -248,13 +265,13 @@ fn land(
         Ok(Some(sealed)) => sealed,
         Ok(None) => {
             drop_redo(&redo_path)?;
-            *decided = false;
+            undecided()?;
             return Err(std::io::Error::other("the redo file does not read back as written").into());
         }
         Err(e) => {
             // Nothing is decided before the seal; nothing must be left of it.
             drop_redo(&redo_path)?;
-            *decided = false;
+            undecided()?;
             return Err(e.within(place()));
         }
     };

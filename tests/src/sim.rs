@@ -295,6 +295,7 @@ impl<M: Medium> BlockDevice for CrashDisk<M> {
 #[derive(Debug)]
 pub struct FaultDisk {
     below: Disk,
+    good: u64,
     left: AtomicU64,
     forever: bool,
 }
@@ -302,12 +303,17 @@ pub struct FaultDisk {
 impl FaultDisk {
     /// Over `below`; the operation behind the first `good` ones fails, and with `forever` every later one.
     pub fn new(below: Disk, good: u64, forever: bool) -> Self {
-        Self { below, left: AtomicU64::new(good + 1), forever }
+        Self { below, good, left: AtomicU64::new(good + 1), forever }
     }
 
     /// Whether the failure has come.
     pub fn failed(&self) -> bool {
         self.left.load(Ordering::SeqCst) == 0
+    }
+
+    /// How many operations there were, if it has not failed.
+    pub fn done(&self) -> u64 {
+        self.good + 1 - self.left.load(Ordering::SeqCst)
     }
 
     fn step(&self) -> Result<()> {

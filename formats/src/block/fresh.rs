@@ -15,7 +15,7 @@
 use std::collections::BTreeSet;
 
 use super::{BlockSize, Disk, RunKind, Span};
-use crate::error::Result;
+use crate::error::{Common, Result};
 use crate::limits::MIB;
 
 /// Bytes at both ends of the file that are never written before the edit is decided.
@@ -34,6 +34,10 @@ pub(super) struct Fresh {
     claimed: Vec<Span>,
     /// Somebody else has written, too.
     over: bool,
+    /// The edit may land: what it has stored stays.
+    kept: bool,
+    /// The edit is given up, and must not land any more.
+    given_up: bool,
     /// Where holes were looked for: all that was written to.
     seen: BTreeSet<u64>,
     /// What was not stored on the host before.
@@ -93,14 +97,29 @@ impl Fresh {
         Ok(())
     }
 
-    /// Whether anything was stored.
-    pub(super) fn any(&self) -> bool {
-        !self.seen.is_empty()
+    /// Makes sure that what was stored is on stable storage. From here on it stays.
+    pub(super) fn settle(&mut self, below: &Disk) -> Result<()> {
+        if self.given_up {
+            return Err(Common::GivenUp.into());
+        }
+        if !self.seen.is_empty() {
+            below.flush()?;
+        }
+        self.kept = true;
+        Ok(())
+    }
+
+    /// It turns out that the edit does not land.
+    pub(super) fn unsettle(&mut self) {
+        self.kept = false;
     }
 
     /// The edit is given up: what was a hole becomes one again. Nothing is stored any more after that.
     pub(super) fn undo(&mut self, below: &Disk) -> Result<()> {
-        self.over = true;
+        if self.kept {
+            return Ok(());
+        }
+        (self.over, self.given_up) = (true, true);
         std::mem::take(&mut self.holes).into_iter().try_for_each(|hole| below.discard(hole))
     }
 }
@@ -233,6 +252,23 @@ mod tests {
         assert_eq!((below.stored().unwrap(), holes(&below)), (stored, runs));
         top.write_fresh(3 << 20, &[5; 5]).unwrap();
         assert!(bytes(&below, 3 << 20, 5) == [0; 5], "nothing comes after the end");
+        assert!(staged.settle().is_err(), "what is gone cannot land");
+    }
+
+    #[test]
+    fn what_may_land_is_not_given_up() {
+        let file = tempfile::tempfile().unwrap();
+        let below = Disk::new(FileDevice::new(file, true).unwrap());
+        below.resize(SIZE).unwrap();
+        let (top, staged) = over(below.clone());
+        assert!(top.claim(span(0, SIZE)).unwrap());
+        top.write_fresh(3 << 20, &[5; 5]).unwrap();
+        staged.settle().unwrap();
+        staged.undo().unwrap();
+        assert!(bytes(&below, 3 << 20, 5) == [5; 5]);
+        staged.unsettle().unwrap();
+        staged.undo().unwrap();
+        assert!(bytes(&below, 3 << 20, 5) == [0; 5]);
     }
 
     fn holes(disk: &Disk) -> Vec<(Span, RunKind)> {

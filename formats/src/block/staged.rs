@@ -108,12 +108,19 @@ impl Staged {
         Self { through: true, ..Self::new(below) }
     }
 
-    /// Makes sure that what was written below is on stable storage.
+    /// Makes sure that what was written below is on stable storage. It stays there from then on; an error after
+    /// [`undo`](Self::undo).
     pub fn settle(&self) -> Result<()> {
-        if self.shared()?.fresh.any() { self.below.flush() } else { Ok(()) }
+        self.exclusive()?.fresh.settle(&self.below)
     }
 
-    /// Gives the space back that was taken below.
+    /// What was settled does not land after all.
+    pub fn unsettle(&self) -> Result<()> {
+        self.exclusive()?.fresh.unsettle();
+        Ok(())
+    }
+
+    /// Gives the space back that was taken below, unless it is settled.
     pub fn undo(&self) -> Result<()> {
         self.exclusive()?.fresh.undo(&self.below)
     }

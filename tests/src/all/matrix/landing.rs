@@ -2,17 +2,18 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use racker_formats::block::{BlockDevice, Caps, Disk, redo};
+use racker_formats::block::{BlockDevice, Disk, FileDevice, redo};
 use racker_formats::transaction::{Transaction, recover, redo_path};
+use racker_tests::early::{Sealed, Watched};
 use racker_tests::image::{disk, open_disk};
 use racker_tests::qemu;
 use racker_tests::rng::Rng;
-use racker_tests::sim::{CrashDisk, Medium, Sparse};
+use racker_tests::sim::{CrashDisk, FaultDisk, Medium, Sparse};
 
 use super::edits::Edits;
-use super::{Before, Count};
+use super::{Count, Old};
 
 /// One of so many states is recovered by the way that leads over the host's files.
 const BY_FILE: u64 = 64;
@@ -46,79 +47,6 @@ fn memory(bytes: &Sparse) -> (Arc<CrashDisk<Sparse>>, Disk) {
     (crash, disk)
 }
 
-/// The file of an image that is being edited: keeps the redo file as it is when the image changes because of it.
-#[derive(Debug)]
-struct Watched {
-    image: Arc<CrashDisk<Sparse>>,
-    redo: PathBuf,
-    sealed: Mutex<Option<Sealed>>,
-    /// The image was flushed with no redo file there, and not written since.
-    settled: Mutex<bool>,
-}
-
-/// A redo file that decides.
-#[derive(Clone, Debug)]
-struct Sealed {
-    bytes: Vec<u8>,
-    /// The image before it is applied, and the operations until then.
-    image: Sparse,
-    operations: usize,
-}
-
-impl Watched {
-    fn look(&self) {
-        let mut sealed = self.sealed.lock().unwrap();
-        if sealed.is_some() {
-            return;
-        }
-        if !self.redo.exists() {
-            *self.settled.lock().unwrap() = false;
-            return;
-        }
-        let early = self.image.len() > 0;
-        assert!(
-            !early || *self.settled.lock().unwrap(),
-            "what is stored early is flushed before the rest is sealed"
-        );
-        *sealed = Some(Sealed {
-            bytes: std::fs::read(&self.redo).unwrap(),
-            image: self.image.bytes(),
-            operations: self.image.len(),
-        });
-    }
-}
-
-impl BlockDevice for Watched {
-    fn size(&self) -> u64 {
-        self.image.size()
-    }
-
-    fn caps(&self) -> Caps {
-        self.image.caps()
-    }
-
-    fn read_at(&self, at: u64, buf: &mut [u8]) -> racker_formats::Result<()> {
-        self.image.read_at(at, buf)
-    }
-
-    fn write_at(&self, at: u64, data: &[u8]) -> racker_formats::Result<()> {
-        self.look();
-        self.image.write_at(at, data)
-    }
-
-    fn resize(&self, size: u64) -> racker_formats::Result<()> {
-        self.look();
-        self.image.resize(size)
-    }
-
-    fn flush(&self) -> racker_formats::Result<()> {
-        if !self.redo.exists() {
-            *self.settled.lock().unwrap() = true;
-        }
-        self.image.flush()
-    }
-}
-
 impl Image {
     /// An image of the raw disk at `raw`, made by `qemu-img`.
     pub(super) fn of(format: &'static str, raw: &Path, dir: &Path) -> Self {
@@ -126,8 +54,7 @@ impl Image {
         let (from, to) = (raw.display().to_string(), path.display().to_string());
         qemu::img(&["convert", "-q", "-f", "raw", "-O", format, &from, &to]);
         let file = std::fs::File::open(&path).unwrap();
-        let host =
-            Sparse::of(&Disk::new(racker_formats::block::FileDevice::new(file, false).unwrap())).unwrap();
+        let host = Sparse::of(&Disk::new(FileDevice::new(file, false).unwrap())).unwrap();
         Self { format, host, path }
     }
 
@@ -149,20 +76,61 @@ impl Image {
     }
 
     /// An edit that is thrown away: everything stays as it was.
-    pub(super) fn give_up(&self, before: &Before, edits: &mut Edits, when: &str) {
+    pub(super) fn give_up(&self, before: &Old, edits: &mut Edits, when: &str) {
         let (crash, file) = memory(&self.host);
         let transaction = self.begin(&file);
-        edits.make(&transaction.disk());
+        edits.make(&transaction.disk()).unwrap();
         drop(transaction);
         assert!(!redo_path(&self.path).exists());
-        before.stands(&self.guest_of(&crash.bytes()), when);
+        before.differs(&self.guest_of(&crash.bytes()), when);
         before.judge(&self.guest_of(&crash.bytes()), self.path.parent().unwrap(), when);
+    }
+
+    /// The host fails at one operation of an edit, at so many places one after the other: it did not happen, or the
+    /// redo file is there to finish it. Returns how often the host failed.
+    pub(super) fn fail(&self, before: &Old, edits: &Edits, places: u64, when: &str) -> u64 {
+        let attempt = |good: u64| {
+            let (crash, file) = memory(&self.host);
+            let fault = Arc::new(FaultDisk::new(file, good, good % 2 == 0));
+            let file = Disk::from_arc(fault.clone() as Arc<dyn BlockDevice>);
+            let reopen = |disk: Disk| open_disk(self.format, disk, true);
+            let done = reopen(file.clone()).and_then(|image| {
+                let transaction = Transaction::begin(image, &file, &self.path, reopen)?;
+                edits.clone().make(&transaction.disk())?;
+                transaction.commit()
+            });
+            (crash.bytes(), fault, done)
+        };
+        let (new, whole, done) = attempt(u64::MAX / 2);
+        done.unwrap();
+        let step = (whole.done() / places).max(1);
+        let mut failed = 0;
+        for good in (0..whole.done()).step_by(step as usize | 1) {
+            let (found, fault, done) = attempt(good);
+            assert!(fault.failed(), "{when}: operation {good}");
+            if done.is_ok() {
+                // Nobody needed what could not be read: a second table of partitions, say.
+                assert!(found == new, "{when}: operation {good}");
+                continue;
+            }
+            failed += 1;
+            if redo_path(&self.path).exists() {
+                let (crash, disk) = memory(&found);
+                recover(&self.path, disk).unwrap();
+                assert!(!redo_path(&self.path).exists());
+                if crash.bytes() == new {
+                    continue;
+                }
+            }
+            before.differs(&found, &format!("{when}, operation {good} fails"));
+        }
+        failed
     }
 
     /// An edit that lands, cut off at every operation.
     pub(super) fn edit(
         &mut self,
-        before: &Before,
+        before: &Old,
         edits: &mut Edits,
         (torn, foreign): (u32, bool),
         rng: &mut Rng,
@@ -172,23 +140,17 @@ impl Image {
         let (crash, file) = memory(&self.host);
         if self.format != "raw" {
             let transaction = self.begin(&file);
-            edits.make(&transaction.disk());
+            edits.make(&transaction.disk()).unwrap();
             transaction.commit().unwrap();
             self.cut_switch(before, &crash, (torn, foreign), rng, count, when);
         } else {
-            let watched = Arc::new(Watched {
-                image: crash.clone(),
-                redo: redo_path(&self.path),
-                sealed: Mutex::default(),
-                settled: Mutex::default(),
-            });
+            let watched = Arc::new(Watched::new(crash.clone(), &self.path));
             let transaction = self.begin(&Disk::from_arc(watched.clone() as Arc<dyn BlockDevice>));
-            edits.make(&transaction.disk());
+            edits.make(&transaction.disk()).unwrap();
             transaction.commit().unwrap();
             assert!(!redo_path(&self.path).exists());
-            let sealed = watched.sealed.lock().unwrap().take();
             // An edit can come to nothing.
-            if let Some(sealed) = sealed {
+            if let Some(sealed) = watched.sealed() {
                 self.cut_sealing(before, &sealed, torn, rng, count, when);
                 self.cut_landing(before, &crash, &sealed, (torn, foreign), rng, count, when);
             }
@@ -199,7 +161,7 @@ impl Image {
     /// The format switches: the file holds the old disk or the new one.
     fn cut_switch(
         &self,
-        before: &Before,
+        before: &Old,
         crash: &CrashDisk<Sparse>,
         (torn, foreign): (u32, bool),
         rng: &mut Rng,
@@ -215,7 +177,7 @@ impl Image {
             }
             let guest = self.guest_of(host);
             assert!(
-                guest == before.guest || guest == new,
+                guest == *before.guest() || guest == new,
                 "{when}: neither old nor new after {cut} operations"
             );
             if foreign && count.cuts % BY_QEMU == 0 {
@@ -237,21 +199,21 @@ impl Image {
         let (status, said) = qemu::img_status(&["check", "-f", self.format, "-r", "all", &path]);
         assert_eq!(status, 0, "{said}");
         let file = std::fs::File::open(&self.path).unwrap();
-        let file = Disk::new(racker_formats::block::FileDevice::new(file, false).unwrap());
+        let file = Disk::new(FileDevice::new(file, false).unwrap());
         assert!(self.guest_of(&Sparse::of(&file).unwrap()) == *guest);
     }
 
     /// While the redo file is written, the image does not change: the file decides or is nothing.
     fn cut_sealing(
         &self,
-        before: &Before,
+        before: &Old,
         sealed: &Sealed,
         torn: u32,
         rng: &mut Rng,
         count: &mut Count,
         when: &str,
     ) {
-        before.stands(&self.guest_of(&sealed.image), when);
+        before.differs(&self.guest_of(&sealed.image), when);
         // Appended piece by piece, flushed, ended, flushed.
         let (crash, redo) = memory(&Sparse::default());
         let (records, trailer) = sealed.bytes.split_at(sealed.bytes.len() - 32);
@@ -281,7 +243,7 @@ impl Image {
     #[allow(clippy::too_many_arguments)]
     fn cut_landing(
         &self,
-        before: &Before,
+        before: &Old,
         crash: &CrashDisk<Sparse>,
         sealed: &Sealed,
         (torn, foreign): (u32, bool),
@@ -302,7 +264,7 @@ impl Image {
             let when = format!("{when}, after {cut} of {} operations", crash.len());
             if cut <= sealed.operations {
                 let found = self.guest_of(host);
-                if before.stands(&found, &when) {
+                if before.differs(&found, &when) {
                     early += 1;
                     if foreign && early % BY_CHECKER == 1 {
                         before.judge(&found, self.path.parent().unwrap(), &when);

@@ -12,9 +12,10 @@ mod landing;
 
 use std::path::Path;
 
-use racker_formats::block::{Disk, Span};
+use racker_formats::block::Disk;
 use racker_fs::drivers::DRIVERS;
 use racker_fs::filesystem::Driver;
+use racker_tests::early::Before;
 use racker_tests::image::scratch;
 use racker_tests::manifest::Manifest;
 use racker_tests::mount::{WHOLE, xfs_is_clean};
@@ -98,38 +99,24 @@ impl Kind {
     }
 }
 
-/// A guest's disk of before an edit, and which of its bytes mean nothing.
-pub(super) struct Before {
+/// A guest's disk of before an edit.
+pub(super) struct Old {
     kind: Kind,
-    pub(super) guest: Sparse,
-    free: Vec<Span>,
+    before: Before,
 }
 
-impl Before {
-    pub(super) fn of(kind: Kind, guest: Sparse) -> Self {
-        let disk = Disk::new(CrashDisk::new(guest.clone())).read_only();
-        let mut free = Vec::new();
-        let reliable = kind.driver().open(disk).unwrap().free_space(&mut |span| {
-            free.push(span);
-            Ok(std::ops::ControlFlow::Continue(()))
-        });
-        assert!(reliable.unwrap(), "edits leave filesystems clean");
-        Self { kind, guest, free }
+impl Old {
+    fn of(kind: Kind, guest: Sparse) -> Self {
+        Self { kind, before: Before::of(guest) }
+    }
+
+    pub(super) fn guest(&self) -> &Sparse {
+        &self.before.guest
     }
 
     /// Whether `found` differs from it, which it may only in what is free.
-    pub(super) fn stands(&self, found: &Sparse, when: &str) -> bool {
-        let mut early = false;
-        self.guest.differences(found, |at, len| {
-            early = true;
-            let (mut at, end) = (at as u64, (at + len) as u64);
-            while at < end {
-                let next = self.free.partition_point(|span| span.end() <= at);
-                let inside = self.free.get(next).filter(|span| span.start() <= at);
-                at = inside.unwrap_or_else(|| panic!("{when}: byte {at} is neither old nor free")).end();
-            }
-        });
-        early
+    pub(super) fn differs(&self, found: &Sparse, when: &str) -> bool {
+        self.before.differs(found, when)
     }
 
     /// Another program finds it sound, and all files are as they were.
@@ -137,7 +124,7 @@ impl Before {
         let path = dir.join("judged.raw");
         landing::write(found, &path);
         self.kind.is_clean(&path, when);
-        self.kind.manifest(found).assert_same(&self.kind.manifest(&self.guest), when);
+        self.kind.manifest(found).assert_same(&self.kind.manifest(self.guest()), when);
     }
 }
 
@@ -150,7 +137,7 @@ fn play(kind: Kind, format: &'static str, plan: Plan) -> Count {
     let mut edits = Edits::new(Rng::new(1));
     let mut count = Count::default();
     for number in 0..plan.edits {
-        let before = Before::of(kind, image.guest());
+        let before = Old::of(kind, image.guest());
         let foreign = number % plan.judge == plan.judge - 1;
         let when = format!("{} in {format}, edit {number}", kind.driver);
         count.edits += 1;
@@ -192,25 +179,53 @@ fn fat_outlives_power_cuts() {
     assert!(counts[0].early > 0 && counts.iter().all(|c| c.cuts > 50));
 }
 
-/// 200 edits of each filesystem in each kind of image, about half an hour:
-/// `cargo test --release -p racker-tests --test all matrix::all_of_it -- --ignored --nocapture`
 #[test]
-#[ignore = "half an hour"]
-fn all_of_it() {
-    let number = |name: &str, otherwise: u32| {
-        std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(otherwise)
-    };
-    let plan = Plan { edits: number("RACKER_MATRIX_EDITS", 200), torn: 3, judge: 1 };
-    let mut all = Count::default();
+fn a_host_that_fails_leaves_a_raw_disk_as_it_was() {
     for kind in [XFS, EXT4, FAT] {
-        for format in ["raw", "qcow2", "vhdx"] {
-            let count = play(kind, format, plan);
-            all.edits += count.edits;
-            all.cuts += count.cuts;
-            all.early += count.early;
-            all.judged += count.judged;
-            all.dropped += count.dropped;
+        let dir = scratch();
+        let raw = dir.path().join("new.raw");
+        kind.make(&raw);
+        let mut image = Image::of("raw", &raw, dir.path());
+        let mut edits = Edits::new(Rng::new(2));
+        for number in 0..3 {
+            let (before, when) = (Old::of(kind, image.guest()), format!("{}, edit {number}", kind.driver));
+            assert!(image.fail(&before, &edits, 15, &when) >= 8);
+            let (rng, mut count) = (&mut Rng::new(number), Count::default());
+            image.edit(&before, &mut edits, (0, false), rng, &mut count, &when);
         }
     }
-    println!("all of it: {all:?}");
+}
+
+/// 200 edits of a filesystem in each kind of image, ten minutes each:
+/// `cargo test --release -p racker-tests --test all matrix::whole -- --ignored --nocapture`
+fn whole(kind: Kind) {
+    let plan = Plan { edits: 200, torn: 3, judge: 2 };
+    let mut all = Count::default();
+    for format in ["raw", "qcow2", "vhdx"] {
+        let count = play(kind, format, plan);
+        all.edits += count.edits;
+        all.cuts += count.cuts;
+        all.early += count.early;
+        all.judged += count.judged;
+        all.dropped += count.dropped;
+    }
+    println!("{} in all of them: {all:?}", kind.driver);
+}
+
+#[test]
+#[ignore = "ten minutes: see whole()"]
+fn whole_xfs() {
+    whole(XFS);
+}
+
+#[test]
+#[ignore = "ten minutes: see whole()"]
+fn whole_ext4() {
+    whole(EXT4);
+}
+
+#[test]
+#[ignore = "ten minutes: see whole()"]
+fn whole_fat() {
+    whole(FAT);
 }
