@@ -42,7 +42,8 @@ pub(crate) fn exports(
     let opened = open(&path, &how.options(is_write)).about(&path)?;
     if is_write && opened.guessed_raw {
         let failure = Failure::new("it is taken for raw only because it looks like no other format");
-        let hint = "a guest could make it look like one: -f raw serves it all the same, and so does --read-only";
+        let hint =
+            "a guest could make it look like one: -f raw serves it all the same, and so does --read-only";
         return Err(failure.hint(hint)).about(&path);
     }
     let name = name.map_or_else(|| file_name(&path), String::from);
@@ -70,7 +71,10 @@ fn whole(opened: &Opened, disk: &Disk, name: &str, access: Access) -> Outcome<Ex
     export = export.prefers(facts.cluster_size.unwrap_or(4096));
     if access == (Access::Write { resize: true }) {
         if !disk.caps().resize {
-            return Err(Failure::new(format!("{} images of this kind cannot change their size", opened.format)));
+            return Err(Failure::new(format!(
+                "{} images of this kind cannot change their size",
+                opened.format
+            )));
         }
         export = export.resizable();
     }
@@ -102,7 +106,8 @@ fn volume(volume: &Volume, image: &str) -> Option<Export> {
     };
     let mut words = vec![volume.place()];
     words.extend(volume.driver().map(|d| d.name().to_string()));
-    words.extend(volume.facts().and_then(|f| f.label).filter(|l| !l.is_empty()).map(|l| format!("label {l}")));
+    words
+        .extend(volume.facts().and_then(|f| f.label).filter(|l| !l.is_empty()).map(|l| format!("label {l}")));
     words.push(human(volume.disk.size()));
     Some(Export::new(name, volume.disk.clone()).described(words.join(", ")))
 }

@@ -304,7 +304,8 @@ impl Connection {
             Err(error) => {
                 let mut left = payload;
                 while left > 0 {
-                    let now = index(left.min(len64(PIECE))).map_err(|_| Cut::Broken("a payload is too long"))?;
+                    let now =
+                        index(left.min(len64(PIECE))).map_err(|_| Cut::Broken("a payload is too long"))?;
                     if !input.fill(self, scratch.data(now))? {
                         return Err(Cut::Io(io::ErrorKind::UnexpectedEof.into()));
                     }

@@ -43,11 +43,14 @@ impl Context for Allocation {
 
     fn first(&self, span: Span) -> Result<(u64, u32)> {
         let run = self.0.first_run(span)?;
-        Ok((run.len, match run.kind {
-            RunKind::Data | RunKind::Parent => 0,
-            // Zeroes that an image has in its tables may take no space either.
-            RunKind::Zero | RunKind::Hole => HOLE | ZERO,
-        }))
+        Ok((
+            run.len,
+            match run.kind {
+                RunKind::Data | RunKind::Parent => 0,
+                // Zeroes that an image has in its tables may take no space either.
+                RunKind::Zero | RunKind::Hole => HOLE | ZERO,
+            },
+        ))
     }
 }
 

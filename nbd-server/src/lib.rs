@@ -15,8 +15,8 @@
 //! Clients are hostile: each length meets a limit before memory, spans are checked once, in `request`, and what a
 //! client sends can end its own connection and nothing else.
 
-pub mod context;
 mod connection;
+pub mod context;
 pub mod errno;
 pub mod export;
 mod handshake;

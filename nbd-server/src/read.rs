@@ -18,7 +18,13 @@ const SMALL: u64 = 32 << 10;
 
 impl Connection {
     /// Reads `span` and answers; `whole` asks for one chunk.
-    pub(crate) fn read(&self, frame: &Frame, span: Span, whole: bool, scratch: &mut Scratch) -> io::Result<()> {
+    pub(crate) fn read(
+        &self,
+        frame: &Frame,
+        span: Span,
+        whole: bool,
+        scratch: &mut Scratch,
+    ) -> io::Result<()> {
         match self.session.replies {
             _ if span.is_empty() => self.done(frame, scratch),
             Replies::Simple => self.read_simple(frame, span, scratch),

@@ -2,7 +2,9 @@
 
 use crate::errno::Errno;
 use crate::handshake::Replies;
-use crate::wire::{EXTENDED_REPLY_MAGIC, Frame, Put, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, chunk, command};
+use crate::wire::{
+    EXTENDED_REPLY_MAGIC, Frame, Put, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, chunk, command,
+};
 
 /// The header of a chunk with `len` bytes of payload.
 pub(crate) fn put_chunk(out: &mut Vec<u8>, replies: Replies, frame: &Frame, kind: u16, done: bool, len: u64) {

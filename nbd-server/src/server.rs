@@ -1,6 +1,7 @@
 //! The server: exports, connections, and how all of it ends.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -185,7 +186,7 @@ impl Shared {
         match done {
             Ok(()) => {}
             // A client that goes away without a word is no news.
-            Err(Cut::Io(e)) if e.kind() == std::io::ErrorKind::ConnectionReset => {}
+            Err(Cut::Io(e)) if matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {}
             Err(cut) => self.tell(&format!("{peer}: cut off: {cut}")),
         }
     }
@@ -257,7 +258,14 @@ impl Server {
         self.shared.exports()
     }
 
-    /// Serves one connection; `done` is called when it has ended.
+    /// Serves one connection to its end, on this thread.
+    pub fn serve(&self, stream: Arc<dyn Stream>) {
+        if let Some(_entered) = self.shared.enter(&stream) {
+            self.shared.serve(stream);
+        }
+    }
+
+    /// Serves one connection on a thread of its own; `done` is called when it has ended.
     pub fn connect(&self, stream: Arc<dyn Stream>, done: impl FnOnce() + Send + 'static) -> Result<()> {
         let entered = self.shared.enter(&stream);
         let server = Arc::clone(&self.shared);

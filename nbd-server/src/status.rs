@@ -22,7 +22,13 @@ type Extent = (u64, u32);
 
 impl Connection {
     /// Answers for the stretch `span`, and all contexts.
-    pub(crate) fn status(&self, frame: &Frame, span: Span, one: bool, scratch: &mut Scratch) -> io::Result<()> {
+    pub(crate) fn status(
+        &self,
+        frame: &Frame,
+        span: Span,
+        one: bool,
+        scratch: &mut Scratch,
+    ) -> io::Result<()> {
         self.extents_of(frame, span, one, &self.session.contexts, scratch)
     }
 

@@ -107,6 +107,8 @@ struct Place {
     query: String,
     listeners: Vec<Listener>,
     socket: Option<Socket>,
+    /// Somebody else has opened the sockets.
+    is_given: bool,
 }
 
 /// A socket's path, gone when the server is.
@@ -148,8 +150,13 @@ impl Serve {
             }
             Some(mut place) => {
                 server.listen(std::mem::take(&mut place.listeners))?;
-                if self.run.is_none() {
-                    self.print(&server, &place)?;
+                // Who gave us sockets, or a command to run, knows where they are.
+                if self.run.is_none() && !place.is_given {
+                    match self.print(&server, &place) {
+                        // Whoever has read enough of it may still be served.
+                        Err(e) if e.is_broken_pipe() => {}
+                        printed => printed?,
+                    }
                 }
                 place.socket
             }
@@ -232,6 +239,7 @@ impl Serve {
             query: String::new(),
             listeners: vec![listener],
             socket: None,
+            is_given: false,
         })
     }
 
@@ -265,7 +273,7 @@ fn at_path(path: &Path, folder: Option<TempDir>) -> Outcome<Place> {
     let absolute = std::path::absolute(path)?;
     let query = format!("?socket={}", escape(&absolute.to_string_lossy()));
     let socket = Some(Socket { path: absolute, _folder: folder });
-    Ok(Place { base: "nbd+unix:///".into(), query, listeners: vec![listener], socket })
+    Ok(Place { base: "nbd+unix:///".into(), query, listeners: vec![listener], socket, is_given: false })
 }
 
 /// Sockets that systemd, or who does as it does, has opened.
@@ -285,7 +293,7 @@ fn activated(given: &mut ListenFd) -> Outcome<Place> {
             return Err(Failure::new("what this program was given by LISTEN_FDS is no socket that listens"));
         }
     }
-    Ok(Place { base, query, listeners, socket: None })
+    Ok(Place { base, query, listeners, socket: None, is_given: true })
 }
 
 fn socket_query(listener: &UnixListener) -> String {
@@ -342,7 +350,8 @@ fn said(summary: &Summary, read_only: bool, snapshot: bool) -> String {
         (_, true) => format!("{} written and thrown away", human(written)),
         _ => format!("{} written, and on stable storage", human(written)),
     };
-    let cut = if cut_off > 0 { format!("; {cut_off} connections did not end in time") } else { String::new() };
+    let cut =
+        if cut_off > 0 { format!("; {cut_off} connections did not end in time") } else { String::new() };
     format!("served {connections} connections, {requests} requests: {} read, {stable}{cut}", human(read))
 }
 

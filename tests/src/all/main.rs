@@ -24,6 +24,8 @@ mod files;
 mod fixtures;
 mod live;
 mod map;
+mod nbd;
+mod nbd_abuse;
 mod noise;
 mod package;
 mod pairs;
