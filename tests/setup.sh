@@ -14,6 +14,7 @@ packages=(
   selinux-utils                            # matchpathcon: the labels of new files
   procps                                   # kill: interrupts a conversion
   libnbd-bin python3-libnbd                # nbdinfo, nbdcopy and libnbd itself: clients of the server
+  openssl                                  # certificates for TLS
   ostree python3
 )
 # A qemu-img that is there is left alone, whatever release it is of.

@@ -54,7 +54,7 @@ fuzz_target!(|input: &[u8]| {
     let bitmap = Arc::new(DirtyBitmap::new("b", bits, 512).expect("a power of two"));
     let exports =
         vec![Export::new("a", disk.clone()).resizable().with_context(bitmap), Export::new("b", disk)];
-    let server = Server::new(exports, Some(0), Limits::default(), |_| {}).expect("two names");
+    let server = Server::new(exports, Some(0), Limits::default(), None, |_| {}).expect("two names");
     let at_once = usize::from(first & 0x7f) * 64 + 1;
     server.serve(Arc::new(Said { bytes: Mutex::new(said.to_vec()), at_once }));
     server.stop().expect("memory can be flushed");

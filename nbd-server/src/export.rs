@@ -5,6 +5,7 @@ use std::sync::Arc;
 use racker_formats::block::{Disk, Support};
 
 use crate::context::{Allocation, Context};
+use crate::read::Seen;
 use crate::wire::ExportFlags;
 
 /// A disk that clients reach by its name.
@@ -16,6 +17,8 @@ pub struct Export {
     preferred: u32,
     can_resize: bool,
     contexts: Vec<Arc<dyn Context>>,
+    /// Where reads have found data.
+    pub(crate) seen: Seen,
 }
 
 impl Export {
@@ -28,6 +31,7 @@ impl Export {
             can_resize: false,
             contexts: vec![Arc::new(Allocation::of(disk.clone()))],
             disk,
+            seen: Seen::default(),
         }
     }
 

@@ -159,7 +159,10 @@ impl<'a> Handshake<'a> {
 
     /// Begins TLS. Nothing that was agreed on before holds any more.
     fn secure(&mut self) -> Result<(), Cut> {
-        Err(Cut::Broken("TLS is not configured"))
+        let tls = self.server.tls.as_ref().ok_or(Cut::Broken("this server has no certificate"))?;
+        self.stream = Arc::new(tls.accept(Arc::clone(&self.stream), self.until)?);
+        self.state = State { secure: true, no_zeroes: self.state.no_zeroes, ..State::default() };
+        Ok(())
     }
 
     fn session(&mut self, export: Arc<Export>) -> Session {
@@ -207,7 +210,7 @@ impl<'a> Handshake<'a> {
             }
             return Ok(self.refuse(option, reply::ERR_SHUTDOWN, "the server is shutting down"));
         }
-        if self.server.needs_tls() && !self.state.secure {
+        if self.server.tls.is_some() && !self.state.secure {
             match option {
                 option::ABORT | option::STARTTLS => {}
                 option::EXPORT_NAME => return Err(Cut::Broken("an export was asked for without TLS")),
@@ -286,7 +289,7 @@ impl<'a> Handshake<'a> {
         if self.state.secure {
             return self.refuse(option::STARTTLS, reply::ERR_INVALID, "TLS is in use");
         }
-        if !self.server.has_tls() {
+        if self.server.tls.is_none() {
             return self.refuse(option::STARTTLS, reply::ERR_POLICY, "this server has no certificate");
         }
         self.put(option::STARTTLS, reply::ACK, &[]);

@@ -6,7 +6,8 @@
 //!
 //! * [`server`]: exports and connections together, and how they end
 //! * [`export`]: a disk with a name; [`context`]: what it says of its stretches
-//! * [`listen`]: where connections come from; [`stream`]: both directions of one
+//! * [`listen`]: where connections come from; [`stream`]: both directions of one; [`tls`]: the
+//!   same for nobody else to read
 //! * [`wire`]: numbers and frames; [`errno`]: the numbers of errors
 //! * `handshake`: options; `request`: from a frame to a checked request; `connection`: requests carried out, with
 //!   `read`, `status` and `reply`
@@ -28,6 +29,7 @@ mod request;
 pub mod server;
 mod status;
 pub mod stream;
+pub mod tls;
 pub mod wire;
 
 pub use export::Export;

@@ -1,12 +1,14 @@
 //! The answers to reads: holes as holes, data in pieces, and never more than a piece in memory.
 
+use std::collections::VecDeque;
 use std::io;
+use std::sync::Mutex;
 
 use racker_formats::block::Span;
 use racker_formats::error::Error;
 use racker_formats::wire::{index, is_zero, len64};
 
-use crate::connection::{Connection, Scratch};
+use crate::connection::{Connection, Scratch, lock};
 use crate::errno::Errno;
 use crate::handshake::Replies;
 use crate::limits::PIECE;
@@ -15,6 +17,32 @@ use crate::wire::{Frame, Put, chunk};
 
 /// Reads of at most this many bytes are read without asking first where there are holes.
 const SMALL: u64 = 32 << 10;
+/// Stretches of data that are remembered.
+const SEEN_MAX: usize = 16;
+
+/// How far ahead is looked for the end of a stretch of data.
+const FAR: u64 = 1 << 30;
+
+/// Stretches that were data when somebody asked last. Asking costs more than reading on some filesystems (tmpfs goes
+/// through all pages up to the next hole), and what has become a hole since then is read as the zeroes that it is.
+#[derive(Debug, Default)]
+pub(crate) struct Seen(Mutex<VecDeque<Span>>);
+
+impl Seen {
+    /// Whether all of a piece at the beginning of `span` was data.
+    fn has(&self, span: Span) -> bool {
+        let piece = span.truncate(len64(PIECE));
+        lock(&self.0).iter().any(|seen| seen.contains(piece))
+    }
+
+    fn note(&self, data: Span) {
+        let mut seen = lock(&self.0);
+        if seen.len() >= SEEN_MAX {
+            seen.pop_front();
+        }
+        seen.push_back(data);
+    }
+}
 
 impl Connection {
     /// Reads `span` and answers; `whole` asks for one chunk.
@@ -138,13 +166,18 @@ impl Connection {
 
     /// How many bytes at the beginning of `span` are said to be zeroes, if that is worth asking.
     fn hole(&self, span: Span) -> Result<Option<u64>, Error> {
-        if span.len() <= SMALL {
+        let export = &self.session.export;
+        if span.len() <= SMALL || export.seen.has(span) {
             return Ok(None);
         }
-        let run = self.session.export.disk().first_run(span)?;
-        // A chunk of zeroes has a length of 32 bits.
-        let len = run.len.min(1 << 30);
-        Ok(run.kind.is_zero().then_some(len))
+        let far = export.disk().size().saturating_sub(span.start()).min(FAR).max(span.len());
+        let run = export.disk().first_run(Span::new(span.start(), far)?)?;
+        if run.kind.is_zero() {
+            // A chunk of zeroes has a length of 32 bits.
+            return Ok(Some(run.len.min(span.len()).min(1 << 30)));
+        }
+        export.seen.note(Span::new(span.start(), run.len)?);
+        Ok(None)
     }
 
     fn fail(

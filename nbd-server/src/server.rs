@@ -15,6 +15,7 @@ use crate::handshake::{Cut, End, Handshake};
 use crate::limits::{Limits, NAME_BYTES_MAX};
 use crate::listen::{Listener, Waker, wait};
 use crate::stream::Stream;
+use crate::tls::Tls;
 
 /// What a server says while it runs.
 type Tell = Box<dyn Fn(&str) + Send + Sync>;
@@ -99,6 +100,8 @@ impl Counts {
 pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) counts: Counts,
+    /// If it is there, nothing happens without it.
+    pub(crate) tls: Option<Tls>,
     exports: Vec<Arc<Export>>,
     by_name: BTreeMap<Vec<u8>, usize>,
     is_stopping: AtomicBool,
@@ -132,14 +135,6 @@ impl Shared {
 
     pub(crate) fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn has_tls(&self) -> bool {
-        false
-    }
-
-    pub(crate) fn needs_tls(&self) -> bool {
-        false
     }
 
     pub(crate) fn tell(&self, what: &str) {
@@ -179,7 +174,9 @@ impl Shared {
             End::Left => Ok(()),
             End::Go(session, stream) => {
                 self.counts.connections.fetch_add(1, Ordering::Relaxed);
-                Arc::new(Connection::new(Arc::clone(self), *session, stream)).serve()
+                let done = Arc::new(Connection::new(Arc::clone(self), *session, Arc::clone(&stream))).serve();
+                stream.finish();
+                done
             }
         });
         stream.end();
@@ -218,10 +215,12 @@ pub struct Server {
 
 impl Server {
     /// A server of `exports`; `default` is the one that clients mean who name none. `tell` hears what goes wrong.
+    /// With `tls`, clients that do not begin it are told nothing.
     pub fn new(
         exports: Vec<Export>,
         default: Option<usize>,
         limits: Limits,
+        tls: Option<Tls>,
         tell: impl Fn(&str) + Send + Sync + 'static,
     ) -> Result<Self> {
         if exports.is_empty() {
@@ -243,6 +242,7 @@ impl Server {
         let shared = Shared {
             limits,
             counts: Counts::default(),
+            tls,
             exports: exports.into_iter().map(Arc::new).collect(),
             by_name,
             is_stopping: AtomicBool::new(false),

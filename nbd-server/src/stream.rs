@@ -21,6 +21,8 @@ pub trait Stream: Debug + Send + Sync {
     fn limit(&self, time: Option<Duration>) -> io::Result<()>;
     /// Lets reads find the end from now on.
     fn end_input(&self);
+    /// Says good-bye where the stream has a way to: nothing is sent any more.
+    fn finish(&self) {}
     /// Ends both directions; reads and writes that wait come back.
     fn end(&self);
     /// Who is at the other side, for messages.
@@ -46,7 +48,7 @@ pub(crate) fn fill(stream: &dyn Stream, buf: &mut [u8], until: Option<Instant>) 
 }
 
 /// Time until then; an error if there is none.
-fn left(until: Instant) -> io::Result<Duration> {
+pub(crate) fn left(until: Instant) -> io::Result<Duration> {
     let left = until.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
 }

@@ -4,7 +4,6 @@ use std::fs;
 use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::Arc;
@@ -20,6 +19,7 @@ use racker_nbd::limits::Limits;
 use racker_nbd::listen::Listener;
 use racker_nbd::server::Summary;
 use racker_nbd::stream::Pipes;
+use racker_nbd::tls::Tls;
 use racker_nbd::{Export, Server};
 use serde_json::json;
 use tempfile::TempDir;
@@ -63,6 +63,12 @@ pub(crate) struct Serve {
     /// With --listen: an address that other machines can reach
     #[arg(long, requires = "listen")]
     public: bool,
+    /// Speak TLS only, with server-cert.pem and server-key.pem of this folder
+    #[arg(long, value_name = "FOLDER")]
+    tls_certificates: Option<PathBuf>,
+    /// With --tls-certificates: clients need a certificate that is signed by ca-cert.pem of the folder
+    #[arg(long, requires = "tls_certificates")]
+    tls_verify_peer: bool,
     /// Let nobody write
     #[arg(short = 'r', long, conflicts_with = "snapshot")]
     read_only: bool,
@@ -133,7 +139,11 @@ impl Serve {
             idle: self.idle_timeout.map(Duration::from_secs),
             ..Limits::default()
         };
-        let mut server = Server::new(exports, default, limits, move |what| progress.note(what))?;
+        let tls = match &self.tls_certificates {
+            Some(folder) => Some(Tls::from_folder(folder, self.tls_verify_peer).about(folder)?),
+            None => None,
+        };
+        let mut server = Server::new(exports, default, limits, tls, move |what| progress.note(what))?;
         let (events, happened) = channel();
         let place = if self.stdio { None } else { Some(self.place(progress)?) };
         let child = match (&self.run, &place) {
@@ -206,7 +216,7 @@ impl Serve {
 
     fn place(&self, progress: ProgressArgs) -> Outcome<Place> {
         if let Some(path) = &self.socket {
-            return at_path(path, None);
+            return at_path(self.scheme(), path, None);
         }
         if let Some(address) = &self.listen {
             return self.at_address(address, progress);
@@ -218,7 +228,12 @@ impl Serve {
         let folder = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|d| d.is_dir());
         let folder = folder.unwrap_or_else(std::env::temp_dir);
         let private = tempfile::Builder::new().prefix("racker-").tempdir_in(&folder).about(&folder)?;
-        at_path(&private.path().join("nbd.sock"), Some(private))
+        at_path(self.scheme(), &private.path().join("nbd.sock"), Some(private))
+    }
+
+    /// How addresses begin.
+    fn scheme(&self) -> &'static str {
+        if self.tls_certificates.is_some() { "nbds" } else { "nbd" }
     }
 
     fn at_address(&self, text: &str, progress: ProgressArgs) -> Outcome<Place> {
@@ -228,14 +243,17 @@ impl Serve {
                 let failure = Failure::new(format!("other machines can reach {}", address.ip()));
                 return Err(failure.hint("--public allows it; without it 127.0.0.1 and ::1 are served"));
             }
-            progress.note(&format!(
-                "everybody who reaches {address} can use the disks, and everybody on the way can read along"
-            ));
+            if !self.tls_verify_peer {
+                progress.note(&format!("everybody who reaches {address} can use the disks"));
+            }
+            if self.tls_certificates.is_none() {
+                progress.note("without --tls-certificates everybody on the way can read along");
+            }
         }
         let listener = Listener::tcp(address).map_err(Failure::from).about(Path::new(text))?;
         let address = listener.address().unwrap_or(address);
         Ok(Place {
-            base: format!("nbd://{address}/"),
+            base: format!("{}://{address}/", self.scheme()),
             query: String::new(),
             listeners: vec![listener],
             socket: None,
@@ -268,37 +286,33 @@ impl Place {
     }
 }
 
-fn at_path(path: &Path, folder: Option<TempDir>) -> Outcome<Place> {
+fn at_path(scheme: &str, path: &Path, folder: Option<TempDir>) -> Outcome<Place> {
     let listener = Listener::unix(path).map_err(Failure::from).about(path)?;
     let absolute = std::path::absolute(path)?;
     let query = format!("?socket={}", escape(&absolute.to_string_lossy()));
     let socket = Some(Socket { path: absolute, _folder: folder });
-    Ok(Place { base: "nbd+unix:///".into(), query, listeners: vec![listener], socket, is_given: false })
+    Ok(Place {
+        base: format!("{scheme}+unix:///"),
+        query,
+        listeners: vec![listener],
+        socket,
+        is_given: false,
+    })
 }
 
 /// Sockets that systemd, or who does as it does, has opened.
 fn activated(given: &mut ListenFd) -> Outcome<Place> {
     let mut listeners = Vec::new();
-    let (mut base, mut query) = (String::new(), String::new());
     for i in 0..given.len() {
         if let Ok(Some(unix)) = given.take_unix_listener(i) {
-            (base, query) = ("nbd+unix:///".into(), socket_query(&unix));
             listeners.push(Listener::Unix(unix));
         } else if let Ok(Some(tcp)) = given.take_tcp_listener(i) {
-            if let Ok(address) = tcp.local_addr() {
-                (base, query) = (format!("nbd://{address}/"), String::new());
-            }
             listeners.push(Listener::Tcp(tcp));
         } else {
             return Err(Failure::new("what this program was given by LISTEN_FDS is no socket that listens"));
         }
     }
-    Ok(Place { base, query, listeners, socket: None, is_given: true })
-}
-
-fn socket_query(listener: &UnixListener) -> String {
-    let path = listener.local_addr().ok().and_then(|a| a.as_pathname().map(Path::to_path_buf));
-    path.map_or_else(String::new, |p| format!("?socket={}", escape(&p.to_string_lossy())))
+    Ok(Place { base: String::new(), query: String::new(), listeners, socket: None, is_given: true })
 }
 
 /// The address that was typed.

@@ -388,3 +388,61 @@ fn disks_grow_where_that_is_allowed() {
     served.end();
     qemu::check(&at.join("a.qcow2"));
 }
+
+/// An authority, a server's certificate for this machine, and a client's, as QEMU and libnbd name their files.
+fn certificates(at: &Path) {
+    let script = "
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca-key.pem -out ca-cert.pem -days 2 -subj /CN=authority \\
+  -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign
+for who in server client; do
+  openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout $who-key.pem -out $who.csr -subj /CN=$who
+  printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\\nbasicConstraints=CA:FALSE\\nextendedKeyUsage=%sAuth\\n' $who > $who.ext
+  openssl x509 -req -in $who.csr -CA ca-cert.pem -CAkey ca-key.pem -CAcreateserial -out $who-cert.pem -days 2 -extfile $who.ext
+done";
+    tool("bash").args(["-euc", script]).dir(at).ok();
+}
+
+#[test]
+fn tls() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    make(at, "raw", "a.raw");
+    for name in ["all", "stranger"] {
+        std::fs::create_dir(at.join(name)).unwrap();
+        certificates(&at.join(name));
+    }
+    // Who has only this trusts the authority, and has no certificate.
+    std::fs::create_dir(at.join("bare")).unwrap();
+    std::fs::copy(at.join("all/ca-cert.pem"), at.join("bare/ca-cert.pem")).unwrap();
+    std::fs::copy(at.join("all/ca-cert.pem"), at.join("stranger/ca-cert.pem")).unwrap();
+    for verify in [false, true] {
+        let mut args = vec!["-f", "raw", "a.raw", "--tls-certificates", "all"];
+        if verify {
+            args.push("--tls-verify-peer");
+        }
+        let served = Served::start(at, &args, 1);
+        let uri = served.uris[0].as_str();
+        assert!(uri.starts_with("nbds+unix://"), "{uri}");
+        let uri = uri.replace("nbds+unix://", "nbds+unix://localhost");
+        let with = |folder: &str| format!("{uri}&tls-certificates={}", at.join(folder).display());
+        tool("nbdcopy").args([with("all").as_str(), "copy"]).dir(at).ok();
+        assert!(std::fs::read(at.join("copy")).unwrap() == std::fs::read(at.join("a.raw")).unwrap());
+        tool("nbdcopy").args(["--connections=4", "--requests=64", "copy", with("all").as_str()]).dir(at).ok();
+        assert_eq!(tool("nbdinfo").args(["--size", &with("bare")]).run().status != 0, verify);
+        assert_eq!(tool("nbdinfo").args(["--size", &with("stranger")]).run().status != 0, verify);
+        // Without TLS there is nothing to be had.
+        let plain = uri.replace("nbds+unix://localhost", "nbd+unix://");
+        let ran = tool("nbdinfo").arg(&plain).run();
+        assert!(ran.status != 0 && !ran.text().contains("41943040"), "{ran}");
+        // QEMU's TLS is GnuTLS as well, with another way to the certificates.
+        let creds = format!("tls-creds-x509,id=t,endpoint=client,dir={}", at.join("all").display());
+        let image = format!(
+            "driver=raw,file.driver=nbd,file.server.type=unix,file.server.path={},file.export=a.raw,file.tls-creds=t,file.tls-hostname=localhost",
+            served.socket.display()
+        );
+        let info = tool("qemu-img").args(["info", "--object", &creds, "--image-opts", &image]).dir(at).ok();
+        assert!(info.contains("40 MiB"), "{info}");
+        super::nbd_abuse::before_tls(&served.socket);
+        served.end();
+    }
+}

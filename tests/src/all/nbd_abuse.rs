@@ -289,3 +289,27 @@ fn cut_off_anywhere() {
     is_well(&served);
     served.end();
 }
+
+/// Nothing is told before TLS, and nothing that is sent before it counts as sent through it.
+pub(crate) fn before_tls(socket: &Path) {
+    let mut client = Client::greet(socket, 3);
+    for (option, data) in
+        [(3, vec![]), (6, question(b"a.raw")), (7, question(b"a.raw")), (8, vec![]), (77, vec![])]
+    {
+        assert_eq!(client.option(option, &data), (0x8000_0005, 0));
+    }
+    assert_eq!(client.option(5, &[1]), (0x8000_0003, 0));
+    let mut client = Client::greet(socket, 3);
+    client.put_option(1, 5, b"a.raw");
+    client.is_cut_off();
+    // Behind the option, in one piece with it, what a stranger would like to have said through TLS.
+    let mut client = Client::greet(socket, 3);
+    let mut both = [b"IHAVEOPT".as_slice(), &5u32.to_be_bytes(), &[0; 4]].concat();
+    both.extend([b"IHAVEOPT".as_slice(), &3u32.to_be_bytes(), &[0; 4]].concat());
+    client.put(&both);
+    assert_eq!(client.answer(5), (1, 0));
+    // An alert is all that comes back.
+    let mut rest = Vec::new();
+    let _ = client.0.read_to_end(&mut rest);
+    assert!(rest.len() < 16 && rest.first().is_none_or(|b| *b == 21), "{rest:?}");
+}
