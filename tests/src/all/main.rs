@@ -26,6 +26,8 @@ mod identity;
 mod live;
 mod map;
 mod matrix;
+mod nbd;
+mod nbd_abuse;
 mod noise;
 mod package;
 mod pairs;
