@@ -52,7 +52,7 @@ impl Extract {
 }
 
 /// Says what was done, and what could not be kept.
-pub(super) fn report(done: &Extracted, progress: ProgressArgs) {
+pub(crate) fn report(done: &Extracted, progress: ProgressArgs) {
     progress.note(&format!("{} files and folders, {}", done.done.nodes, human(done.done.bytes)));
     for (what, lost) in &done.lost {
         progress.note(&format!(

@@ -5,11 +5,10 @@ mod check;
 mod commit;
 mod compare;
 mod convert;
-mod copy_out;
 mod create;
 mod diff;
 mod edit;
-mod extract;
+pub(crate) mod extract;
 mod formats;
 mod info;
 mod map;
@@ -115,8 +114,10 @@ enum Disk {
     #[command(after_help = "Example:\n  racker disk mkdir -p boot.qcow2 /opt/tool/bin")]
     Mkdir(files::mkdir::MkdirCommand),
     Shell(shell::Shell),
-    Edit(Box<edit::Edit>),
-    CopyOut(copy_out::CopyOut),
+    Edit(Box<edit::EditCommand>),
+    /// Copy files and folders of an image to the host
+    #[command(after_help = "Example:\n  racker disk copy-out boot.qcow2 /loader/entries .")]
+    CopyOut(Reading<files::copy_out::CopyOut>),
     Extract(extract::Extract),
     TarOut(tar_out::TarOut),
     Convert(Box<convert::Convert>),
@@ -142,13 +143,13 @@ impl Racker {
             Topic::Formats(c) => c.run(),
             Topic::Disk(disk) => match *disk {
                 Disk::Info(c) => c.run(),
-                Disk::Ls(c) => c.run(),
-                Disk::Cat(c) => c.run(),
-                Disk::Stat(c) => c.run(),
-                Disk::Find(c) => c.run(),
-                Disk::Du(c) => c.run(),
-                Disk::Df(c) => c.run(),
-                Disk::Tree(c) => c.run(),
+                Disk::Ls(c) => c.run(progress),
+                Disk::Cat(c) => c.run(progress),
+                Disk::Stat(c) => c.run(progress),
+                Disk::Find(c) => c.run(progress),
+                Disk::Du(c) => c.run(progress),
+                Disk::Df(c) => c.run(progress),
+                Disk::Tree(c) => c.run(progress),
                 Disk::Diff(c) => c.run(),
                 Disk::CopyIn(c) => c.run(progress),
                 Disk::Write(c) => c.run(progress),

@@ -20,7 +20,7 @@ pub(crate) struct Cat {
 
 impl Look for Cat {
     fn look(&self, on: On<'_>) -> Outcome<()> {
-        let On { target, which } = on;
+        let On { target, which, .. } = on;
         let mut out = std::io::stdout().lock();
         let mut buf = vec![0; 256 << 10];
         for path in &self.paths {

@@ -5,7 +5,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use racker_formats::block::Disk;
 use racker_formats::error::Kind;
+use racker_formats::transaction::Transaction;
 use racker_fs::edit::{Session, Writer};
 use racker_fs::filesystem::{Name, New, NodeId, NodeKind, Stat, Time};
 use racker_fs::guest::{Guest, locate_entry};
@@ -48,6 +50,29 @@ pub(crate) fn edit(
     work: impl FnOnce(&mut Editing<'_>) -> Outcome<()>,
 ) -> Outcome<()> {
     let transaction = target.opened.begin().about(&target.path)?;
+    within(&transaction, target, which, how, work)?;
+    transaction.commit().about(&target.path)
+}
+
+/// Runs `work` in a transaction that leaves the image alone: the disk as it is after that.
+pub(crate) fn edited(
+    target: &Target,
+    which: &PartitionArgs,
+    how: How,
+    work: impl FnOnce(&mut Editing<'_>) -> Outcome<()>,
+) -> Outcome<Disk> {
+    let transaction = Transaction::overlay(target.disk().clone());
+    within(&transaction, target, which, how, work)?;
+    transaction.finish().about(&target.path)
+}
+
+fn within(
+    transaction: &Transaction,
+    target: &Target,
+    which: &PartitionArgs,
+    how: How,
+    work: impl FnOnce(&mut Editing<'_>) -> Outcome<()>,
+) -> Outcome<()> {
     let session = Session::new(&target.inspection, transaction.disk());
     let guest = target.guest(which);
     let policy = OnceCell::new();
@@ -57,14 +82,13 @@ pub(crate) fn edit(
     }
     let mut editing = Editing { target, which, progress: how.progress, now: now(), session, guest, policy };
     work(&mut editing)?;
-    editing.session.close().about(&target.path)?;
-    transaction.commit().about(&target.path)
+    editing.session.close().about(&target.path)
 }
 
 impl<'t> Editing<'t> {
     /// The image, to look at what was done so far.
     pub(crate) fn on(&self) -> On<'t> {
-        On { target: self.target, which: self.which }
+        On { target: self.target, which: self.which, progress: self.progress }
     }
 
     /// Adds the image to an error.

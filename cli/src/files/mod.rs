@@ -2,15 +2,17 @@
 //!
 //! * [`Look`]: a verb that reads; [`Act`]: one that changes something
 //! * [`Reading`], [`Writing`]: the same with the image in front, as commands of their own
-//! * [`editing`]: one transaction for one verb or for many
+//! * [`mod@editing`]: one transaction for one verb or for many
 
 pub(crate) mod accounts;
 pub(crate) mod cat;
 pub(crate) mod chmod;
 pub(crate) mod chown;
 pub(crate) mod copy_in;
+pub(crate) mod copy_out;
 pub(crate) mod df;
 pub(crate) mod du;
+pub(crate) mod edit;
 pub(crate) mod editing;
 pub(crate) mod find;
 pub(crate) mod ln;
@@ -29,7 +31,7 @@ pub(crate) mod write;
 
 use clap::Args;
 
-use self::editing::{Editing, How, edit};
+use self::editing::{Editing, How};
 use crate::exit::Exit;
 use crate::fault::Outcome;
 use crate::progress::ProgressArgs;
@@ -40,6 +42,7 @@ use crate::target::{ImageArgs, PartitionArgs, Target};
 pub(crate) struct On<'a> {
     pub(crate) target: &'a Target,
     pub(crate) which: &'a PartitionArgs,
+    pub(crate) progress: ProgressArgs,
 }
 
 /// A verb that reads.
@@ -88,9 +91,9 @@ pub(crate) struct LabelArgs {
 
 impl<V: Args + Look> Reading<V> {
     /// Opens the image and does it.
-    pub(crate) fn run(self) -> Outcome<Exit> {
+    pub(crate) fn run(self, progress: ProgressArgs) -> Outcome<Exit> {
         let target = Target::open(&self.image)?;
-        self.verb.look(On { target: &target, which: &self.which })?;
+        self.verb.look(On { target: &target, which: &self.which, progress })?;
         Ok(Exit::Done)
     }
 }
@@ -106,6 +109,6 @@ impl<V: Args + Act> Writing<V> {
 pub(crate) fn run(image: &ImageArgs, which: &PartitionArgs, verb: &dyn Act, how: How) -> Outcome<Exit> {
     crate::interrupt::clean_up();
     let target = Target::open_for(image, true)?;
-    edit(&target, which, how, |editing| verb.act(editing))?;
+    editing::edit(&target, which, how, |editing| verb.act(editing))?;
     Ok(Exit::Done)
 }

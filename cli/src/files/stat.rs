@@ -30,7 +30,7 @@ pub(crate) struct Stat {
 
 impl Look for Stat {
     fn look(&self, on: On<'_>) -> Outcome<()> {
-        let On { target, which } = on;
+        let On { target, which, .. } = on;
         let mut all = Vec::new();
         for path in &self.paths {
             let (place, _) = target.place(which, path, self.dereference)?;

@@ -446,6 +446,12 @@ fn what_is_mounted_below_a_path_belongs_to_it() {
         (efi, std::fs::read_to_string(dir.path().join("boot/loader.1/entries/more.conf")).unwrap()),
         (4, "title more\n".into())
     );
+    // The shell shows, and takes out, what is not in the image yet.
+    let script = "edit /loader/entries/more.conf --replace more less; copy-out /loader/entries/more.conf .; rollback; \
+        edit /loader/entries/more.conf --regex s/more/most/";
+    run("shell", &["-c", script]);
+    assert_eq!(std::fs::read_to_string(dir.path().join("more.conf")).unwrap(), "title less\n");
+    assert_eq!(run("cat", &["/boot/loader/entries/more.conf"]), "title most\n");
     tool("qemu-img").args(["check", "-q", "boot.qcow2"]).dir(dir.path()).ok();
 }
 

@@ -61,6 +61,8 @@ enum Verb {
     Du(files::du::Du),
     Df(files::df::Df),
     Tree(files::tree::Tree),
+    CopyOut(files::copy_out::CopyOut),
+    Edit(Box<files::edit::Edit>),
     CopyIn(files::copy_in::CopyIn),
     Write(files::write::Write),
     Rm(files::rm::Rm),
@@ -102,7 +104,7 @@ impl Shell {
             let mut end = End::Input;
             let mut looked = None;
             if self.read_only {
-                looked = Some(self.look_only(&target, &mut lines));
+                looked = Some(self.look_only(&target, progress, &mut lines));
             }
             let done = match looked {
                 Some(done) => return done.map(|()| Exit::Done),
@@ -125,8 +127,8 @@ impl Shell {
         }
     }
 
-    fn look_only(&self, target: &Target, lines: &mut Lines<'_>) -> Outcome<()> {
-        let on = files::On { target, which: &self.which };
+    fn look_only(&self, target: &Target, progress: ProgressArgs, lines: &mut Lines<'_>) -> Outcome<()> {
+        let on = files::On { target, which: &self.which, progress };
         while let Some(line) = lines.next()? {
             match parsed(&line) {
                 Ok(None) => {}
@@ -179,6 +181,7 @@ impl Verb {
             Self::Du(v) => v,
             Self::Df(v) => v,
             Self::Tree(v) => v,
+            Self::CopyOut(v) => v,
             _ => return None,
         })
     }
@@ -186,6 +189,7 @@ impl Verb {
     fn act(&self) -> Option<&dyn Act> {
         Some(match self {
             Self::CopyIn(v) => v,
+            Self::Edit(v) => v.as_ref(),
             Self::Write(v) => v,
             Self::Rm(v) => v,
             Self::Mv(v) => v,
