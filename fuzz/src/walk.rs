@@ -6,8 +6,9 @@ use std::sync::Arc;
 use racker_formats::block::{Disk, Span, Staged};
 use racker_formats::error::Result;
 use racker_formats::limits::MIB;
-use racker_formats::open::{OpenOptions, open_disk};
+use racker_formats::open::{OpenOptions, Opened, open_disk};
 use racker_formats::opening::Policy;
+use racker_formats::registry::{BitmapChange, Image, Moment};
 use racker_fs::drivers::{DRIVERS, probe};
 use racker_fs::filesystem::{Driver, Filesystem, Name, NodeKind};
 use racker_fs::recognised::recognise;
@@ -101,8 +102,58 @@ pub fn changed(file: Disk, clock: Clock) {
     let _ = disk.resize((size & !511).saturating_add(3 << 20)).and_then(|()| disk.write_at(size, &[1; 512]));
     let _ = disk.resize(size / 2 & !511);
     let _ = disk.flush();
-    let _ = opened.image.empty();
     let _ = disk.runs(Span::first(disk.size())).take(RUNS_MAX).count();
+    if clock.is_up() {
+        return;
+    }
+    let _ = edited(&opened);
+    let _ = history(opened.image.as_ref(), disk);
+    let image = &opened.image;
+    let _ = image.renew_identity();
+    let _ =
+        image.leave_parent(None).and_then(|()| image.flush()).and_then(|()| image.name_parent(None, None));
+    let _ = image.empty();
+}
+
+/// Writes in one transaction, where the format needs no file beside it for that.
+fn edited(opened: &Opened) -> Result<()> {
+    if !opened.image.applies() {
+        return Ok(());
+    }
+    let edit = opened.begin()?;
+    let guest = edit.disk();
+    let size = guest.disk().size();
+    for at in [0, size / 2 & !511] {
+        let span = Span::new(at, (size - at).min(70_000))?;
+        guest.disk().write_at(at, &vec![0xa5; span.truncate(3000).len() as usize])?;
+        guest.disk().write_zeroes(span.skip(9000))?;
+    }
+    drop(guest);
+    edit.commit()
+}
+
+/// Makes, takes back and removes a snapshot; makes a bitmap and changes it.
+fn history(image: &dyn Image, disk: &Disk) -> Result<()> {
+    if let Some(bitmaps) = image.bitmaps() {
+        for change in [
+            BitmapChange::Add { granularity: None, enabled: true },
+            BitmapChange::Enable(false),
+            BitmapChange::Enable(true),
+            BitmapChange::Clear,
+            BitmapChange::Remove,
+        ] {
+            bitmaps.change("fuzz", change)?;
+        }
+    }
+    if let Some(snapshots) = image.snapshots() {
+        let moment = Moment { date_sec: 1_700_000_000, date_nsec: 0, vm_clock_nsec: 0 };
+        let snapshot = snapshots.create("fuzz", moment)?;
+        disk.write_at(0, &[3; 512])?;
+        snapshots.apply(&snapshot.id)?;
+        snapshots.delete(&snapshot.id)?;
+        disk.flush()?;
+    }
+    Ok(())
 }
 
 /// Reads the table; whatever it says lies inside the disk.
