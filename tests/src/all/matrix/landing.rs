@@ -91,7 +91,7 @@ impl Image {
     pub(super) fn fail(&self, before: &Old, edits: &Edits, places: u64, when: &str) -> u64 {
         let attempt = |good: u64| {
             let (crash, file) = memory(&self.host);
-            let fault = Arc::new(FaultDisk::new(file, good, good % 2 == 0));
+            let fault = Arc::new(FaultDisk::new(file, good, good.is_multiple_of(2)));
             let file = Disk::from_arc(fault.clone() as Arc<dyn BlockDevice>);
             let reopen = |disk: Disk| open_disk(self.format, disk, true);
             let done = reopen(file.clone()).and_then(|image| {
@@ -180,7 +180,7 @@ impl Image {
                 guest == *before.guest() || guest == new,
                 "{when}: neither old nor new after {cut} operations"
             );
-            if foreign && count.cuts % BY_QEMU == 0 {
+            if foreign && count.cuts.is_multiple_of(BY_QEMU) {
                 write(host, &self.path);
                 self.qemu_agrees(&guest);
                 count.judged += 1;
@@ -274,7 +274,7 @@ impl Image {
                 return;
             }
             let (found, disk) = memory(host);
-            if count.cuts % BY_FILE == 0 {
+            if count.cuts.is_multiple_of(BY_FILE) {
                 std::fs::write(redo_path(&self.path), &sealed.bytes).unwrap();
                 recover(&self.path, disk).unwrap();
                 assert!(!redo_path(&self.path).exists());
