@@ -16,6 +16,7 @@ mod map;
 mod measure;
 mod rebase;
 mod resize;
+mod serve;
 mod shell;
 mod snapshot;
 mod sparsify;
@@ -130,6 +131,7 @@ enum Disk {
     Map(map::Map),
     Compare(compare::Compare),
     Measure(Box<measure::MeasureCommand>),
+    Serve(Box<serve::Serve>),
 }
 
 impl Racker {
@@ -177,6 +179,7 @@ impl Racker {
                 Disk::Map(c) => c.run(),
                 Disk::Compare(c) => c.run(progress),
                 Disk::Measure(c) => c.run(progress),
+                Disk::Serve(c) => c.run(progress),
             },
         }
     }

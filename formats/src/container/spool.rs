@@ -1,9 +1,8 @@
-//! Expands a compressed stream, once, into a temporary file without a name.
+//! The temporary file, without a name, that parts of compressed streams are expanded into, once.
 //!
-//! Filesystems are read at random, many times over, and most streams cannot be entered in the middle (gzip, which is
-//! what `tar -z` and `vagrant package` make). Decoding once and reading from the page cache beats going back to a
-//! checkpoint for each read, and keeps no memory. Where a stream has blocks and an index of them (xz), each is
-//! expanded when it is needed.
+//! Filesystems are read at random, many times over, while a decoder only goes forward. What is read again and again
+//! is decoded once more and then read from the host's page cache, which takes no memory of ours; blocks of xz go there
+//! when they are read first.
 //! Zero blocks stay holes, so a blank disk of any size takes no space.
 //!
 //! The file lies in `$TMPDIR`, or in `/var/tmp`: `/tmp` is memory on many systems. It has no name, so nothing is
@@ -21,8 +20,6 @@ use crate::error::{Error, Fault, Kind, Result};
 use crate::limits::{EXPANDED_FREE, EXPANDED_RATIO_MAX, MIB, SPOOL_FREE_MIN};
 use crate::wire::{data_runs, len64};
 
-/// Bytes that are decoded before they are written.
-const PIECE: usize = 256 << 10;
 /// Blocks of this many bytes stay holes when they are zero: the block of common filesystems.
 const BLOCK: usize = 4096;
 /// How many bytes are written before the free space is looked at again.
@@ -188,19 +185,6 @@ impl Out {
     pub(super) fn sized(&self, size: u64) -> Result<File> {
         let sized = self.file.set_len(size).and_then(|()| self.file.try_clone());
         Ok(sized.map_err(|why| self.error(why))?)
-    }
-
-    /// Copies what `from` gives up to its end; `place` is told the length of each piece and says where it goes.
-    pub(super) fn copy(&self, from: &mut dyn Read, mut place: impl FnMut(u64) -> Result<u64>) -> Result<()> {
-        let mut buf = vec![0u8; PIECE];
-        loop {
-            let len = fill(from, &mut buf).map_err(|e| decode_error(self.what, e))?;
-            let at = place(len64(len))?;
-            self.write(at, buf.get(..len).unwrap_or_default())?;
-            if len < PIECE {
-                return Ok(());
-            }
-        }
     }
 
     fn error(&self, why: io::Error) -> SpoolFault {

@@ -171,6 +171,20 @@ impl<'p, 't> Put<'p, 't> {
         self.session.writer(old.volume)?.link(old.node, entry.dir.node, &entry.name, self.now)
     }
 
+    /// Gives what was put at `path` an attribute that it did not come with.
+    pub(super) fn xattr(&mut self, path: &[Name], name: &[u8], value: &[u8]) -> Result<()> {
+        let place = match path.split_last() {
+            None => Some(self.base.clone()),
+            Some((last, above)) => {
+                let dir = self.place(above)?;
+                self.view.entry_of(dir, last.clone())?.found
+            }
+        };
+        let Some(place) = place else { return Ok(()) };
+        let meta = Meta { xattrs: vec![(name.to_vec(), value.to_vec())], ..Meta::default() };
+        self.xattrs(Spot { volume: place.volume, node: place.node }, path, &meta).within(|| show(path))
+    }
+
     /// Gives directories their times; says what was lost.
     pub fn finish(mut self) -> Result<Notes> {
         for (spot, atime, mtime) in std::mem::take(&mut self.dirs) {

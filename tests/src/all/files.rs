@@ -448,3 +448,23 @@ fn what_is_mounted_below_a_path_belongs_to_it() {
     );
     tool("qemu-img").args(["check", "-q", "boot.qcow2"]).dir(dir.path()).ok();
 }
+
+#[test]
+fn lists_name_those_whom_the_archive_brings() {
+    let bench = Bench::new(KINDS[2].0, KINDS[2].1);
+    let tree = bench.path("tree");
+    std::fs::create_dir_all(tree.join("etc")).unwrap();
+    std::fs::create_dir_all(tree.join("a/log")).unwrap();
+    // The list of what comes first names a group of what comes later, which has another number there than here.
+    std::fs::write(tree.join("etc/group"), "adm:x:777:\n").unwrap();
+    std::fs::write(tree.join("etc/os-release"), "ID=x\n").unwrap();
+    tool("setfacl").args(["-m", "g:adm:rx,d:g:adm:rx"]).arg(tree.join("a/log")).ok();
+    tool("tar").args(["--acls", "-cf", "tree.tar", "-C", "tree", "a", "etc"]).dir(bench.dir.path()).ok();
+    let said = bench.run(&["tar-in"], &["tree.tar"]);
+    assert!(!format!("{said}").contains("left out"), "{said}");
+    said.ok();
+    bench.is_sound();
+    let mounted = Mounted::read_only(&bench.image(), bench.part());
+    let list = tool("getfacl").args(["-n", "-c", "-p"]).arg(mounted.join("a/log")).ok();
+    assert!(list.contains("\ngroup:777:r-x") && list.contains("\ndefault:group:777:r-x"), "{list}");
+}

@@ -35,8 +35,8 @@ pub(super) use zeroes::Zeroes;
 const PIECE: u64 = MIB;
 /// Bytes of pieces in memory: for each thread of a conversion, and for the segments that it goes through.
 const PIECES_MAX: u64 = 16 * MIB;
-/// The most bytes of a segment that was not checked when the stream was opened: half of what pieces may take, for
-/// all of it is decoded before any of it is read.
+/// The most bytes of a segment that was not checked when the stream was opened and yet stays out of the temporary file:
+/// half of what pieces may take, for all of it is decoded before any of it is read.
 pub(super) const UNCHECKED_MAX: u64 = 8 * MIB;
 /// Pieces before the one that is asked for that are kept when a decoder passes them: threads that read in order are
 /// not quite in order.
@@ -153,7 +153,8 @@ impl<S: Source> Segments<S> {
         Self::with(source, starts, size, zeroes, true)
     }
 
-    /// Segments that begin at `starts`, the last of which ends at `size`; none is longer than [`UNCHECKED_MAX`].
+    /// Segments that begin at `starts`, the last of which ends at `size`. Those longer than [`UNCHECKED_MAX`] go into a
+    /// temporary file when they are read.
     pub(super) fn unchecked(source: S, starts: Vec<u64>, size: u64) -> Self {
         Self::with(source, starts, size, Zeroes::new(), false)
     }
@@ -177,8 +178,9 @@ impl<S: Source> Segments<S> {
         (start, self.starts.get(next).copied().unwrap_or(self.size))
     }
 
-    /// Where there is no room for a temporary file, short segments are decoded again and again: that is only slow.
-    fn can_do_without(&self, number: usize) -> bool {
+    /// Whether a segment fits into memory: where there is no room for a temporary file, such are decoded again and again,
+    /// which is only slow.
+    fn is_short(&self, number: usize) -> bool {
         let (start, end) = self.place(number);
         end.saturating_sub(start) <= UNCHECKED_MAX
     }
@@ -195,8 +197,8 @@ impl<S: Source> Segments<S> {
             if let Some(piece) = state.piece(key) {
                 return Ok(Found::Memory(piece));
             }
-            if let (true, Some(spool)) = (state.spooled.contains(&segment), &state.spool) {
-                return Ok(Found::File(Arc::clone(spool)));
+            if let Some(spool) = state.in_file(segment) {
+                return Ok(Found::File(spool));
             }
             if state.busy.insert(segment) {
                 break;
@@ -204,16 +206,16 @@ impl<S: Source> Segments<S> {
             state = self.returned.wait(state).map_err(|_| Common::Poisoned)?;
         }
         let idle = state.resume(segment, wanted);
+        let is_checked = self.checked || state.checked.contains(&segment);
         let begun = state.begun.entry(segment).or_default();
         if idle.is_none() {
             *begun = begun.saturating_add(1);
         }
-        let spools = idle.is_none() && *begun > BEGUN_FREE;
-        let is_checked = self.checked || state.checked.contains(&segment);
+        let spools = idle.is_none() && (*begun > BEGUN_FREE || !(is_checked || self.is_short(segment)));
         drop(state);
         let busy = Busy { of: self, segment };
         let spool = match spools.then(|| self.spool()).transpose() {
-            Err(_) if self.can_do_without(segment) => None,
+            Err(_) if self.is_short(segment) => None,
             spool => spool?,
         };
         let decoder = match idle {
@@ -272,7 +274,7 @@ impl<S: Source> Segments<S> {
                 }
             }
             match job.spool.as_ref().map_or(Ok(()), |spool| spool.out.write(at, &piece)) {
-                Err(_) if self.can_do_without(job.decoder.segment) => job.spool = None,
+                Err(_) if self.is_short(job.decoder.segment) => job.spool = None,
                 written => written?,
             }
             if number <= job.wanted.saturating_add(PIECES_MAX / PIECE / 2) {
@@ -314,6 +316,11 @@ impl State {
         let piece = Arc::clone(&found.1);
         self.pieces.push_back(found);
         Some(piece)
+    }
+
+    /// The temporary file, if it has a segment.
+    fn in_file(&self, segment: usize) -> Option<Arc<Spool>> {
+        self.spool.clone().filter(|_| self.spooled.contains(&segment))
     }
 
     fn keep(&mut self, key: Key, piece: Arc<Vec<u8>>) {
@@ -399,6 +406,10 @@ impl<S: Source> BlockDevice for Segments<S> {
 
     fn first_run(&self, span: Span) -> Result<Run> {
         let (zero, len) = self.zeroes.first(span);
+        let (segment, _, end) = self.segment(span.start());
+        if !zero && let Some(spool) = self.lock()?.in_file(segment) {
+            return spool.disk.first_run(span.truncate(len.min(end.saturating_sub(span.start()).max(1))));
+        }
         Ok(Run { len, kind: if zero { RunKind::Hole } else { RunKind::Data } })
     }
 }

@@ -6,6 +6,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use racker_formats::error::Result;
 
 use super::super::TreeFault;
+use super::late::Unknown;
 use super::{Names, acl};
 use crate::filesystem::Time;
 
@@ -72,9 +73,9 @@ impl Pax {
     /// Extended attributes, and the lists that are kept as such.
     ///
     /// The second value says whether a list had to be left out.
-    pub(super) fn xattrs(&self, names: &dyn Names) -> (Xattrs, bool) {
+    pub(super) fn xattrs(&self, names: &dyn Names) -> (Xattrs, Unknown) {
         let mut all = Xattrs::new();
-        let mut lost = false;
+        let mut unknown = Unknown::new();
         let mut set = |name: Vec<u8>, value: Vec<u8>| match all.iter_mut().find(|(n, _)| *n == name) {
             Some(there) => there.1 = value,
             None => all.push((name, value)),
@@ -92,11 +93,11 @@ impl Pax {
             if let Some(text) = self.get(key) {
                 match acl::of_text(text, names) {
                     Some(list) => set(name.to_vec(), list),
-                    None => lost = true,
+                    None => unknown.push((name, text.to_vec())),
                 }
             }
         }
-        (all, lost)
+        (all, unknown)
     }
 }
 
@@ -173,7 +174,7 @@ mod tests {
         pax.add(b"19 path=some/where\n19 mtime=-1.250000\n28 SCHILY.xattr.user.%3Da=x\n", 0).unwrap();
         assert_eq!(pax.get(b"path").unwrap(), b"some/where");
         assert_eq!(pax.time(b"mtime").unwrap(), Some(Time { sec: -2, nsec: 750_000_000 }));
-        assert_eq!(pax.xattrs(&()), (vec![(b"user.=a".to_vec(), b"x".to_vec())], false));
+        assert_eq!(pax.xattrs(&()), (vec![(b"user.=a".to_vec(), b"x".to_vec())], Unknown::new()));
         for text in ["aGVsbG8", "aGVsbG8=", "aGVs\nbG8 =", "aGVsbG9="] {
             assert_eq!(base64(text.as_bytes()).unwrap(), b"hello");
         }

@@ -62,7 +62,10 @@ fn same(container: &Path, member: Option<&str>, raw: &Path) {
         }
         at += len;
     }
-    assert!(holes > want.size() / 2, "{}: {holes} bytes of holes", opened.stack());
+    // What an index of short blocks says is not gone through when it is opened: nobody knows of holes there.
+    if opened.layers[0].kinds[0] != "xz" {
+        assert!(holes > want.size() / 2, "{}: {holes} bytes of holes", opened.stack());
+    }
 }
 
 #[test]

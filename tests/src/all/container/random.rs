@@ -91,6 +91,7 @@ fn reads_anywhere_agree_with_the_plain_file() {
     let at = dir.path();
     let want = dense(at, 12_000_003);
     for (i, command) in [
+        "xz -0 -T2 --block-size=2MiB -c disk.raw",
         "gzip -c disk.raw",
         "gzip -1c disk.raw",
         "pigz -p 2 -9c disk.raw",
