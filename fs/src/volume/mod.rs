@@ -209,7 +209,7 @@ impl BlockDevice for Mapped {
 
 #[cfg(test)]
 mod tests {
-    use racker_formats::block::MemDevice;
+    use racker_formats::block::{MemDevice, Staged};
 
     use super::*;
 
@@ -228,5 +228,18 @@ mod tests {
         assert!(volume.read_at(11, &mut [0; 2]).is_err());
         let past = Segment { at: 0, len: 8, stripes: vec![60], stripe_size: 0 };
         assert!(Layout::Mapped(vec![past]).over(&disk).is_err());
+    }
+
+    #[test]
+    fn a_volume_is_claimed_with_all_its_parts() {
+        let staged = Disk::new(Staged::through(Disk::new(MemDevice::new(16 << 20))));
+        let volume = |first: u64, second: u64| {
+            let part = |at, start| Segment { at, len: 2 << 20, stripes: vec![start], stripe_size: 0 };
+            Layout::Mapped(vec![part(0, first), part(2 << 20, second)]).over(&staged).unwrap()
+        };
+        let (one, other) = (volume(2 << 20, 8 << 20), volume(5 << 20, 9 << 20));
+        assert!(!one.claim(Span::first(512)).unwrap(), "all of it or nothing");
+        assert!(one.claim(Span::first(one.size())).unwrap());
+        assert!(!other.claim(Span::first(other.size())).unwrap(), "it meets the first");
     }
 }

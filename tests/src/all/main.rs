@@ -16,6 +16,7 @@ mod container;
 mod convert;
 mod copy;
 mod crash;
+mod early;
 mod edit;
 mod ext4;
 mod extract;
