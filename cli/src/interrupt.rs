@@ -1,16 +1,18 @@
-//! Ctrl-C while something is written: nothing is left behind, and the program ends as the signal has it.
+//! Ctrl-C while something is written: nothing is left behind, nor the space that an edit had taken, and the program
+//! ends as the signal has it.
 
 use std::thread;
 
 use nix::libc::{SIGHUP, SIGINT, SIGTERM};
 use nix::sys::signal::{SigSet, Signal, raise};
-use racker_formats::convert::abandon;
+use racker_formats::{convert, transaction};
 
 /// The signals that ask a program to end.
 const SIGNALS: [(Signal, i32); 3] =
     [(Signal::SIGINT, SIGINT), (Signal::SIGTERM, SIGTERM), (Signal::SIGHUP, SIGHUP)];
 
-/// From here on, and in all threads started from here on, a signal to end removes unfinished files first. Not for
+/// From here on, and in all threads started from here on, a signal to end removes unfinished files first, and
+/// ends edits. Not for
 /// commands that start other programs: those would not hear of the signals.
 pub(crate) fn clean_up() {
     let set = wanted();
@@ -20,7 +22,8 @@ pub(crate) fn clean_up() {
     }
     let watch = move || {
         if let Ok(signal) = set.wait() {
-            abandon();
+            convert::abandon();
+            transaction::abandon();
             let _ = set.thread_unblock();
             let _ = raise(signal);
         }

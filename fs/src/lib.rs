@@ -15,6 +15,7 @@ mod claims;
 pub mod drivers;
 pub mod edit;
 pub mod filesystem;
+mod fresh;
 pub mod guest;
 pub mod inspect;
 pub mod partition;
