@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use racker_formats::block::{Disk, Staged};
+use racker_formats::error::Kind;
 use racker_formats::open::{Opened, open};
 use racker_fs::inspect::{Inspection, Volume};
 use racker_nbd::Export;
@@ -39,7 +40,11 @@ pub(crate) fn exports(
     let (path, format) = how.described(path)?;
     let is_write = matches!(access, Access::Write { .. });
     let how = HowArgs { format, ..how.clone() };
-    let opened = open(&path, &how.options(is_write)).about(&path)?;
+    let opened = open(&path, &how.options(is_write)).map_err(|e| match e.kind() {
+        Kind::ReadOnly => e.with_hint("--read-only or --snapshot serves it"),
+        _ => e,
+    });
+    let opened = opened.about(&path)?;
     if is_write && opened.guessed_raw {
         let failure = Failure::new("it is taken for raw only because it looks like no other format");
         let hint =

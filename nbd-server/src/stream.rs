@@ -1,15 +1,19 @@
 //! Both directions of a connection: sockets, standard input and output, memory.
 
+use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::net::{Shutdown as End, shutdown, sockopt};
+
+use crate::connection::lock;
 
 /// Both directions of a connection. One thread reads at a time, and one writes.
 pub trait Stream: Debug + Send + Sync {
@@ -174,5 +178,46 @@ impl Stream for Pipes {
 
     fn peer(&self) -> String {
         "standard input".into()
+    }
+}
+
+/// A client that has said everything in advance, and does not listen: for tests.
+#[derive(Debug)]
+pub struct Said {
+    bytes: Mutex<VecDeque<u8>>,
+    at_once: usize,
+}
+
+impl Said {
+    /// A client that says `bytes`, of which so many arrive at a time.
+    pub fn new(bytes: &[u8], at_once: usize) -> Self {
+        Self { bytes: Mutex::new(bytes.iter().copied().collect()), at_once: at_once.max(1) }
+    }
+}
+
+impl Stream for Said {
+    fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        let most = buf.len().min(self.at_once);
+        Read::read(&mut *lock(&self.bytes), buf.get_mut(..most).unwrap_or_default())
+    }
+
+    fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        Ok(parts.iter().map(|part| part.len()).fold(0, usize::saturating_add))
+    }
+
+    fn limit(&self, _: Option<Duration>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn end_input(&self) {
+        lock(&self.bytes).clear();
+    }
+
+    fn end(&self) {
+        lock(&self.bytes).clear();
+    }
+
+    fn peer(&self) -> String {
+        "a client of the past".into()
     }
 }

@@ -29,6 +29,7 @@ mod map;
 mod matrix;
 mod nbd;
 mod nbd_abuse;
+mod nbd_frames;
 mod noise;
 mod package;
 mod pairs;
