@@ -12,6 +12,7 @@
 pub mod boot;
 mod cache;
 mod claims;
+pub mod cut;
 pub mod drivers;
 pub mod edit;
 pub mod filesystem;

@@ -11,9 +11,11 @@ mod diff;
 mod edit;
 mod extract;
 mod formats;
+mod fs;
 mod info;
 mod map;
 mod measure;
+mod part;
 mod rebase;
 mod resize;
 mod shell;
@@ -121,6 +123,8 @@ enum Disk {
     Convert(Box<convert::Convert>),
     Create(Box<create::Create>),
     Resize(resize::Resize),
+    Part(part::Part),
+    Fs(fs::Fs),
     Snapshot(snapshot::SnapshotCommand),
     Bitmap(Box<bitmap::Bitmap>),
     Rebase(rebase::Rebase),
@@ -168,6 +172,8 @@ impl Racker {
                 Disk::Convert(c) => c.run(progress),
                 Disk::Create(c) => c.run(progress),
                 Disk::Resize(c) => c.run(progress),
+                Disk::Part(c) => c.run(progress),
+                Disk::Fs(c) => c.run(progress),
                 Disk::Snapshot(c) => c.run(),
                 Disk::Bitmap(c) => c.run(),
                 Disk::Rebase(c) => c.run(progress),

@@ -23,8 +23,8 @@ use self::live::Core;
 pub(crate) use self::live::Live;
 pub use self::session::Session;
 use crate::filesystem::{
-    Change, Content, Driver, Filesystem, FilesystemMut, Flags, Keeps, LINK_MAX, Name, New, NewKind, NodeId,
-    NodeKind, Stat, Time,
+    Change, Content, Driver, Filesystem, FilesystemMut, Flags, Keeps, LINK_MAX, Name, New, NewKind, NewUuid,
+    NodeId, NodeKind, Stat, Time,
 };
 
 /// Directories between one and the root: as many as a path can name.
@@ -280,6 +280,16 @@ impl<'t> Writer<'t> {
             Err(e) if e.kind() == Kind::NoSpace => Ok(()),
             done => done,
         }
+    }
+
+    /// Gives the filesystem another label; an empty one is none.
+    pub fn set_label(&mut self, label: &str, now: Time) -> Result<()> {
+        self.run(|fs| fs.set_label(label, now))
+    }
+
+    /// Gives the filesystem another identifier.
+    pub fn set_uuid(&mut self, new: &NewUuid) -> Result<()> {
+        self.run(|fs| fs.set_uuid(new))
     }
 
     /// The value of an extended attribute.

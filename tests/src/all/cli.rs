@@ -59,6 +59,11 @@ fn examples_of_all_helps_run() {
     };
     let mut commands: Vec<Vec<String>> =
         list(&["disk"]).into_iter().map(|c| vec!["disk".into(), c]).collect();
+    // Verbs of their own stand behind the image.
+    for topic in ["part", "fs"] {
+        let verbs = list(&["disk", topic]);
+        commands.extend(verbs.into_iter().map(|v| vec!["disk".into(), topic.into(), "boot.qcow2".into(), v]));
+    }
     commands.extend(list(&[]).into_iter().map(|c| vec![c]));
     assert!(commands.len() >= 9, "{commands:?}");
     for command in commands {

@@ -24,6 +24,7 @@
 //! - `attrs.rs`: an attribute fork built from its attributes; `parents.rs`: those that name parents
 //! - `dir/`, `shortdir.rs`, `dirblock.rs`: directories
 //! - the operations: `create.rs`, `names.rs`, `content.rs`, `setattr.rs`, `xattrs.rs`, `replace.rs`, `separate.rs`
+//! - `identity.rs`: label and UUID, in every copy of the superblock
 //! - `intents.rs`, `unlinked.rs`: what a crash left to do
 //! - `writer.rs`: all of it as [`FilesystemMut`](crate::filesystem::FilesystemMut)
 
@@ -42,6 +43,7 @@ mod ground;
 mod group;
 mod header;
 mod ialloc;
+mod identity;
 mod inodes;
 mod intents;
 mod names;

@@ -42,6 +42,7 @@ mod unmount;
 use racker_formats::error::{Result, Within};
 
 use super::fault::Fault;
+use super::layout::RawUuid;
 use super::superblock::{LogIncompat, Superblock, names};
 use super::volume::Volume;
 use head::State;
@@ -98,6 +99,21 @@ impl Log {
         Ok(Recovery { intents })
     }
 
+    /// Ends the log, which is clean, once more with a record that carries the filesystem's new UUID.
+    pub(super) fn rename(&mut self, uuid: RawUuid) -> Result<()> {
+        self.ring.uuid = uuid;
+        unmount::write(&self.ring, &self.state).within(|| "log")?;
+        self.state = State::find(&self.ring)?;
+        self.must_be_clean()
+    }
+
+    fn must_be_clean(&self) -> Result<()> {
+        if !self.state.clean {
+            return Err(Fault::Structure { what: "log", why: "does not end in its unmount record" }.into());
+        }
+        Ok(())
+    }
+
     /// Ends the log with an unmount record, after everything in it was replayed, all of the [`Recovery`] was done,
     /// the [`unlinked`] inodes were freed, and all of it is on the volume. The superblock's counters are counted again.
     pub(super) fn end(&mut self, volume: &mut Volume) -> Result<()> {
@@ -105,9 +121,6 @@ impl Log {
         let lsn = unmount::write(&self.ring, &self.state).within(|| "log")?;
         counters::store(volume, lsn)?;
         self.state = State::find(&self.ring)?;
-        if !self.state.clean {
-            return Err(Fault::Structure { what: "log", why: "does not end in its unmount record" }.into());
-        }
-        Ok(())
+        self.must_be_clean()
     }
 }
