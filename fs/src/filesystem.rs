@@ -480,6 +480,16 @@ pub trait FilesystemMut: Filesystem {
     /// Gives the filesystem another label, or with an empty one none. What cannot be one has changed nothing.
     fn set_label(&mut self, label: &str, now: Time) -> Result<()>;
 
+    /// Makes the filesystem as large as it can be in the first `size` bytes of its volume; never smaller.
+    fn grow(&mut self, size: u64) -> Result<()> {
+        let _ = size;
+        Err(Common::Unsupported {
+            what: "growing it",
+            by: "this kind of filesystem, as racker writes it,".into(),
+        }
+        .into())
+    }
+
     /// Gives the filesystem another identifier, in all places that it stands in.
     fn set_uuid(&mut self, new: &NewUuid) -> Result<()>;
 

@@ -287,6 +287,19 @@ impl<'t> Writer<'t> {
         self.run(|fs| fs.set_label(label, now))
     }
 
+    /// Makes the filesystem as large as it can be in the first `size` bytes of its volume, at most all of it.
+    pub fn grow(&mut self, size: u64) -> Result<()> {
+        let have = self.disk.disk().size();
+        if size > have {
+            return Err(EditFault::Room { size, have }.into());
+        }
+        let now = self.fs.facts()?.size;
+        if size < now {
+            return Err(EditFault::Smaller { size, now }.into());
+        }
+        self.run(|fs| fs.grow(size))
+    }
+
     /// Gives the filesystem another identifier.
     pub fn set_uuid(&mut self, new: &NewUuid) -> Result<()> {
         self.run(|fs| fs.set_uuid(new))

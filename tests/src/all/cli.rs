@@ -52,6 +52,7 @@ fn examples_of_all_helps_run() {
     let list = |args: &[&str]| {
         let help = racker().args(args).arg("--help").ok();
         let commands = help.split("Commands:").nth(1).unwrap().split("Options:").next().unwrap().to_string();
+        let commands = commands.split("Arguments:").next().unwrap().to_string();
         let words = commands.lines().filter(|l| l.starts_with("  ") && !l.starts_with("   "));
         let words =
             words.filter_map(|l| l.split_whitespace().next()).filter(|w| *w != "help" && *w != "disk");

@@ -16,7 +16,7 @@ use crate::output::{self, OutputArgs, line};
 /// filesystem keeps of it. `''` takes it away.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  racker disk fs boot.qcow2 label\n  racker disk fs boot.qcow2 label boot2"
+    after_help = "Examples:\n  racker disk fs boot.qcow2 label -p 2\n  racker disk fs boot.qcow2 label -p 2 boot2"
 )]
 pub(super) struct Label {
     /// The new label
@@ -53,9 +53,9 @@ impl Label {
 ///
 /// What names the filesystem by its UUID (/etc/fstab, boot entries) is not changed.
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  racker disk fs boot.qcow2 uuid\n  \
-    racker disk fs boot.qcow2 uuid --random\n  \
-    racker disk fs boot.qcow2 uuid 6e1f7b50-0c5d-4d7c-9d1e-1a2b3c4d5e6f")]
+#[command(after_help = "Examples:\n  racker disk fs boot.qcow2 uuid -p 2\n  \
+    racker disk fs boot.qcow2 uuid -p 2 --random\n  \
+    racker disk fs boot.qcow2 uuid -p 2 6e1f7b50-0c5d-4d7c-9d1e-1a2b3c4d5e6f")]
 pub(super) struct Uuid {
     /// The new UUID, or FAT's serial number: 1234-ABCD
     #[arg(value_name = "NEW", conflicts_with = "random")]

@@ -1,27 +1,31 @@
 //! `racker disk fs`
 //!
-//! * [`identity`]: label and UUID
+//! * [`identity`]: label and UUID; [`resize`]: more space
 
 mod identity;
+mod resize;
 
 use clap::{Args, Subcommand};
 use racker_fs::edit::Writer;
 use racker_fs::inspect::{Found, Volume, describe};
 
 use self::identity::{Label, Uuid};
+use self::resize::Resize;
 use crate::exit::Exit;
 use crate::fault::{About, Failure, Outcome};
 use crate::progress::ProgressArgs;
 use crate::target::{ImageArgs, Target};
 
-/// Show or change a filesystem as a whole: its label, its UUID
+/// Show or change a filesystem as a whole: its label, its UUID, its size
 ///
 /// The filesystem is the only one of the disk, or the one that -p names. Each change lands whole or not at all. Options
 /// of the image stand before the verb.
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  racker disk fs boot.qcow2 label\n  \
-    racker disk fs boot.qcow2 label boot2\n  \
-    racker disk fs boot.qcow2 uuid --random")]
+#[command(after_help = "Examples:\n  racker disk fs boot.qcow2 -p 2 label\n  \
+    racker disk fs boot.qcow2 -p 2 label boot2\n  \
+    racker disk fs boot.qcow2 -p boot2 uuid --random\n  \
+    racker disk resize boot.qcow2 +1G\n  racker disk part boot.qcow2 resize 3 --max\n  \
+    racker disk fs boot.qcow2 -p 3 resize")]
 pub(crate) struct Fs {
     #[command(flatten)]
     image: ImageArgs,
@@ -36,6 +40,7 @@ pub(crate) struct Fs {
 enum Verb {
     Label(Label),
     Uuid(Uuid),
+    Resize(Resize),
 }
 
 impl Fs {
@@ -43,6 +48,7 @@ impl Fs {
         let write = match &self.verb {
             Verb::Label(verb) => verb.writes(),
             Verb::Uuid(verb) => verb.writes(),
+            Verb::Resize(_) => true,
         };
         let target = Target::open_for(&self.image, write)?;
         let volume = chosen(&target, self.partition.as_deref())?;
@@ -50,6 +56,7 @@ impl Fs {
         match self.verb {
             Verb::Label(verb) => verb.run(on)?,
             Verb::Uuid(verb) => verb.run(on)?,
+            Verb::Resize(verb) => verb.run(on)?,
         }
         Ok(Exit::Done)
     }

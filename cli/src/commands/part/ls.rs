@@ -39,10 +39,12 @@ fn object(target: &Target, table: &Table, gaps: &[Span]) -> Value {
     out.insert("type".into(), table.scheme.into());
     out.insert("sector-size".into(), table.sector_size.into());
     out.insert("id".into(), table.id.clone().into());
-    out.insert("warnings".into(), table.warnings.clone().into());
+    if !table.warnings.is_empty() {
+        out.insert("warnings".into(), table.warnings.clone().into());
+    }
     out.insert("partitions".into(), table.partitions.iter().map(partition).collect());
     out.insert("gaps".into(), gaps.iter().map(gap).collect());
-    out.retain(|name, value| !value.is_null() && !(name == "warnings" && value == &json!([])));
+    out.retain(|_, value| !value.is_null());
     Value::Object(out)
 }
 

@@ -5,6 +5,7 @@
 //! A boot sector of FAT, NTFS or exFAT carries the same signature and is not taken for a table. The chain may go
 //! back and forth (old `fdisk` wrote it so), but no sector may come up twice.
 
+mod chain;
 mod edit;
 
 use std::collections::BTreeSet;
@@ -23,6 +24,8 @@ use crate::drivers::is_fat_boot_sector;
 
 /// MBR counts in sectors; those of a disk with 4096-byte sectors cannot be told from a file.
 const SECTOR: u64 = 512;
+/// Number of the first logical partition, as Linux counts.
+const FIRST_LOGICAL: u32 = 5;
 
 /// Classical generic MBR; the disk signature is where Windows and Linux keep it.
 #[derive(Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -165,7 +168,7 @@ pub(super) fn read(disk: &Disk, record: &Record) -> Result<Table> {
         add(disk, &mut table, number, record.signature, entry, entry.first, container);
     }
     // The kernel goes through every extended partition; more than one is not usual, but there.
-    let mut number = 5u32;
+    let mut number = FIRST_LOGICAL;
     let mut seen = BTreeSet::new();
     for start in chains {
         walk(disk, &mut table, record.signature, start, &mut number, &mut seen)?;

@@ -46,7 +46,7 @@ impl Edit {
         self.run(|edit| edit.change_copies(&change))
     }
 
-    fn change_copies(&mut self, change: &impl Fn(&mut RawSuperblock)) -> Result<()> {
+    pub(super) fn change_copies(&mut self, change: &impl Fn(&mut RawSuperblock)) -> Result<()> {
         self.write_back()?;
         let sb = self.volume.sb.clone();
         let len = sb.sector_size.bytes();

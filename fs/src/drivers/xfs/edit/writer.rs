@@ -153,6 +153,12 @@ impl FilesystemMut for Writer {
         Ok(())
     }
 
+    fn grow(&mut self, size: u64) -> Result<()> {
+        self.edit.grow_filesystem(size)?;
+        self.reader.volume.sb = self.edit.geometry().clone();
+        Ok(())
+    }
+
     fn set_uuid(&mut self, new: &NewUuid) -> Result<()> {
         self.edit.set_uuid(new)?;
         self.reader.volume.sb = self.edit.geometry().clone();

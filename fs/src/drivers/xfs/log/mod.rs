@@ -47,6 +47,7 @@ use super::superblock::{LogIncompat, Superblock, names};
 use super::volume::Volume;
 use head::State;
 use ring::Ring;
+use unmount::Behind;
 
 pub(super) use intent::{Intent, MapChange, Promise, RefcountChange, RefcountOp, RmapChange, RmapOp, Run};
 pub(super) use orphans::unlinked;
@@ -102,7 +103,7 @@ impl Log {
     /// Ends the log, which is clean, once more with a record that carries the filesystem's new UUID.
     pub(super) fn rename(&mut self, uuid: RawUuid) -> Result<()> {
         self.ring.uuid = uuid;
-        unmount::write(&self.ring, &self.state).within(|| "log")?;
+        unmount::write(&self.ring, &self.state, Behind::Other).within(|| "log")?;
         self.state = State::find(&self.ring)?;
         self.must_be_clean()
     }
@@ -118,7 +119,7 @@ impl Log {
     /// the [`unlinked`] inodes were freed, and all of it is on the volume. The superblock's counters are counted again.
     pub(super) fn end(&mut self, volume: &mut Volume) -> Result<()> {
         counters::recount(volume).within(|| "counters after the log's replay")?;
-        let lsn = unmount::write(&self.ring, &self.state).within(|| "log")?;
+        let lsn = unmount::write(&self.ring, &self.state, Behind::Newer).within(|| "log")?;
         counters::store(volume, lsn)?;
         self.state = State::find(&self.ring)?;
         self.must_be_clean()
