@@ -1,4 +1,4 @@
-//! Labels and UUIDs changed by racker, on filesystems that others made, with their own tools as judges.
+//! Labels, UUIDs and sizes changed by racker, on filesystems that others made, with their own tools as judges.
 
 use std::path::{Path, PathBuf};
 
@@ -179,6 +179,63 @@ fn the_filesystem_is_the_only_one_or_is_named() {
     assert_eq!(list.status, 0, "{list}");
 }
 
+#[test]
+fn xfs_grows_with_its_volume() {
+    for p in Patient::all("xfs").into_iter().filter(|p| !p.name.ends_with("v4")) {
+        let name = &p.name;
+        let tree = p.tree();
+        let sound = || tool("xfs_repair").arg("-n").arg(p.path()).run();
+        let before = sound().status;
+        let size = || p.path().metadata().unwrap().len();
+        let grow = |by: u64| {
+            let file = std::fs::File::options().write(true).open(p.path()).unwrap();
+            file.set_len(size() + by).unwrap();
+        };
+        // A part of the last group, less than a group, many groups.
+        for by in [1 << 20, 7 << 20, 600 << 20] {
+            grow(by);
+            let said: serde_json::Value = serde_json::from_str(&p.fs(&["resize", "--json"]).ok()).unwrap();
+            let now = said["filesystem-size"].as_u64().unwrap();
+            assert!(now <= size() && now + (1 << 20) > size() - (by.min(7 << 20)), "{name}: {said}");
+            assert!(sound().status <= before, "{name}: {}", sound());
+            assert_eq!(p.tree(), tree, "{name}");
+        }
+        let bytes = std::fs::metadata(p.path()).unwrap().len();
+        p.fs(&["resize"]).ok();
+        assert!(p.fs(&["resize", "16M"]).failed().contains("does not make it smaller"), "{name}");
+        assert!(p.fs(&["resize", &(bytes + 4096).to_string()]).failed().contains("more than the volume"));
+        // What is new can be written to.
+        let large = p.dir.path().join("large");
+        std::fs::File::create(&large).unwrap().set_len(1 << 20).unwrap();
+        racker().args(["disk", "copy-in"]).arg(p.path()).arg(&large).arg("/").ok();
+        assert!(sound().status <= before, "{name}: {}", sound());
+    }
+}
+
+#[test]
+fn a_disk_its_partition_and_its_filesystem_grow() {
+    let dir = tempfile::tempdir().unwrap();
+    racker_fixtures::case("ock/boot").unpack(dir.path());
+    let disk = |args: &[&str]| racker().arg("disk").args(args).dir(dir.path()).run();
+    disk(&["resize", "boot.qcow2", "+300M"]).ok();
+    disk(&["part", "boot.qcow2", "resize", "3", "--max"]).ok();
+    let tree = disk(&["ls", "-lR", "-p", "3", "boot.qcow2", "/"]).ok();
+    disk(&["fs", "boot.qcow2", "-p", "3", "resize"]).ok();
+    assert_eq!(disk(&["ls", "-lR", "-p", "3", "boot.qcow2", "/"]).ok(), tree);
+    racker_tests::qemu::check(&dir.path().join("boot.qcow2"));
+    tool("qemu-img").args(["convert", "-O", "raw", "boot.qcow2", "disk.raw"]).dir(dir.path()).ok();
+    let parts = racker_tests::mount::partitions(&dir.path().join("disk.raw"));
+    let (_, (start, len)) = *parts.last().unwrap();
+    let (skip, count) = (format!("skip={}", start >> 20), format!("count={}", len >> 20));
+    let cut = ["if=disk.raw", "of=root.raw", "bs=1M", "conv=sparse", &skip, &count];
+    tool("dd").args(cut).dir(dir.path()).ok();
+    let said = tool("xfs_repair").args(["-n", "root.raw"]).dir(dir.path()).run();
+    assert_eq!(said.status, 0, "{said}");
+    let said = tool("xfs_db").args(["-r", "-c", "sb 0", "-c", "p dblocks", "root.raw"]).dir(dir.path()).ok();
+    let blocks: u64 = said.trim().rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(blocks * 4096 + (1 << 20) > len, "{said}");
+}
+
 /// Damaged filesystems are refused or changed, never more.
 #[test]
 fn noise_does_no_harm() {
@@ -195,6 +252,8 @@ fn noise_does_no_harm() {
         let case = racker_fixtures::case(name);
         let dir = tempfile::tempdir().unwrap();
         case.unpack(dir.path());
+        let file = std::fs::File::options().write(true).open(dir.path().join("image.raw")).unwrap();
+        file.set_len(256 << 20).unwrap();
         let (mut done, mut refused) = (0, 0);
         for _ in 0..25 {
             let result = change(&dir.path().join("image.raw"), &mut rng);
@@ -221,5 +280,8 @@ fn change(image: &Path, rng: &mut Rng) -> racker_formats::Result<()> {
     writer.set_label("name", Time::default())?;
     let uuid = NewUuid { value: None, keep_checksums: true };
     writer.set_uuid(&uuid)?;
+    if writer.facts()?.kind == "xfs" {
+        writer.grow(volume.disk.size())?;
+    }
     writer.close()
 }
