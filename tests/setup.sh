@@ -8,11 +8,18 @@ packages=(
   fdisk gdisk mount util-linux             # sfdisk, sgdisk, mount, losetup, blkid, setpriv
   attr acl libcap2-bin                     # getfattr, getfacl, getcap
   tar libarchive-tools xz-utils zstd bzip2 # who else reads what tar-out writes
+  pigz pbzip2 lbzip2                       # pack in pieces what racker reads in place
   7zip                                     # reads VHD, VHDX and VDI, differences of the first two included
   libvhdi-utils                            # vhdiinfo: reads what VHDX images say of themselves
   patch                                    # applies what a dry run prints
   selinux-utils                            # matchpathcon: the labels of new files
   procps                                   # kill: interrupts a conversion
+<<<<<<< HEAD
+  strace                                   # whether a copy waits for the disk
+=======
+  libnbd-bin python3-libnbd                # nbdinfo, nbdcopy and libnbd itself: clients of the server
+  openssl                                  # certificates for TLS
+>>>>>>> vmdk
   ostree python3
 )
 # A qemu-img that is there is left alone, whatever release it is of.

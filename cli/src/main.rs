@@ -4,6 +4,7 @@ mod backing;
 mod clean;
 mod commands;
 mod exit;
+mod exports;
 mod fault;
 mod files;
 mod interrupt;

@@ -134,17 +134,30 @@ impl Target {
         &self.opened.disk
     }
 
-    /// The place that `path` means, by `-p` or by itself.
-    pub(crate) fn place(&self, which: &PartitionArgs, path: &Path, follow: bool) -> Outcome<Place> {
+    /// The place that `path` means, by `-p` or by itself, and the tree that it is in.
+    pub(crate) fn place(&self, which: &PartitionArgs, path: &Path, follow: bool) -> Outcome<(Place, View)> {
+        self.place_by(which, self.guest(which).as_ref(), path, follow)
+    }
+
+    /// The same, with the operating system that was found before.
+    pub(crate) fn place_by(
+        &self,
+        which: &PartitionArgs,
+        guest: Option<&Guest>,
+        path: &Path,
+        follow: bool,
+    ) -> Outcome<(Place, View)> {
         let bytes = path.as_os_str().as_bytes();
-        let found = match &which.partition {
-            Some(name) => self.view_of(name)?.resolve(bytes, follow),
-            None => {
-                let guest = Guest::find(&self.inspection);
-                locate(&self.inspection, guest.as_ref(), bytes, follow)
-            }
-        };
-        found.about(&self.path)
+        if let Some(name) = &which.partition {
+            let view = self.view_of(name)?;
+            return Ok((view.resolve(bytes, follow).about(&self.path)?, view));
+        }
+        locate(&self.inspection, guest, bytes, follow).about(&self.path)
+    }
+
+    /// The operating system whose mounts hold, where no filesystem is named.
+    pub(crate) fn guest(&self, which: &PartitionArgs) -> Option<Guest> {
+        if which.partition.is_some() { None } else { Guest::find(&self.inspection) }
     }
 
     /// The tree to copy from: of one filesystem by `-p`, of the operating system, or of the only filesystem.
@@ -152,7 +165,7 @@ impl Target {
         if let Some(name) = &which.partition {
             return self.view_of(name);
         }
-        if let Some(guest) = Guest::find(&self.inspection) {
+        if let Some(guest) = self.guest(which) {
             return Ok(guest.view);
         }
         let readable: Vec<(usize, &Volume)> =
@@ -175,11 +188,10 @@ impl Target {
         facts.map(|f| f.size.saturating_sub(f.free)).fold(0, u64::saturating_add)
     }
 
-    /// The whole tree that is seen at `/`.
-    pub(crate) fn whole(&self, which: &PartitionArgs) -> Outcome<Tree> {
-        let view = self.tree(which)?;
-        let root = view.root().about(&self.path)?;
-        Ok(Tree::from_place(&view, &root))
+    /// What is at `path` and below it, mounts included.
+    pub(crate) fn tree_at(&self, which: &PartitionArgs, path: &Path) -> Outcome<Tree> {
+        let (place, view) = self.place(which, path, false)?;
+        Ok(Tree::from_place(&view, &place))
     }
 
     /// The tree to take out whole. On an ostree system that is the deployment; the physical root, which the system

@@ -126,6 +126,9 @@ pub enum Common {
     /// A lock that a panicking thread left behind.
     #[error("an internal lock was left by a failed thread")]
     Poisoned,
+    /// An edit that was told to end.
+    #[error("the edit was given up, and nothing of it lands")]
+    GivenUp,
 }
 
 impl Fault for Common {
@@ -137,7 +140,7 @@ impl Fault for Common {
             Self::PastEnd { .. } => Kind::OutOfRange,
             Self::ReadOnly => Kind::ReadOnly,
             Self::Unsupported { .. } => Kind::Unsupported,
-            Self::Poisoned => Kind::Io,
+            Self::Poisoned | Self::GivenUp => Kind::Io,
         }
     }
 }

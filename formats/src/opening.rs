@@ -106,6 +106,14 @@ pub enum OpenFault {
     },
 }
 
+/// Advice for a child of `format` whose parent is not the one it knows.
+pub(crate) fn changed_parent(format: &str) -> String {
+    format!(
+        "if it holds the same as before (a commit that was interrupted leaves that), accept it with: \
+         racker disk rebase -u -b PARENT -F {format} IMAGE"
+    )
+}
+
 impl Fault for OpenFault {
     fn kind(&self) -> Kind {
         match self {

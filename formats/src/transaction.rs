@@ -5,7 +5,8 @@
 //! 1. The format can switch ([`Image::apply`]): changes of the *guest's* disk are staged, then the driver writes
 //!    them to unreferenced places and turns one sector.
 //! 2. Otherwise changes of the *host file* are staged under the driver, sealed into a redo file beside the image,
-//!    and applied from there ([`redo`]). Whoever opens the image next finishes or forgets it.
+//!    and applied from there ([`redo`]). Whoever opens the image next finishes or forgets it. In a raw image, new
+//!    content goes at once to space that nothing referred to before the edit ([`Disk::write_fresh`]).
 //!
 //! Whatever can write borrows from the [`Transaction`], and [`commit`](Transaction::commit) consumes it: a writer
 //! that is still open then does not compile, and one that was dropped without being closed makes it refuse.
@@ -15,8 +16,8 @@ use std::fs::File;
 use std::marker::PhantomData;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustix::fs::OFlags;
 
@@ -67,6 +68,19 @@ pub struct Transaction {
     guessed_raw: bool,
 }
 
+/// Edits that have stored something on a host file, perhaps.
+static RUNNING: Mutex<Vec<Weak<Staged>>> = Mutex::new(Vec::new());
+
+/// Gives the space back that edits have taken on the host, for a program that is told to end: none of them lands any
+/// more, but for those that are landing.
+pub fn abandon() {
+    for edit in RUNNING.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade) {
+        if let Err(e) = edit.undo() {
+            tracing::warn!("space that an edit had taken is not given back: {e}");
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Landing {
     /// The driver switches; the image's own lock lives in its file.
@@ -109,9 +123,12 @@ impl Transaction {
             return Ok(Self { staged, guest, landing, writers, guessed_raw: false });
         }
         drop(image);
-        let staged = Arc::new(Staged::new(file.clone()));
+        let staged = Arc::new(Staged::through(file.clone()));
         let guest = Disk::from_arc(reopen(Disk::from_arc(staged.clone()))?);
         let landing = Landing::Redo { file: file.clone(), path: path.to_path_buf() };
+        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|edit| edit.strong_count() > 0);
+        running.push(Arc::downgrade(&staged));
         Ok(Self { staged, guest, landing, writers, guessed_raw: false })
     }
 
@@ -168,10 +185,22 @@ impl Transaction {
                 return Err(TransactionFault::Disguised(found).into());
             }
         }
-        match self.landing {
+        match &self.landing {
             Landing::Switch(image) => image.apply(&staged, &changes),
-            Landing::Redo { file, path } => land(&file, &path, &staged, &changes),
+            Landing::Redo { file, path } => {
+                // What was written already has to be there when the rest of the edit is decided.
+                self.staged.settle()?;
+                land(file, path, &staged, &changes, &|| self.staged.unsettle())
+            }
             Landing::Elsewhere => Ok(()),
+        }
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if let Err(e) = self.staged.undo() {
+            tracing::warn!("space that an edit had taken is not given back: {e}");
         }
     }
 }
@@ -209,12 +238,25 @@ pub fn redo_path(image: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn land(file: &Disk, path: &Path, staged: &Disk, changes: &[crate::block::Change]) -> Result<()> {
+/// Lands an edit; `undecided` hears that no redo file is left that would be applied sooner or later.
+fn land(
+    file: &Disk,
+    path: &Path,
+    staged: &Disk,
+    changes: &[crate::block::Change],
+    undecided: &dyn Fn() -> Result<()>,
+) -> Result<()> {
     let redo_path = redo_path(path);
     let place = || format!("redo file {}", redo_path.display());
     // It holds what the image holds: nobody else may read it. A leftover would have been dealt with at opening.
     let host = File::options().read(true).write(true).create_new(true).mode(0o600).open(&redo_path);
-    let host = host.map_err(crate::error::Error::from).within(place)?;
+    let host = match host.map_err(crate::error::Error::from).within(place) {
+        Ok(host) => host,
+        Err(e) => {
+            undecided()?;
+            return Err(e);
+        }
+    };
     let redo = Disk::new(FileDevice::new(host, true)?);
     let sealed = redo::seal(&redo, file, staged, changes)
         .and_then(|()| sync_folder(&redo_path))
@@ -223,11 +265,13 @@ fn land(file: &Disk, path: &Path, staged: &Disk, changes: &[crate::block::Change
         Ok(Some(sealed)) => sealed,
         Ok(None) => {
             drop_redo(&redo_path)?;
+            undecided()?;
             return Err(std::io::Error::other("the redo file does not read back as written").into());
         }
         Err(e) => {
             // Nothing is decided before the seal; nothing must be left of it.
             drop_redo(&redo_path)?;
+            undecided()?;
             return Err(e.within(place()));
         }
     };
@@ -336,7 +380,7 @@ mod tests {
         let path = dir.path().join("disk.raw");
         std::fs::write(&path, vec![1; 10_000]).unwrap();
         let file = open_file(&path, true).unwrap();
-        let staged = Arc::new(Staged::new(file.clone()));
+        let staged = Arc::new(Staged::through(file.clone()));
         let top = Disk::from_arc(staged.clone());
         top.write_at(100, &[9; 100]).unwrap();
         let redo = File::options().read(true).write(true).create_new(true).open(redo_path(&path)).unwrap();

@@ -332,24 +332,21 @@ fn unescape(field: &str) -> Vec<u8> {
 /// a directory that does. The second value is the tree that the path was looked up in.
 pub fn locate_entry(disk: &Inspection, guest: Option<&Guest>, typed: &[u8]) -> Result<(path::Entry, View)> {
     let (above, name) = path::split_last(typed)?;
-    let found = match locate(disk, guest, typed, false) {
-        Ok(place) => place,
+    let (_, view) = match locate(disk, guest, typed, false) {
         Err(e) if e.kind() == Kind::NotFound => locate(disk, guest, above, true)?,
-        Err(e) => return Err(e),
+        found => found?,
     };
-    let seen = |view: &View| view.mounts().iter().any(|m| Arc::ptr_eq(&m.fs, &found.fs));
-    let in_guest = guest.map(|g| &g.view).filter(|view| seen(view) && view.resolve(above, true).is_ok());
-    let view = in_guest.cloned().unwrap_or_else(|| View::single(found.volume, Arc::clone(&found.fs)));
     let dir = view.resolve(above, true)?;
     Ok((view.entry_of(dir, name)?, view))
 }
 
-/// Finds the one file that `path` means: as the system on the disk would, else on the one filesystem that has it.
-pub fn locate(disk: &Inspection, guest: Option<&Guest>, path: &[u8], follow: bool) -> Result<Place> {
+/// Finds the one file that `path` means: as the system on the disk would, else on the one filesystem that has it. The
+/// second value is the tree that the path was looked up in.
+pub fn locate(disk: &Inspection, guest: Option<&Guest>, path: &[u8], follow: bool) -> Result<(Place, View)> {
     let mut broken = None;
     if let Some(guest) = guest {
         match guest.view.resolve(path, follow) {
-            Ok(place) => return Ok(place),
+            Ok(place) => return Ok((place, guest.view.clone())),
             Err(e) if matches!(e.kind(), Kind::NotFound | Kind::NotDir) => {}
             Err(e) => broken = Some(e),
         }
@@ -368,8 +365,9 @@ pub fn locate(disk: &Inspection, guest: Option<&Guest>, path: &[u8], follow: boo
             }
         };
         looked.push(describe(volume));
-        match View::single(index, fs).resolve(path, follow) {
-            Ok(place) => found.push((volume, place)),
+        let view = View::single(index, fs);
+        match view.resolve(path, follow) {
+            Ok(place) => found.push((volume, (place, view))),
             Err(e) if matches!(e.kind(), Kind::NotFound | Kind::NotDir) => {}
             Err(e) => {
                 broken.get_or_insert(e);
@@ -378,7 +376,7 @@ pub fn locate(disk: &Inspection, guest: Option<&Guest>, path: &[u8], follow: boo
     }
     let path = || String::from_utf8_lossy(path).into_owned();
     match (found.len(), broken) {
-        (1, _) => found.pop().map(|(_, p)| p).ok_or_else(|| GuestFault::NoFilesystem.into()),
+        (1, _) => found.pop().map(|(_, there)| there).ok_or_else(|| GuestFault::NoFilesystem.into()),
         (0, Some(e)) => Err(e),
         (0, None) if looked.is_empty() => Err(GuestFault::NoFilesystem.into()),
         (0, None) => Err(GuestFault::Nowhere { path: path(), there: looked.join(", ") }.into()),

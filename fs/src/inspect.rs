@@ -33,6 +33,8 @@ pub struct Volume {
     /// Its bytes.
     pub disk: Disk,
     driver: Result<Option<&'static dyn Driver>>,
+    /// No other volume has a byte in common with it.
+    alone: bool,
     opened: OnceLock<std::result::Result<Arc<Live>, Arc<Error>>>,
 }
 
@@ -195,6 +197,10 @@ impl Inspection {
         for (name, layout) in found.volumes {
             volumes.push(Volume::new(disk, layout, None, Some(name))?);
         }
+        let crowded = volume::crowded(&volumes);
+        for (volume, crowded) in volumes.iter_mut().zip(crowded) {
+            volume.alone = !crowded;
+        }
         Ok(Self { table, volumes })
     }
 
@@ -269,7 +275,7 @@ impl Volume {
     ) -> Result<Self> {
         let disk = layout.over(disk)?;
         let driver = drivers::probe(&disk);
-        Ok(Self { partition, logical, layout, disk, driver, opened: OnceLock::new() })
+        Ok(Self { partition, logical, layout, disk, driver, alone: false, opened: OnceLock::new() })
     }
 
     /// Its bytes on the disk, if they are in one piece.
@@ -289,7 +295,11 @@ impl Volume {
             return Err(VolumeFault::ArrayMember { place: self.place() }.into());
         }
         let place = || format!("{} ▸ {}", self.place(), driver.name());
-        let writer = Writer::open(driver, &disk.map(|d| self.layout.over(d))?).within(place)?;
+        let part = disk.map(|d| self.layout.over(d))?;
+        if self.alone {
+            part.disk().claim(Span::first(part.disk().size()))?;
+        }
+        let writer = Writer::open(driver, &part).within(place)?;
         writer.show(self.live()?.as_ref())?;
         Ok(writer)
     }

@@ -16,6 +16,7 @@ pub mod cut;
 pub mod drivers;
 pub mod edit;
 pub mod filesystem;
+mod fresh;
 pub mod guest;
 pub mod inspect;
 pub mod partition;

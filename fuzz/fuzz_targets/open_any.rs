@@ -1,4 +1,4 @@
-//! Bytes → the lists of containers and formats: probe, open, facts, runs, reads, check.
+//! Bytes → the lists of containers and formats: probe, open, facts, runs, reads, check; or writes, repair, resize.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -7,6 +7,10 @@ use racker_fuzz::{Clock, Input, walk};
 
 fuzz_target!(|input: &[u8]| {
     if let Some(input) = Input::new(Kind::Image, input) {
-        walk::image(input.disk, Clock::start());
+        if input.other_way {
+            walk::changed(input.disk, Clock::start());
+        } else {
+            walk::image(input.disk, Clock::start());
+        }
     }
 });

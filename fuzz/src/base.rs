@@ -32,7 +32,7 @@ pub enum Kind {
 impl Kind {
     fn groups(self) -> &'static [&'static str] {
         match self {
-            Self::Image => &["qcow2", "vmdk", "vhd", "vhdx", "vdi", "vagrant", "attacks"],
+            Self::Image => &["qcow2", "vmdk", "vhd", "vhdx", "vdi", "vagrant", "attacks", "differencing"],
             Self::Partition => &["partition"],
             Self::Filesystem | Self::Editable => &["xfs", "ext2", "ext3", "ext4", "fat"],
         }

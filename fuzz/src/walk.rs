@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use racker_formats::block::{Disk, Span};
+use racker_formats::block::{Disk, Span, Staged};
 use racker_formats::error::Result;
 use racker_formats::limits::MIB;
 use racker_formats::open::{OpenOptions, open_disk};
@@ -66,6 +66,43 @@ pub fn image(file: Disk, clock: Clock) {
     }
     let mut report = racker_formats::check::Report::default();
     let _ = opened.image.check(&mut report);
+}
+
+/// Opens whatever it is for writing, without its parent, in memory; writes here and there, mends it, changes its size.
+pub fn changed(file: Disk, clock: Clock) {
+    let options = OpenOptions {
+        policy: Policy::Deny,
+        expand_max: Some(EXPAND_MAX),
+        write: true,
+        alone: true,
+        ..OpenOptions::default()
+    };
+    let Ok(opened) = open_disk(Disk::new(Staged::new(file)), None, &options) else { return };
+    let disk = &opened.disk;
+    let size = disk.size();
+    let mut buf = vec![0; PIECE];
+    for at in [0, size / 3 & !511, size / 2, size.saturating_sub(PIECE as u64)] {
+        let Ok(rest) = Span::new(at, size - at) else { continue };
+        let piece = rest.truncate(5000);
+        let _ = disk.write_at(piece.start(), &vec![0x5a; piece.len() as usize]);
+        let _ = disk.write_zeroes(rest.skip(3000).truncate(1 << 20));
+        let _ = disk.discard(rest.skip(600 << 10).truncate(1 << 20));
+        let _ = disk.read_at(piece.start(), &mut buf[..piece.len() as usize]);
+        if clock.is_up() {
+            return;
+        }
+    }
+    let _ = disk.flush();
+    let mut report = racker_formats::check::Report { repair: true, ..Default::default() };
+    let _ = opened.image.check(&mut report);
+    if clock.is_up() {
+        return;
+    }
+    let _ = disk.resize((size & !511).saturating_add(3 << 20)).and_then(|()| disk.write_at(size, &[1; 512]));
+    let _ = disk.resize(size / 2 & !511);
+    let _ = disk.flush();
+    let _ = opened.image.empty();
+    let _ = disk.runs(Span::first(disk.size())).take(RUNS_MAX).count();
 }
 
 /// Reads the table; whatever it says lies inside the disk.

@@ -1,1 +1,36 @@
-//! The NBD server over any `Disk`: nothing is in it yet.
+//! The NBD server over any [`Disk`](racker_formats::block::Disk): exports are disks by name, and the server knows
+//! nothing else.
+//!
+//! NBD's `doc/proto.md` in full, with the extensions for 64-bit lengths and for resizing. Oldstyle negotiation, which
+//! the document forbids to new servers, is left out.
+//!
+//! * [`server`]: exports and connections together, and how they end
+//! * [`export`]: a disk with a name; [`context`]: what it says of its stretches
+//! * [`listen`]: where connections come from; [`stream`]: both directions of one; [`tls`]: the
+//!   same for nobody else to read
+//! * [`wire`]: numbers and frames; [`errno`]: the numbers of errors
+//! * `handshake`: options; `request`: from a frame to a checked request; `connection`: requests carried out, with
+//!   `read`, `status` and `reply`
+//! * [`limits`]: what clients may ask for
+//!
+//! Clients are hostile: each length meets a limit before memory, spans are checked once, in `request`, and what a
+//! client sends can end its own connection and nothing else.
+
+mod connection;
+pub mod context;
+pub mod errno;
+pub mod export;
+mod handshake;
+pub mod limits;
+pub mod listen;
+mod read;
+mod reply;
+mod request;
+pub mod server;
+mod status;
+pub mod stream;
+pub mod tls;
+pub mod wire;
+
+pub use export::Export;
+pub use server::Server;

@@ -3,6 +3,7 @@
 // Test code may count and index freely.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::as_conversions)]
 
+pub mod early;
 pub mod image;
 pub mod manifest;
 pub mod mount;

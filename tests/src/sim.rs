@@ -1,6 +1,6 @@
 //! Devices that lie: one loses power, one fails.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -76,6 +76,26 @@ impl Sparse {
             }
         }
         Ok(all)
+    }
+
+    /// Calls `each` with place and length of what differs between this and `other`, which is as long, byte by byte.
+    pub fn differences(&self, other: &Self, mut each: impl FnMut(usize, usize)) {
+        assert_eq!(self.len, other.len, "disks of different sizes");
+        let numbers: BTreeSet<usize> = self.pages.keys().chain(other.pages.keys()).copied().collect();
+        for number in numbers {
+            let of = |all: &Self| all.pages.get(&number).cloned();
+            let (a, b) = match (of(self), of(other)) {
+                (Some(a), Some(b)) if Arc::ptr_eq(&a, &b) => continue,
+                (a, b) => (a.map_or(ZEROES, |p| *p), b.map_or(ZEROES, |p| *p)),
+            };
+            let mut at = 0;
+            while let Some(skip) = a[at..].iter().zip(&b[at..]).position(|(a, b)| a != b) {
+                at += skip;
+                let len = a[at..].iter().zip(&b[at..]).take_while(|(a, b)| a != b).count();
+                each(number * PAGE + at, len);
+                at += len;
+            }
+        }
     }
 
     /// Calls `each` with the place and content of all that is not zero.
@@ -275,6 +295,7 @@ impl<M: Medium> BlockDevice for CrashDisk<M> {
 #[derive(Debug)]
 pub struct FaultDisk {
     below: Disk,
+    good: u64,
     left: AtomicU64,
     forever: bool,
 }
@@ -282,12 +303,17 @@ pub struct FaultDisk {
 impl FaultDisk {
     /// Over `below`; the operation behind the first `good` ones fails, and with `forever` every later one.
     pub fn new(below: Disk, good: u64, forever: bool) -> Self {
-        Self { below, left: AtomicU64::new(good + 1), forever }
+        Self { below, good, left: AtomicU64::new(good + 1), forever }
     }
 
     /// Whether the failure has come.
     pub fn failed(&self) -> bool {
         self.left.load(Ordering::SeqCst) == 0
+    }
+
+    /// How many operations there were, if it has not failed.
+    pub fn done(&self) -> u64 {
+        self.good + 1 - self.left.load(Ordering::SeqCst)
     }
 
     fn step(&self) -> Result<()> {

@@ -49,6 +49,7 @@ pub(crate) struct Commit {
 impl Commit {
     pub(super) fn run(self, progress: ProgressArgs) -> Outcome<Exit> {
         let path = &self.image.image;
+        self.knows_parent(path)?;
         let top = open(path, &OpenOptions { alone: true, ..self.image.how.options(true) }).about(path)?;
         let mut layers = vec![(path.clone(), top)];
         let base = loop {
@@ -86,6 +87,16 @@ impl Commit {
             line("Image committed.")?;
         }
         Ok(Exit::Done)
+    }
+
+    /// Images that record what their parent is like are not committed to one that has become another.
+    fn knows_parent(&self, path: &Path) -> Outcome<()> {
+        let options = self.image.how.options(false);
+        let format = open(path, &OpenOptions { alone: true, ..options }).about(path)?.format;
+        if format != "qcow2" {
+            open(path, &options).about(path)?;
+        }
+        Ok(())
     }
 
     fn no_base(&self, depth: usize) -> Failure {

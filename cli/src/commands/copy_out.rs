@@ -1,7 +1,6 @@
 //! `racker disk copy-out`
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::Args;
 use racker_fs::filesystem::Name;
@@ -36,11 +35,11 @@ impl CopyOut {
     pub(super) fn run(self, progress: ProgressArgs) -> Outcome<Exit> {
         let target = Target::open(&self.image)?;
         for path in &self.paths {
-            let place = target.place(&self.which, path, false)?;
+            let (place, view) = target.place(&self.which, path, false)?;
             let Some(name) = place.path.last().cloned().or_else(|| Name::new(b"root").ok()) else {
                 return Err(Failure::new(format!("{}: has no name", path.display())));
             };
-            let tree = Tree::from_node(Arc::clone(&place.fs), place.node);
+            let tree = Tree::from_place(&view, &place);
             let done = copy_out(&tree, &name, &self.dir, ExtractOptions::default());
             let done = done.about(&self.image.image)?;
             if !done.lost.is_empty() || !done.notes.is_empty() {

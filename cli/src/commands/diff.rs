@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use racker_formats::error::Result;
+use racker_formats::wire::len64;
 use racker_fs::filesystem::{Filesystem, NodeId, NodeKind, Stat};
-use racker_fs::tree::{Go, Limits, Step, Tree, walk};
+use racker_fs::tree::{Go, Limits, Step, Tree, TreeFault, walk};
 use serde_json::json;
 
 use crate::clean::for_stdout;
@@ -18,8 +19,10 @@ use crate::target::{HowArgs, ImageArgs, PartitionArgs, Target};
 
 /// Bytes of two files that are compared at once.
 const PIECE: usize = 256 << 10;
-/// Entries of one image that are remembered.
-const NODES_MAX: usize = 16 << 20;
+/// Bytes of the paths of one image, all of which are remembered: ten million of a usual length.
+const PATHS_BYTES_MAX: u64 = 1 << 30;
+/// What it costs to remember an entry, besides its path.
+const ENTRY_BYTES: u64 = 64;
 
 /// Show which files differ between two images, whatever their formats
 ///
@@ -109,20 +112,18 @@ impl Diff {
 
     fn compare(&self, volume: &str, a: &Tree, b: &Tree, rows: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
         let mut fs_b: Vec<std::sync::Arc<dyn Filesystem>> = Vec::new();
-        let there = listed(b, &mut fs_b)?;
+        let mut there = listed(b, &mut fs_b)?;
         let shown = |path: &[u8]| {
             let prefix = if volume.is_empty() { String::new() } else { format!("{volume}:") };
             [prefix.as_bytes(), b"/", path].concat()
         };
         let mut only_here = Vec::new();
-        let mut both = std::collections::BTreeSet::new();
         walk(a, &Limits::default(), &mut |step| {
             let Step::Node(entry) = step else { return Ok(Go::On) };
-            let Some(other) = there.get(entry.path) else {
+            let Some(other) = there.remove(entry.path) else {
                 only_here.push(entry.path.to_vec());
                 return Ok(Go::Skip);
             };
-            both.insert(entry.path.to_vec());
             let Some(fs) = fs_b.get(other.layer) else { return Ok(Go::On) };
             let change = self.change(entry.fs, entry.node, entry.stat, fs.as_ref(), other.node)?;
             if !change.is_empty() {
@@ -132,7 +133,7 @@ impl Diff {
         })?;
         rows.extend(only_here.iter().map(|path| ("-".to_string(), shown(path))));
         let mut above: Option<&[u8]> = None;
-        for path in there.keys().filter(|path| !both.contains(*path)) {
+        for path in there.keys() {
             let below =
                 above.is_some_and(|a| path.strip_prefix(a).is_some_and(|rest| rest.first() == Some(&b'/')));
             if !below {
@@ -184,11 +185,14 @@ impl Diff {
 fn listed(tree: &Tree, layers: &mut Vec<std::sync::Arc<dyn Filesystem>>) -> Result<Nodes> {
     *layers = tree.filesystems();
     let mut nodes = Nodes::new();
+    let mut room = PATHS_BYTES_MAX;
     walk(tree, &Limits::default(), &mut |step| {
         if let Step::Node(entry) = step {
+            let taken = len64(entry.path.len()).saturating_add(ENTRY_BYTES);
+            room = room.checked_sub(taken).ok_or(TreeFault::ListingLarge { max: PATHS_BYTES_MAX })?;
             nodes.insert(entry.path.to_vec(), Node { layer: entry.volume, node: entry.node });
         }
-        Ok(if nodes.len() < NODES_MAX { Go::On } else { Go::Stop })
+        Ok(Go::On)
     })?;
     Ok(nodes)
 }
@@ -204,7 +208,7 @@ fn same_bytes(one: &dyn Filesystem, node: NodeId, other: &dyn Filesystem, twin: 
         if n == 0 {
             return Ok(true);
         }
-        at = at.saturating_add(racker_formats::wire::len64(n));
+        at = at.saturating_add(len64(n));
     }
 }
 

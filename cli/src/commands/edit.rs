@@ -82,7 +82,7 @@ impl Edit {
         let changes = Change::parse(&self.replace, &self.regex)?;
         let in_place = !self.dry_run && self.output.is_none();
         let target = Target::open_for(&self.image, in_place)?;
-        let place = target.place(&self.which, &self.path, true)?;
+        let (place, _) = target.place(&self.which, &self.path, true)?;
         let stat = place.fs.stat(place.node).about(&self.image.image)?;
         if stat.kind != NodeKind::File {
             let what = crate::output::kind(stat.kind);

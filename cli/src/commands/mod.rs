@@ -18,6 +18,7 @@ mod measure;
 mod part;
 mod rebase;
 mod resize;
+mod serve;
 mod shell;
 mod snapshot;
 mod sparsify;
@@ -134,6 +135,7 @@ enum Disk {
     Map(map::Map),
     Compare(compare::Compare),
     Measure(Box<measure::MeasureCommand>),
+    Serve(Box<serve::Serve>),
 }
 
 impl Racker {
@@ -183,6 +185,7 @@ impl Racker {
                 Disk::Map(c) => c.run(),
                 Disk::Compare(c) => c.run(progress),
                 Disk::Measure(c) => c.run(progress),
+                Disk::Serve(c) => c.run(progress),
             },
         }
     }

@@ -24,7 +24,7 @@ impl Look for Cat {
         let mut out = std::io::stdout().lock();
         let mut buf = vec![0; 256 << 10];
         for path in &self.paths {
-            let place = target.place(which, path, true)?;
+            let (place, _) = target.place(which, path, true)?;
             let kind = place.fs.stat(place.node).about(&target.path)?.kind;
             if kind != NodeKind::File {
                 let what = crate::output::kind(kind);

@@ -47,7 +47,7 @@ impl Act for CopyIn {
             (false, _) => Path::new("/"),
             (true, _) => &self.path,
         };
-        let (base, view) = editing.place_in(folder)?;
+        let (base, view) = editing.place_in(folder, true)?;
         let image = &editing.target.path;
         let notes = editing.put(base, &view, |mut put| {
             let mut copy = Copy::new(&mut put, options);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use racker_fs::filesystem::NodeKind;
-use racker_fs::tree::{Go, Limits, Step, Tree, walk};
+use racker_fs::tree::{Go, Limits, Step, walk};
 use serde_json::json;
 
 use super::find::below;
@@ -50,12 +50,7 @@ impl Look for Du {
         let mut out = std::io::stdout().lock();
         let mut rows = Vec::new();
         for path in &paths {
-            let tree = if path.as_os_str() == "/" {
-                on.target.whole(on.which)?
-            } else {
-                let place = on.target.place(on.which, path, false)?;
-                Tree::from_node(place.fs.clone(), place.node)
-            };
+            let tree = on.target.tree_at(on.which, path)?;
             let mut seen = HashSet::new();
             // What the folders on the way down take, so far.
             let mut sums: Vec<u64> = vec![0];

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use racker_formats::error::Kind;
 use racker_fs::edit::{Session, Writer};
 use racker_fs::filesystem::{Name, New, NodeId, NodeKind, Stat, Time};
-use racker_fs::guest::{Guest, locate, locate_entry};
+use racker_fs::guest::{Guest, locate_entry};
 use racker_fs::path::{Entry, Place, View};
 use racker_fs::selinux::Labels;
 use racker_fs::tree::put::Put;
@@ -49,7 +49,7 @@ pub(crate) fn edit(
 ) -> Outcome<()> {
     let transaction = target.opened.begin().about(&target.path)?;
     let session = Session::new(&target.inspection, transaction.disk());
-    let guest = if which.partition.is_none() { Guest::find(&target.inspection) } else { None };
+    let guest = target.guest(which);
     let policy = OnceCell::new();
     if how.no_selinux {
         // A fresh cell takes it.
@@ -80,11 +80,12 @@ impl<'t> Editing<'t> {
 
     /// What a path leads to.
     pub(crate) fn place(&self, path: &Path, follow: bool) -> Outcome<Place> {
-        let bytes = path.as_os_str().as_bytes();
-        self.about(match &self.which.partition {
-            Some(name) => self.target.view_of(name)?.resolve(bytes, follow),
-            None => locate(&self.target.inspection, self.guest.as_ref(), bytes, follow),
-        })
+        Ok(self.place_in(path, follow)?.0)
+    }
+
+    /// What a path leads to, and the tree that it is in.
+    pub(crate) fn place_in(&self, path: &Path, follow: bool) -> Outcome<(Place, View)> {
+        self.target.place_by(self.which, self.guest.as_ref(), path, follow)
     }
 
     /// The entry that a path means, whether it is there or not, and the tree that it is in.
@@ -102,21 +103,6 @@ impl<'t> Editing<'t> {
         self.entry(&dir.join(name.file_name().unwrap_or(name.as_os_str())))
     }
 
-    /// A place that is there, and the tree that it is in.
-    pub(crate) fn place_in(&self, path: &Path) -> Outcome<(Place, View)> {
-        let place = self.place(path, true)?;
-        let view = match (&self.which.partition, &self.guest) {
-            (Some(name), _) => self.target.view_of(name)?,
-            (None, Some(guest))
-                if guest.view.mounts().iter().any(|m| std::sync::Arc::ptr_eq(&m.fs, &place.fs)) =>
-            {
-                guest.view.clone()
-            }
-            _ => View::single(place.volume, place.fs.clone()),
-        };
-        Ok((place, view))
-    }
-
     /// Everything about a node.
     pub(crate) fn stat(&self, place: &Place) -> Outcome<Stat> {
         self.about(place.fs.stat(place.node))
@@ -124,15 +110,9 @@ impl<'t> Editing<'t> {
 
     /// Whether a path leads to a directory.
     pub(crate) fn is_dir(&self, path: &Path) -> Outcome<bool> {
-        let bytes = path.as_os_str().as_bytes();
-        let found = match &self.which.partition {
-            Some(name) => self.target.view_of(name)?.resolve(bytes, true),
-            None => locate(&self.target.inspection, self.guest.as_ref(), bytes, true),
-        };
-        match found {
-            Ok(place) => Ok(self.stat(&place)?.kind == NodeKind::Dir),
-            Err(e) if e.kind() == Kind::NotFound => Ok(false),
-            Err(e) => self.about(Err(e)),
+        match self.place(path, true) {
+            Err(e) if e.kind() == Some(Kind::NotFound) => Ok(false),
+            place => Ok(self.stat(&place?)?.kind == NodeKind::Dir),
         }
     }
 
@@ -189,9 +169,9 @@ impl<'t> Editing<'t> {
         work: impl FnOnce(Put<'_, 't>) -> Outcome<T>,
     ) -> Outcome<T> {
         // The labels are taken out for a while: the session is borrowed as well.
-        let known = self.labels(view, base.volume).is_some_and(|(_, prefix)| prefix.is_empty());
+        let prefix = self.labels(view, base.volume).map(|(_, prefix)| prefix);
         let policy = std::mem::take(&mut self.policy);
-        let labels = policy.get().and_then(Option::as_ref).map(|(_, labels)| labels).filter(|_| known);
+        let labels = policy.get().and_then(Option::as_ref).map(|(_, labels)| labels).zip(prefix);
         let done = work(Put::new(&mut self.session, view, base, self.now).with_labels(labels));
         self.policy = policy;
         done

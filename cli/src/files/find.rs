@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use racker_fs::filesystem::NodeKind;
-use racker_fs::tree::{Entry, Go, Limits, Step, Tree, walk};
+use racker_fs::tree::{Entry, Go, Limits, Step, walk};
 use regex::bytes::Regex;
 
 use super::accounts::Accounts;
@@ -81,12 +81,7 @@ impl Look for Find {
         let paths: Vec<PathBuf> =
             if paths.is_empty() { vec!["/".into()] } else { paths.iter().map(Into::into).collect() };
         for path in &paths {
-            let tree = if path.as_os_str() == "/" {
-                on.target.whole(on.which)?
-            } else {
-                let place = on.target.place(on.which, path, false)?;
-                Tree::from_node(place.fs.clone(), place.node)
-            };
+            let tree = on.target.tree_at(on.which, path)?;
             let top = path.as_os_str().as_bytes();
             let walked = walk(&tree, &Limits::default(), &mut |step| {
                 let Step::Node(entry) = step else { return Ok(Go::On) };
@@ -317,7 +312,7 @@ impl Parser<'_> {
             }
             "-newer" => {
                 let value = self.value(word)?;
-                let place = self.on.target.place(self.on.which, value.as_ref(), true)?;
+                let (place, _) = self.on.target.place(self.on.which, value.as_ref(), true)?;
                 Test::Newer(place.fs.stat(place.node).about(&self.on.target.path)?.mtime)
             }
             "-empty" => Test::Empty,

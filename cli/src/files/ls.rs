@@ -64,7 +64,7 @@ impl Look for Ls {
         let mut rows = Vec::new();
         let many = paths.len() > 1 || self.recursive;
         for (i, path) in paths.iter().enumerate() {
-            let (place, view) = self.place(on, path)?;
+            let (place, view) = target.place(on.which, path, !self.long || !self.directory)?;
             let is_dir = place.fs.stat(place.node).about(&target.path)?.kind == NodeKind::Dir;
             if !is_dir || self.directory {
                 let name = std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()).to_vec();
@@ -86,7 +86,7 @@ impl Look for Ls {
                     std::io::stdout().write_all(&[gap, &name, b":\n"].concat())?;
                 }
                 first = false;
-                let below = self.list(&view, &dir).about(&target.path)?;
+                let below = listed(&view, &dir, self.all).about(&target.path)?;
                 let listed: Vec<Row> = below
                     .iter()
                     .map(|p| Row::new(p, last(p)))
@@ -109,40 +109,6 @@ impl Look for Ls {
 }
 
 impl Ls {
-    /// The place of a path, and the tree that it is in.
-    fn place(&self, on: On<'_>, path: &std::path::Path) -> Outcome<(Place, View)> {
-        let On { target, which } = on;
-        // The root of a disk with an operating system is that system's root.
-        if path == std::path::Path::new("/") {
-            let view = target.tree(which)?;
-            return Ok((view.root().about(&target.path)?, view));
-        }
-        let place = target.place(which, path, !self.long || !self.directory)?;
-        let guest = racker_fs::guest::Guest::find(&target.inspection).filter(|_| which.partition.is_none());
-        let of_guest = |v: &View| {
-            v.resolve(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()), true)
-                .is_ok_and(|p| p.volume == place.volume && p.node == place.node)
-        };
-        let view = match guest {
-            Some(guest) if of_guest(&guest.view) => guest.view,
-            _ => View::single(place.volume, place.fs.clone()),
-        };
-        Ok((place, view))
-    }
-
-    /// The places in a folder, sorted by name.
-    fn list(&self, view: &View, dir: &Place) -> racker_formats::Result<Vec<Place>> {
-        let mut entries: Vec<DirEntry> = Vec::new();
-        dir.fs.read_dir(dir.node, &mut |entry| {
-            if self.all || entry.name.as_bytes().first() != Some(&b'.') {
-                entries.push(entry);
-            }
-            Ok(ControlFlow::Continue(()))
-        })?;
-        entries.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(entries.into_iter().map(|e| view.child(dir, e)).collect())
-    }
-
     fn print(&self, listed: &[Row], accounts: &Accounts, rows: &mut Vec<serde_json::Value>) -> Outcome<()> {
         if self.json {
             rows.extend(listed.iter().map(Row::json));
@@ -186,6 +152,19 @@ impl Ls {
         }
         Ok(())
     }
+}
+
+/// The places in a folder, sorted by name; those with a dot in front only if `all` are wanted.
+pub(super) fn listed(view: &View, dir: &Place, all: bool) -> racker_formats::Result<Vec<Place>> {
+    let mut entries: Vec<DirEntry> = Vec::new();
+    dir.fs.read_dir(dir.node, &mut |entry| {
+        if all || entry.name.as_bytes().first() != Some(&b'.') {
+            entries.push(entry);
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(entries.into_iter().map(|e| view.child(dir, e)).collect())
 }
 
 fn last(place: &Place) -> Vec<u8> {

@@ -104,6 +104,7 @@ impl<V: Args + Act> Writing<V> {
 
 /// Does something to an image, all or nothing.
 pub(crate) fn run(image: &ImageArgs, which: &PartitionArgs, verb: &dyn Act, how: How) -> Outcome<Exit> {
+    crate::interrupt::clean_up();
     let target = Target::open_for(image, true)?;
     edit(&target, which, how, |editing| verb.act(editing))?;
     Ok(Exit::Done)

@@ -33,7 +33,7 @@ impl Look for Stat {
         let On { target, which } = on;
         let mut all = Vec::new();
         for path in &self.paths {
-            let place = target.place(which, path, self.dereference)?;
+            let (place, _) = target.place(which, path, self.dereference)?;
             let view = describe(target, &place).about(&target.path)?;
             if self.json {
                 all.push(view);

@@ -5,13 +5,14 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use racker_fs::tree::tar_in::tar_in;
+use racker_fs::tree::tar_in::{Names, tar_in};
 
 use super::Act;
 use super::accounts::Accounts;
 use super::editing::Editing;
 use super::mkdir::need_dir;
 use crate::fault::{About, Outcome};
+use crate::target::Target;
 
 /// Put all that a tar archive holds into a folder of the image
 ///
@@ -47,8 +48,8 @@ impl Act for TarIn {
             },
         };
         let mut stream = expanded(BufReader::with_capacity(1 << 20, &mut counted)).about(&self.archive)?;
-        let accounts = Accounts::of(editing.target);
-        let (base, view) = editing.place_in(&self.path)?;
+        let accounts = Known { target: editing.target, first: Accounts::of(editing.target) };
+        let (base, view) = editing.place_in(&self.path, true)?;
         let image = &editing.target.path;
         let done = editing.put(base, &view, |put| {
             tar_in(stream.as_mut(), put, &accounts, None).about(&self.archive).about(image)
@@ -57,6 +58,26 @@ impl Act for TarIn {
         bar.finish();
         done?.notes.lines.iter().for_each(|line| editing.progress.note(line));
         Ok(())
+    }
+}
+
+/// The accounts of before, and those that the archive may bring.
+struct Known<'t> {
+    target: &'t Target,
+    first: Accounts,
+}
+
+impl Names for Known<'_> {
+    fn user(&self, name: &str) -> Option<u32> {
+        self.first.user(name)
+    }
+
+    fn group(&self, name: &str) -> Option<u32> {
+        self.first.group(name)
+    }
+
+    fn again(&self) -> Option<Box<dyn Names + '_>> {
+        Some(Box::new(Accounts::of(self.target)))
     }
 }
 

@@ -1,13 +1,13 @@
 //! `tree`
 
 use std::io::Write;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::Args;
-use racker_fs::filesystem::{DirEntry, NodeKind};
+use racker_fs::filesystem::NodeKind;
 use racker_fs::path::{Place, View};
 
+use super::ls::listed;
 use super::{Look, On};
 use crate::clean::for_stdout;
 use crate::fault::{About, Outcome};
@@ -34,14 +34,7 @@ pub(crate) struct Tree {
 
 impl Look for Tree {
     fn look(&self, on: On<'_>) -> Outcome<()> {
-        let (place, view) = if self.path.as_os_str() == "/" {
-            let view = on.target.tree(on.which)?;
-            (view.root().about(&on.target.path)?, view)
-        } else {
-            let place = on.target.place(on.which, &self.path, true)?;
-            let view = View::single(place.volume, place.fs.clone());
-            (place, view)
-        };
+        let (place, view) = on.target.place(on.which, &self.path, true)?;
         let mut out = std::io::stdout().lock();
         writeln!(out, "{}", self.path.display())?;
         let (mut dirs, mut files) = (0u64, 0u64);
@@ -83,20 +76,16 @@ impl Look for Tree {
 impl Tree {
     /// What a folder holds, the first name last.
     fn list(&self, view: &View, dir: &Place) -> racker_formats::Result<Vec<Place>> {
-        let mut entries: Vec<DirEntry> = Vec::new();
-        dir.fs.read_dir(dir.node, &mut |entry| {
-            if self.all || entry.name.as_bytes().first() != Some(&b'.') {
-                entries.push(entry);
+        let mut places = listed(view, dir, self.all)?;
+        places.reverse();
+        if self.directories {
+            let mut dirs = Vec::new();
+            for place in places {
+                if place.fs.stat(place.node)?.kind == NodeKind::Dir {
+                    dirs.push(place);
+                }
             }
-            Ok(ControlFlow::Continue(()))
-        })?;
-        entries.sort_by(|a, b| b.name.cmp(&a.name));
-        let mut places = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let place = view.child(dir, entry);
-            if !self.directories || place.fs.stat(place.node)?.kind == NodeKind::Dir {
-                places.push(place);
-            }
+            places = dirs;
         }
         Ok(places)
     }

@@ -144,6 +144,21 @@ pub trait BlockDevice: Debug + Send + Sync {
         Ok(false)
     }
 
+    /// Hears that from now on one writer alone writes inside `span`, and says by [`write_fresh`](Self::write_fresh)
+    /// what may be stored at once. `true` where that makes a difference: where an edit is held back over a file that
+    /// has the disk's bytes one by one, and nothing was changed so far but by writers that said the same of other
+    /// spans.
+    fn claim(&self, span: Span) -> Result<bool> {
+        let _ = span;
+        Ok(false)
+    }
+
+    /// Writes to what nothing refers to in the state of before the edit: inside a [claimed](Self::claim) span it need
+    /// not be held back until the edit lands, as it is lost on nobody if the edit never does.
+    fn write_fresh(&self, at: u64, data: &[u8]) -> Result<()> {
+        self.write_at(at, data)
+    }
+
     /// The first run of `span`: never empty, never past its end.
     fn first_run(&self, span: Span) -> Result<Run> {
         Ok(Run { len: span.len(), kind: RunKind::Data })

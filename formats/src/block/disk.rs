@@ -82,6 +82,25 @@ impl Disk {
         self.device.write_at(at, data)
     }
 
+    /// Says that from now on one writer alone writes inside `span`; `true` where an edit is held back that lets it
+    /// [write at once](Self::write_fresh) what nothing refers to.
+    pub fn claim(&self, span: Span) -> Result<bool> {
+        self.for_write()?;
+        self.check(span.start(), span.len())?;
+        if span.is_empty() { Ok(false) } else { self.device.claim(span) }
+    }
+
+    /// Writes all of `data` at `at`, where nothing refers to in the state of before the edit: what was free then, and
+    /// is given to a file. It need not be held back until the edit lands.
+    pub fn write_fresh(&self, at: u64, data: &[u8]) -> Result<()> {
+        self.for_write()?;
+        self.check(at, len64(data.len()))?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        self.device.write_fresh(at, data)
+    }
+
     /// Makes `span` read as zeroes; falls back to writing them.
     pub fn write_zeroes(&self, span: Span) -> Result<()> {
         self.for_write()?;

@@ -10,6 +10,12 @@ use rustix::io::Errno;
 
 use super::{BlockDevice, Caps, Run, RunKind, Span, Support};
 use crate::error::{Common, Result};
+use crate::wire::len64;
+
+/// Bytes that are handed to the kernel at once. Its cache takes memory in pieces as large as a write. Large ones are, in
+/// a virtual machine, what the host took back, and cost up to ten times the processor time for the same bytes
+/// (measured on ext4, Linux 6.18: 0.2 s per GB in pieces up to 512 KiB, 0.8 s at 1 MiB, 2.3 s at 2 MiB).
+const WRITE_BYTES_MAX: usize = 128 << 10;
 
 /// A file of the host.
 #[derive(Debug)]
@@ -104,7 +110,11 @@ impl BlockDevice for FileDevice {
     }
 
     fn write_at(&self, at: u64, data: &[u8]) -> Result<()> {
-        self.file.write_all_at(data, at)?;
+        let mut at = at;
+        for piece in data.chunks(WRITE_BYTES_MAX) {
+            self.file.write_all_at(piece, at)?;
+            at = at.saturating_add(len64(piece.len()));
+        }
         Ok(())
     }
 

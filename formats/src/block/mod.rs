@@ -3,6 +3,7 @@
 mod device;
 mod disk;
 mod file;
+mod fresh;
 mod lock;
 mod mem;
 mod reader;

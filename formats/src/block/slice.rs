@@ -42,6 +42,14 @@ impl BlockDevice for SliceDevice {
         self.inner.write_at(self.locate(at)?, data)
     }
 
+    fn claim(&self, span: Span) -> Result<bool> {
+        self.inner.claim(Span::new(self.locate(span.start())?, span.len())?)
+    }
+
+    fn write_fresh(&self, at: u64, data: &[u8]) -> Result<()> {
+        self.inner.write_fresh(self.locate(at)?, data)
+    }
+
     fn write_zeroes(&self, span: Span) -> Result<()> {
         self.inner.write_zeroes(Span::new(self.locate(span.start())?, span.len())?)
     }

@@ -1,13 +1,15 @@
 //! Holds writes back: until a transaction commits them, or for good when a log is replayed only in memory.
 //!
 //! Changed pages of 4 KiB live in memory, and past a ceiling in an unlinked temporary file. Nothing below is
-//! written. A page is there as a whole, so a partial write first reads the rest of its page from below.
+//! written, but for what [`Staged::through`] lets pass ([`fresh`](super::fresh)). A page is there as a whole, so a
+//! partial write first reads the rest of its page from below.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::fresh::Fresh;
 use super::{BlockDevice, BlockSize, Caps, Disk, Run, RunKind, Span, Support};
 use crate::error::{Common, Result};
 use crate::limits::STAGED_MEMORY_MAX;
@@ -24,6 +26,8 @@ const PAGE_SIZE: BlockSize = match BlockSize::from_shift(12) {
 pub struct Staged {
     below: Disk,
     state: RwLock<State>,
+    /// What nothing refers to may be written below.
+    through: bool,
 }
 
 #[derive(Debug)]
@@ -34,6 +38,7 @@ struct State {
     pages: BTreeMap<u64, Page>,
     in_memory: u64,
     spill: Option<Spill>,
+    fresh: Fresh,
 }
 
 #[derive(Debug)]
@@ -93,8 +98,31 @@ impl Staged {
     /// A layer over `below` without changes.
     pub fn new(below: Disk) -> Self {
         let size = below.size();
-        let state = State { size, visible: size, pages: BTreeMap::new(), in_memory: 0, spill: None };
-        Self { below, state: RwLock::new(state) }
+        let (pages, fresh) = (BTreeMap::new(), Fresh::default());
+        let state = State { size, visible: size, pages, in_memory: 0, spill: None, fresh };
+        Self { below, state: RwLock::new(state), through: false }
+    }
+
+    /// The same, and `below` gets at once what is written to places that nothing there refers to.
+    pub fn through(below: Disk) -> Self {
+        Self { through: true, ..Self::new(below) }
+    }
+
+    /// Makes sure that what was written below is on stable storage. It stays there from then on; an error after
+    /// [`undo`](Self::undo).
+    pub fn settle(&self) -> Result<()> {
+        self.exclusive()?.fresh.settle(&self.below)
+    }
+
+    /// What was settled does not land after all.
+    pub fn unsettle(&self) -> Result<()> {
+        self.exclusive()?.fresh.unsettle();
+        Ok(())
+    }
+
+    /// Gives the space back that was taken below, unless it is settled.
+    pub fn undo(&self) -> Result<()> {
+        self.exclusive()?.fresh.undo(&self.below)
     }
 
     /// The disk under the changes.
@@ -158,6 +186,18 @@ impl Staged {
             return Ok(());
         }
         self.below.read_at(start, part_mut(out, 0, have, "page")?)
+    }
+
+    /// Writes to the pages that are held back.
+    fn hold(&self, state: &mut State, at: u64, data: &[u8]) -> Result<()> {
+        let mut page = [0u8; PAGE];
+        by_page(at, data.len(), |number, within, done, take| {
+            if take < PAGE {
+                self.load(state, number, &mut page)?;
+            }
+            part_mut(&mut page, within, take, "page")?.copy_from_slice(part(data, done, take, "write")?);
+            self.store(state, number, &page)
+        })
     }
 
     fn store(&self, state: &mut State, number: u64, page: &[u8; PAGE]) -> Result<()> {
@@ -268,15 +308,34 @@ impl BlockDevice for Staged {
     }
 
     fn write_at(&self, at: u64, data: &[u8]) -> Result<()> {
+        self.hold(&mut *self.exclusive()?, at, data)
+    }
+
+    fn claim(&self, span: Span) -> Result<bool> {
         let mut state = self.exclusive()?;
-        let mut page = [0u8; PAGE];
-        by_page(at, data.len(), |number, within, done, take| {
-            if take < PAGE {
-                self.load(&state, number, &mut page)?;
-            }
-            part_mut(&mut page, within, take, "page")?.copy_from_slice(part(data, done, take, "write")?);
-            self.store(&mut state, number, &page)
-        })
+        if !self.through || state.size != self.below.size() || state.visible != state.size {
+            return Ok(false);
+        }
+        let State { pages, fresh, size, .. } = &mut *state;
+        let changed = pages.keys().filter_map(|number| {
+            let start = PAGE_SIZE.start_of(*number)?;
+            Span::new(start, PAGE_SIZE.bytes().min(size.saturating_sub(start))).ok()
+        });
+        Ok(fresh.claim(span, changed))
+    }
+
+    fn write_fresh(&self, at: u64, data: &[u8]) -> Result<()> {
+        let mut state = self.exclusive()?;
+        let span = Span::new(at, len64(data.len()))?;
+        let (first, _) = PAGE_SIZE.split(at);
+        let (last, _) = PAGE_SIZE.split(span.end().saturating_sub(1));
+        // A page that is held back hides what lies below.
+        let held = state.pages.range(first..=last).next().is_some();
+        if held || !state.fresh.passes(span, state.visible) {
+            return self.hold(&mut state, at, data);
+        }
+        state.fresh.note(&self.below, span)?;
+        self.below.write_at(at, data)
     }
 
     fn write_zeroes(&self, span: Span) -> Result<()> {

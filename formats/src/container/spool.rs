@@ -1,9 +1,8 @@
-//! Expands a compressed stream, once, into a temporary file without a name.
+//! The temporary file, without a name, that parts of compressed streams are expanded into, once.
 //!
-//! Filesystems are read at random, many times over, and most streams cannot be entered in the middle (gzip, which is
-//! what `tar -z` and `vagrant package` make). Decoding once and reading from the page cache beats going back to a
-//! checkpoint for each read, and keeps no memory. Where a stream has blocks and an index of them (xz), each is
-//! expanded when it is needed.
+//! Filesystems are read at random, many times over, while a decoder only goes forward. What is read again and again
+//! is decoded once more and then read from the host's page cache, which takes no memory of ours; blocks of xz go there
+//! when they are read first.
 //! Zero blocks stay holes, so a blank disk of any size takes no space.
 //!
 //! The file lies in `$TMPDIR`, or in `/var/tmp`: `/tmp` is memory on many systems. It has no name, so nothing is
@@ -17,13 +16,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::fstatvfs;
 
-use crate::block::{Disk, FileDevice};
 use crate::error::{Error, Fault, Kind, Result};
 use crate::limits::{EXPANDED_FREE, EXPANDED_RATIO_MAX, MIB, SPOOL_FREE_MIN};
 use crate::wire::{data_runs, len64};
 
-/// Bytes that are decoded before they are written.
-const PIECE: usize = 256 << 10;
 /// Blocks of this many bytes stay holes when they are zero: the block of common filesystems.
 const BLOCK: usize = 4096;
 /// How many bytes are written before the free space is looked at again.
@@ -132,22 +128,8 @@ impl Expansion {
     }
 }
 
-/// Expands `from` to its end; `what` names the kind of stream in errors.
-pub(super) fn spool(what: &'static str, from: &mut dyn Read, expansion: &mut Expansion) -> Result<Disk> {
-    let out = Out::new(what)?;
-    let mut at = 0u64;
-    out.copy(from, |len| {
-        expansion.spend(len, what)?;
-        let start = at;
-        at = at.saturating_add(len);
-        Ok(start)
-    })?;
-    out.file.set_len(at).map_err(|why| out.error(why))?;
-    Ok(Disk::new(FileDevice::new(out.file, false)?).read_only())
-}
-
 /// Reads until `buf` is full or the stream ends.
-fn fill(from: &mut dyn Read, buf: &mut [u8]) -> io::Result<usize> {
+pub(super) fn fill(from: &mut dyn Read, buf: &mut [u8]) -> io::Result<usize> {
     let mut len = 0usize;
     while let Some(rest) = buf.get_mut(len..).filter(|r| !r.is_empty()) {
         match from.read(rest) {
@@ -161,7 +143,7 @@ fn fill(from: &mut dyn Read, buf: &mut [u8]) -> io::Result<usize> {
 }
 
 /// What a decoder's error means; one from the file below is passed on as it is.
-fn decode_error(what: &'static str, e: io::Error) -> Error {
+pub(super) fn decode_error(what: &'static str, e: io::Error) -> Error {
     let (kind, text) = (e.kind(), e.to_string());
     match e.downcast::<Error>() {
         Ok(below) => below,
@@ -205,25 +187,12 @@ impl Out {
         Ok(sized.map_err(|why| self.error(why))?)
     }
 
-    /// Copies what `from` gives up to its end; `place` is told the length of each piece and says where it goes.
-    pub(super) fn copy(&self, from: &mut dyn Read, mut place: impl FnMut(u64) -> Result<u64>) -> Result<()> {
-        let mut buf = vec![0u8; PIECE];
-        loop {
-            let len = fill(from, &mut buf).map_err(|e| decode_error(self.what, e))?;
-            let at = place(len64(len))?;
-            self.write(at, buf.get(..len).unwrap_or_default())?;
-            if len < PIECE {
-                return Ok(());
-            }
-        }
-    }
-
     fn error(&self, why: io::Error) -> SpoolFault {
         SpoolFault::Temporary { what: self.what, folder: self.folder.clone(), why }
     }
 
     /// Writes what is not zero.
-    fn write(&self, at: u64, piece: &[u8]) -> Result<()> {
+    pub(super) fn write(&self, at: u64, piece: &[u8]) -> Result<()> {
         for run in data_runs(piece, BLOCK) {
             let data = piece.get(run.clone()).unwrap_or_default();
             self.make_room(len64(data.len()))?;

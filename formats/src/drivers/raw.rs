@@ -107,6 +107,14 @@ impl BlockDevice for RawImage {
         self.file.write_at(at, data)
     }
 
+    fn claim(&self, span: Span) -> Result<bool> {
+        self.file.claim(span)
+    }
+
+    fn write_fresh(&self, at: u64, data: &[u8]) -> Result<()> {
+        self.file.write_fresh(at, data)
+    }
+
     fn write_zeroes(&self, span: Span) -> Result<()> {
         self.file.write_zeroes(span)
     }

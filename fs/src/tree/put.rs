@@ -51,7 +51,8 @@ pub struct Put<'p, 't> {
     base: Place,
     now: Time,
     places: HashMap<Vec<u8>, Place>,
-    labels: Option<&'p Labels>,
+    /// The policy, and where the system has the root of `view`.
+    labels: Option<(&'p Labels, Vec<Name>)>,
     /// Directories get their times when nothing more is put into them.
     dirs: Vec<(Spot, Option<Time>, Time)>,
     /// What filesystems did not take: how often, and the first path.
@@ -65,8 +66,9 @@ impl<'p, 't> Put<'p, 't> {
         Self { session, view, base, now, places, labels: None, dirs, lost }
     }
 
-    /// Gives new nodes that come without a label of SELinux the one that the policy on the disk has for them.
-    pub fn with_labels(self, labels: Option<&'p Labels>) -> Self {
+    /// Gives new nodes that come without a label of SELinux the one that the policy on the disk has for them. The
+    /// policy's own system sees the root of the view at the path beside it.
+    pub fn with_labels(self, labels: Option<(&'p Labels, Vec<Name>)>) -> Self {
         Self { labels, ..self }
     }
 
@@ -167,6 +169,20 @@ impl<'p, 't> Put<'p, 't> {
         }
         self.make_way(&entry, NewKind::File)?;
         self.session.writer(old.volume)?.link(old.node, entry.dir.node, &entry.name, self.now)
+    }
+
+    /// Gives what was put at `path` an attribute that it did not come with.
+    pub(super) fn xattr(&mut self, path: &[Name], name: &[u8], value: &[u8]) -> Result<()> {
+        let place = match path.split_last() {
+            None => Some(self.base.clone()),
+            Some((last, above)) => {
+                let dir = self.place(above)?;
+                self.view.entry_of(dir, last.clone())?.found
+            }
+        };
+        let Some(place) = place else { return Ok(()) };
+        let meta = Meta { xattrs: vec![(name.to_vec(), value.to_vec())], ..Meta::default() };
+        self.xattrs(Spot { volume: place.volume, node: place.node }, path, &meta).within(|| show(path))
     }
 
     /// Gives directories their times; says what was lost.
@@ -276,12 +292,11 @@ impl<'p, 't> Put<'p, 't> {
     }
 
     fn label(&mut self, spot: Spot, entry: &Entry, kind: NewKind<'_>, meta: &Meta) -> Result<()> {
-        let Some(labels) = self.labels else { return Ok(()) };
+        let Some((labels, prefix)) = &self.labels else { return Ok(()) };
         if meta.xattrs.iter().any(|(name, _)| name == ATTRIBUTE) {
             return Ok(());
         }
-        let mut path = entry.dir.path.clone();
-        path.push(entry.name.clone());
+        let path: Vec<Name> = prefix.iter().chain(&entry.dir.path).chain([&entry.name]).cloned().collect();
         let now = self.now;
         match labels.label(show(&path).as_bytes(), kind.kind()) {
             Some(label) => self.session.writer(spot.volume)?.give_label(spot.node, &label, now),

@@ -44,7 +44,51 @@ pub fn logical(disk: &Disk, spans: impl Iterator<Item = Span>) -> Logical {
     lvm2::find(disk, spans)
 }
 
+/// Which volumes have a byte in common with another one, or twice. A partition that holds the parts of logical volumes
+/// has nothing else.
+pub(crate) fn crowded(volumes: &[crate::inspect::Volume]) -> Vec<bool> {
+    let mut found = vec![false; volumes.len()];
+    let plain = |v: &crate::inspect::Volume| matches!(v.layout, Layout::Span(_));
+    // Partitions among themselves; then logical volumes among themselves and with what is no partition for them.
+    for round in [false, true] {
+        let mut all: Vec<(u64, u64, usize)> = Vec::new();
+        for (number, volume) in volumes.iter().enumerate() {
+            if plain(volume) || round {
+                let holder = round && plain(volume) && volume.driver().is_none();
+                all.extend(
+                    volume
+                        .layout
+                        .stretches()
+                        .filter(|_| !holder)
+                        .map(|(at, len)| (at, at.saturating_add(len), number)),
+                );
+            }
+        }
+        all.sort_unstable();
+        let mut widest: Option<(u64, usize)> = None;
+        for (start, end, number) in all {
+            if let Some((_, other)) = widest.filter(|(before, _)| *before > start) {
+                for crowded in [number, other] {
+                    found.get_mut(crowded).into_iter().for_each(|found| *found = true);
+                }
+            }
+            if widest.is_none_or(|(before, _)| end > before) {
+                widest = Some((end, number));
+            }
+        }
+    }
+    found
+}
+
 impl Layout {
+    /// Where its parts lie on the disk, and how long they are.
+    fn stretches(&self) -> Box<dyn Iterator<Item = (u64, u64)> + '_> {
+        match self {
+            Self::Span(span) => Box::new(std::iter::once((span.start(), span.len()))),
+            Self::Mapped(segments) => Box::new(segments.iter().flat_map(Segment::stretches)),
+        }
+    }
+
     /// The volume as a disk of its own over `disk`.
     pub fn over(&self, disk: &Disk) -> Result<Disk> {
         match self {
@@ -60,6 +104,12 @@ impl Layout {
 }
 
 impl Segment {
+    /// Where its stripes lie on the disk, and how long they are.
+    fn stretches(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let each = self.len.checked_div(len64(self.stripes.len())).unwrap_or(0);
+        self.stripes.iter().map(move |start| (*start, each))
+    }
+
     /// All of it lies on the disk.
     fn check(&self, disk: &Disk) -> Result<()> {
         let count = len64(self.stripes.len());
@@ -135,6 +185,24 @@ impl BlockDevice for Mapped {
     fn write_at(&self, at: u64, data: &[u8]) -> Result<()> {
         self.pieces(at, data.len(), |place, done, take| {
             self.disk.write_at(place, part(data, done, take, "write")?)
+        })
+    }
+
+    fn claim(&self, span: Span) -> Result<bool> {
+        if span != Span::first(self.size()) {
+            return Ok(false);
+        }
+        for (start, len) in self.segments.iter().flat_map(Segment::stretches) {
+            if !self.disk.claim(Span::new(start, len)?)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn write_fresh(&self, at: u64, data: &[u8]) -> Result<()> {
+        self.pieces(at, data.len(), |place, done, take| {
+            self.disk.write_fresh(place, part(data, done, take, "write")?)
         })
     }
 }

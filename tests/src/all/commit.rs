@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use racker_tests::image::{self, read, read_by_7zip, read_by_qemu, scratch};
 use racker_tests::qemu;
@@ -111,6 +112,25 @@ fn children_of_vhdx_and_vdi_keep_their_parents() {
         for name in ["base", "middle", "image"] {
             assert!(read(format, &path(name)) == want, "{format}: {name}");
         }
+    }
+}
+
+#[test]
+fn a_rate_is_kept() {
+    let dir = scratch();
+    let at = dir.path();
+    for format in ["qcow2", "vmdk"] {
+        let (base, top) = (format!("base.{format}"), format!("top.{format}"));
+        qemu::img_in(at, &["create", "-q", "-f", format, &base, "8M"]);
+        qemu::img_in(at, &["create", "-q", "-f", format, "-b", &base, "-F", format, &top]);
+        qemu::io(format, &at.join(&top), &["write -P 7 1M 6M".into()]);
+        let want = read_by_qemu(format, &at.join(&top));
+        let started = Instant::now();
+        run(at, &["commit", "-r", "2M", &top]).ok();
+        // Six MiB, of which the last piece need not be waited for.
+        assert!(started.elapsed() > Duration::from_millis(1900), "{format}");
+        assert!(read_by_qemu(format, &at.join(&base)) == want, "{format}");
+        assert_eq!(run(at, &["commit", "-r", "fast", &top]).status, 2);
     }
 }
 

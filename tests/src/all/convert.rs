@@ -79,7 +79,7 @@ fn vmdk_to_raw() {
 
 #[test]
 fn vhd_vdi_and_vhdx_to_raw() {
-    ["vhd", "vdi", "vhdx"].into_iter().for_each(to_raw);
+    ["vhd", "vdi", "vhdx", "differencing"].into_iter().for_each(to_raw);
 }
 
 #[test]

@@ -211,6 +211,45 @@ fn a_rate_is_kept() {
 }
 
 #[test]
+fn a_copy_that_need_not_last_waits_for_nothing() {
+    // Where the kernel lets nobody look at another program, only the copies are compared.
+    let can_look = tool("strace").args(["-o", "/dev/null", "true"]).run().status == 0;
+    for (format, options) in [
+        ("raw", ""),
+        ("qcow2", ""),
+        ("qcow2", "data_file=out.data"),
+        ("vmdk", ""),
+        ("vmdk", "subformat=twoGbMaxExtentSparse"),
+        ("vmdk", "subformat=twoGbMaxExtentFlat"),
+        ("vhdx", ""),
+    ] {
+        for durable in [true, false] {
+            let bench = Bench::new();
+            let out = format!("out.{format}");
+            let mut args =
+                vec!["disk", "convert", "-O", format, "-t", if durable { "writeback" } else { "unsafe" }];
+            args.extend(["-o", options].into_iter().filter(|_| !options.is_empty()));
+            args.extend(["base.qcow2", &out]);
+            let program = if can_look { tool("strace") } else { tool(racker_tests::tool::binary()) };
+            let look = ["-f", "-qq", "-o", "calls", "-e", "trace=fsync,fdatasync,syncfs,sync_file_range"];
+            let program =
+                if can_look { program.args(look).arg(racker_tests::tool::binary()) } else { program };
+            program.dir(bench.0.path()).args(args).run().ok();
+            if can_look {
+                let calls = std::fs::read_to_string(bench.path("calls")).unwrap();
+                assert_eq!(calls.lines().count() > 0, durable, "{format} {options}:\n{calls}");
+                std::fs::remove_file(bench.path("calls")).unwrap();
+            }
+            bench.qemu(&["compare", "base.qcow2", &out]);
+            if !options.contains("data_file") && format != "raw" {
+                let found = racker_tests::image::findings(format, &bench.path(&out), false);
+                assert_eq!(found, Vec::<String>::new(), "{format} {options}");
+            }
+        }
+    }
+}
+
+#[test]
 fn an_interrupt_leaves_nothing_behind() {
     for signal in ["INT", "TERM", "HUP"] {
         let dir = racker_tests::image::scratch();

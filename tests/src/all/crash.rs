@@ -7,16 +7,17 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use racker_fixtures::case;
-use racker_formats::block::{BlockDevice, Caps, Disk, Staged, redo};
+use racker_formats::block::{BlockDevice, Disk, Span, Staged, redo};
 use racker_formats::transaction::{EditDisk, Transaction, recover, redo_path};
 use racker_fs::edit::Writer;
 use racker_fs::filesystem::{Content, Time};
 use racker_fs::guest::{Guest, locate};
 use racker_fs::inspect::Inspection;
 use racker_fs::path::{Place, read_all};
+use racker_tests::early::{Before, Sealed, Watched};
 use racker_tests::image::{disk, open, open_disk, scratch};
 use racker_tests::mount::{partitions, xfs_is_clean};
 use racker_tests::qemu;
@@ -47,7 +48,7 @@ impl Edit {
     }
 
     fn place(self, disk: &Inspection) -> Place {
-        locate(disk, Guest::find(disk).as_ref(), self.path.as_bytes(), true).unwrap()
+        locate(disk, Guest::find(disk).as_ref(), self.path.as_bytes(), true).unwrap().0
     }
 
     fn read(self, disk: &Disk) -> Vec<u8> {
@@ -164,38 +165,6 @@ fn qcow2(edit: Edit) {
     }
 }
 
-/// A disk that keeps a copy of the redo file as it is when the first byte of the image changes.
-#[derive(Debug)]
-struct Watched {
-    image: Arc<CrashDisk<Sparse>>,
-    redo: std::path::PathBuf,
-    sealed: OnceLock<Vec<u8>>,
-}
-
-impl BlockDevice for Watched {
-    fn size(&self) -> u64 {
-        self.image.size()
-    }
-
-    fn caps(&self) -> Caps {
-        self.image.caps()
-    }
-
-    fn read_at(&self, at: u64, buf: &mut [u8]) -> racker_formats::Result<()> {
-        self.image.read_at(at, buf)
-    }
-
-    fn write_at(&self, at: u64, data: &[u8]) -> racker_formats::Result<()> {
-        self.sealed
-            .get_or_init(|| std::fs::read(&self.redo).expect("nothing is written before the redo file"));
-        self.image.write_at(at, data)
-    }
-
-    fn flush(&self) -> racker_formats::Result<()> {
-        self.image.flush()
-    }
-}
-
 /// What racker makes of `image` when it opens it for writing next to a redo file with these bytes.
 fn recovered(image: &Sparse, redo: &[u8], path: &Path) -> Sparse {
     std::fs::write(redo_path(path), redo).unwrap();
@@ -214,26 +183,26 @@ fn recovered(image: &Sparse, redo: &[u8], path: &Path) -> Sparse {
     found
 }
 
-/// The same edit of a raw disk, where the redo file is what makes it whole.
+/// The same edit of a raw disk, where the redo file is what makes it whole, and new content is stored before.
 fn raw(edit: Edit) {
     let dir = scratch();
     let qcow2 = open("qcow2", &boot_qcow2(dir.path()), false).unwrap();
-    let old = Sparse::of(&disk(&qcow2)).unwrap();
+    let before = Before::of(Sparse::of(&disk(&qcow2)).unwrap());
     let path = dir.path().join("boot.raw");
-    let image = Arc::new(CrashDisk::new(old.clone()));
-    let watched = Watched { image: image.clone(), redo: redo_path(&path), sealed: OnceLock::new() };
-    let watched = Arc::new(watched);
+    let image = Arc::new(CrashDisk::new(before.guest.clone()));
+    let watched = Arc::new(Watched::new(image.clone(), &path));
     let file = Disk::from_arc(watched.clone() as Arc<dyn BlockDevice>);
     let reopen = |disk: Disk| open_disk("raw", disk, true);
     let transaction = Transaction::begin(reopen(file.clone()).unwrap(), &file, &path, reopen).unwrap();
     edit.make(&transaction.disk());
     transaction.commit().unwrap();
-    let sealed = watched.sealed.get().unwrap();
-    let guests = Guests { old, new: image.bytes() };
+    let sealed = watched.sealed().unwrap();
+    assert!(before.differs(&sealed.image, "before the edit is decided"));
+    let guests = Guests { old: sealed.image.clone(), new: image.bytes() };
     guests.judge(edit, dir.path());
 
-    // While the redo file is written the image is as it was.
-    let journal = journal(edit, &guests, sealed);
+    // While the redo file is written the image stays as it is.
+    let journal = journal(edit, &before, &sealed);
     let (mut seen, mut decided) = (HashSet::new(), HashSet::new());
     journal.cuts(&mut Rng::new(8), 6, |cut, redo| {
         if seen.insert(redo.clone()) {
@@ -242,27 +211,34 @@ fn raw(edit: Edit) {
         }
     });
     assert_eq!(decided.len(), 2);
-    // While it is applied the redo file is whole; the new disk it is in any case.
+    // Before, only free space changes. While it is applied the redo file is whole: the new disk it is in any case.
     let (mut last, mut count) = (None, 0);
     image.cuts(&mut Rng::new(9), 6, |cut, bytes| {
-        if last.as_ref() != Some(bytes) {
-            assert!(guests.is_new(&recovered(bytes, sealed, &path), &format!("after {cut} operations")));
-            last = Some(bytes.clone());
-            count += 1;
+        if last.as_ref() == Some(bytes) {
+            return;
         }
+        let when = format!("after {cut} operations");
+        if cut <= sealed.operations {
+            before.differs(bytes, &when);
+        } else {
+            assert!(guests.is_new(&recovered(bytes, &sealed.bytes, &path), &when));
+        }
+        last = Some(bytes.clone());
+        count += 1;
     });
     println!("{edit:?}: {} redo files, {count} disks", seen.len());
 }
 
-/// The operations that made the redo file with the content `sealed`: it is made once more, on a disk that remembers.
-fn journal(edit: Edit, guests: &Guests, sealed: &[u8]) -> CrashDisk {
-    let old = Disk::new(CrashDisk::new(guests.old.clone()));
-    let staged = Arc::new(Staged::new(old.clone()));
+/// The operations that made the redo file `sealed`: it is made once more, on a disk that remembers.
+fn journal(edit: Edit, before: &Before, sealed: &Sealed) -> CrashDisk {
+    let old = Disk::new(CrashDisk::new(before.guest.clone()));
+    let staged = Arc::new(Staged::through(old.clone()));
     let top = Disk::from_arc(staged.clone() as Arc<dyn BlockDevice>);
     let inspection = Inspection::of(&top).unwrap();
     let place = edit.place(&inspection);
     let volume = &inspection.volumes[place.volume];
     let part = top.slice(volume.span().unwrap()).unwrap();
+    assert!(part.claim(Span::first(part.size())).unwrap());
     let transaction = Transaction::overlay(old.clone());
     let part = transaction.disk().map(|_| Ok(part)).unwrap();
     let mut writer = Writer::open(volume.driver().unwrap(), &part).unwrap();
@@ -272,7 +248,7 @@ fn journal(edit: Edit, guests: &Guests, sealed: &[u8]) -> CrashDisk {
     let journal_disk = Disk::from_arc(journal.clone() as Arc<dyn BlockDevice>);
     redo::seal(&journal_disk, &old, &top, &staged.changes().unwrap()).unwrap();
     drop(journal_disk);
-    assert!(journal.bytes() == sealed);
+    assert!(journal.bytes() == sealed.bytes);
     Arc::into_inner(journal).unwrap()
 }
 

@@ -425,3 +425,46 @@ fn new_files_inherit_the_default_list_of_their_folder() {
         }
     }
 }
+
+#[test]
+fn what_is_mounted_below_a_path_belongs_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    case("ock/boot").unpack(dir.path());
+    let run = |verb: &str, args: &[&str]| {
+        racker().args(["disk", verb, "boot.qcow2"]).args(args).dir(dir.path()).run().ok()
+    };
+    // The EFI partition is mounted in /boot, which is a partition itself.
+    assert!(run("find", &["/boot"]).contains("\n/boot/efi/EFI/redhat/shimx64.efi\n"));
+    assert!(run("tree", &["/boot"]).contains("shimx64.efi"));
+    // A path of the boot partition alone is put into there, and the system sees it.
+    std::fs::write(dir.path().join("more.conf"), "title more\n").unwrap();
+    run("copy-in", &["more.conf", "/loader/entries/"]);
+    assert_eq!(run("cat", &["/boot/loader/entries/more.conf"]), "title more\n");
+    run("copy-out", &["/boot", "."]);
+    let efi = std::fs::read_dir(dir.path().join("boot/efi/EFI/redhat")).unwrap().count();
+    assert_eq!(
+        (efi, std::fs::read_to_string(dir.path().join("boot/loader.1/entries/more.conf")).unwrap()),
+        (4, "title more\n".into())
+    );
+    tool("qemu-img").args(["check", "-q", "boot.qcow2"]).dir(dir.path()).ok();
+}
+
+#[test]
+fn lists_name_those_whom_the_archive_brings() {
+    let bench = Bench::new(KINDS[2].0, KINDS[2].1);
+    let tree = bench.path("tree");
+    std::fs::create_dir_all(tree.join("etc")).unwrap();
+    std::fs::create_dir_all(tree.join("a/log")).unwrap();
+    // The list of what comes first names a group of what comes later, which has another number there than here.
+    std::fs::write(tree.join("etc/group"), "adm:x:777:\n").unwrap();
+    std::fs::write(tree.join("etc/os-release"), "ID=x\n").unwrap();
+    tool("setfacl").args(["-m", "g:adm:rx,d:g:adm:rx"]).arg(tree.join("a/log")).ok();
+    tool("tar").args(["--acls", "-cf", "tree.tar", "-C", "tree", "a", "etc"]).dir(bench.dir.path()).ok();
+    let said = bench.run(&["tar-in"], &["tree.tar"]);
+    assert!(!format!("{said}").contains("left out"), "{said}");
+    said.ok();
+    bench.is_sound();
+    let mounted = Mounted::read_only(&bench.image(), bench.part());
+    let list = tool("getfacl").args(["-n", "-c", "-p"]).arg(mounted.join("a/log")).ok();
+    assert!(list.contains("\ngroup:777:r-x") && list.contains("\ndefault:group:777:r-x"), "{list}");
+}

@@ -1,90 +1,50 @@
-//! A disk in an .xz file, expanded block by block as it is asked for.
-//!
-//! A block is decoded when a byte of it is first read, into a temporary file, and never again: filesystems come
-//! back to the same places many times. So a look at an image costs the blocks that hold its tables, and several
-//! threads decode several blocks at once.
+//! The blocks of an .xz file, each of which can be decoded by itself.
 
 use std::io::{BufReader, Cursor, Read};
-use std::sync::Mutex;
 
 use lzma_rust2::XzReader;
 
-use super::super::spool::{Out, SpoolFault};
+use super::super::segments::{Segments, Source};
 use super::Limited;
-use super::index::{Block, END_MAGIC, MAGIC, damaged, put_multibyte};
-use crate::block::{BlockDevice, Caps, Disk, FileDevice, Reader, Run, RunKind, Span};
+use super::index::{Block, END_MAGIC, MAGIC, put_multibyte};
+use crate::block::{Disk, Reader};
 use crate::error::{Common, Result};
-use crate::limits::{DECODER_MEMORY_MAX, KIB};
-use crate::wire::{index, len64, part_mut};
+use crate::limits::{DECODER_MEMORY_MAX, KIB, MIB};
+use crate::wire::len64;
 
-/// The content of an .xz file.
+/// Bytes of memory of a decoder: of most, as nobody knows the dictionary before its block is looked at.
+const MEMORY: u64 = 10 * MIB;
+
+/// The blocks of a file.
 #[derive(Debug)]
 pub(super) struct Blocks {
     file: Disk,
     blocks: Vec<Block>,
-    /// For each block, whether its content is in `out`.
-    done: Vec<Mutex<bool>>,
-    out: Out,
-    /// What was decoded so far, and holes elsewhere.
-    expanded: Disk,
 }
 
-impl Blocks {
-    /// The content of `file`, whose blocks expand to `size` bytes.
-    pub(super) fn new(file: Disk, blocks: Vec<Block>, size: u64) -> Result<Self> {
-        let out = Out::new("xz")?;
-        let expanded = Disk::new(FileDevice::new(out.sized(size)?, false)?);
-        let done = blocks.iter().map(|_| Mutex::new(false)).collect();
-        Ok(Self { file, blocks, done, out, expanded })
+/// The content of `file`, whose blocks expand to `size` bytes.
+pub(super) fn content(file: Disk, blocks: Vec<Block>, size: u64) -> Segments<Blocks> {
+    let starts = blocks.iter().map(|b| b.at).collect();
+    Segments::unchecked(Blocks { file, blocks }, starts, size)
+}
+
+impl Source for Blocks {
+    fn what(&self) -> &'static str {
+        "xz"
     }
 
-    /// The number of the block that holds byte `at`.
-    fn number(&self, at: u64) -> usize {
-        // Empty blocks share their place with the next one.
-        self.blocks.partition_point(|b| b.at <= at).saturating_sub(1)
-    }
-
-    /// Sees to it that block `number` is expanded.
-    fn need(&self, number: usize) -> Result<&Block> {
-        let missing = || Common::Index(len64(number));
-        let block = self.blocks.get(number).ok_or_else(missing)?;
-        let mut done = self.done.get(number).ok_or_else(missing)?.lock().map_err(|_| Common::Poisoned)?;
-        if !*done {
-            self.decode(block)?;
-            *done = true;
-        }
-        Ok(block)
-    }
-
-    /// Decodes a block as the only one of a stream, so that the decoder checks all that it can check.
-    fn decode(&self, block: &Block) -> Result<()> {
+    /// A block is decoded as the only one of a stream, so that the decoder checks all that it can check.
+    fn start(&self, number: usize) -> Result<Box<dyn Read + Send>> {
+        let block = self.blocks.get(number).ok_or(Common::Index(len64(number)))?;
         let (head, tail) = edges(block);
         let body = BufReader::with_capacity(256 << 10, Reader::new(self.file.slice(block.span)?));
         let input = Cursor::new(head).chain(body).chain(Cursor::new(tail));
         let limit_kib = u32::try_from(DECODER_MEMORY_MAX.checked_div(KIB).unwrap_or_default());
-        let decoder = XzReader::new_mem_limit(input, false, limit_kib.unwrap_or(u32::MAX));
-        // One byte more than there may be, to see that there is none.
-        let mut decoder = Limited(decoder).take(block.size.saturating_add(1));
-        let mut at = block.at;
-        let end = block.at.saturating_add(block.size);
-        self.out.copy(&mut decoder, |len| {
-            let start = at;
-            at = at.saturating_add(len);
-            if at > end {
-                return Err(damaged(format!(
-                    "a block expands to more than the {} bytes its index says",
-                    block.size
-                )));
-            }
-            Ok(start)
-        })?;
-        if at < end {
-            return Err(damaged(format!(
-                "a block expands to less than the {} bytes its index says",
-                block.size
-            )));
-        }
-        Ok(())
+        Ok(Box::new(Limited(XzReader::new_mem_limit(input, false, limit_kib.unwrap_or(u32::MAX)))))
+    }
+
+    fn memory(&self, _: usize) -> u64 {
+        MEMORY
     }
 }
 
@@ -106,45 +66,4 @@ fn edges(block: &Block) -> (Vec<u8>, Vec<u8>) {
     tail.extend(fields);
     tail.extend(END_MAGIC);
     (head, tail)
-}
-
-impl BlockDevice for Blocks {
-    fn size(&self) -> u64 {
-        self.expanded.size()
-    }
-
-    fn caps(&self) -> Caps {
-        Caps { runs: self.expanded.caps().runs, ..Caps::READ_ONLY }
-    }
-
-    fn read_at(&self, at: u64, buf: &mut [u8]) -> Result<()> {
-        let mut done = 0usize;
-        while done < buf.len() {
-            let here = at.saturating_add(len64(done));
-            let block = self.need(self.number(here))?;
-            let left = block.at.saturating_add(block.size).saturating_sub(here);
-            let len = index(left.min(len64(buf.len().saturating_sub(done))))?;
-            if len == 0 {
-                return Err(SpoolFault::Truncated("xz").into());
-            }
-            self.expanded.read_at(here, part_mut(buf, done, len, "read")?)?;
-            done = done.saturating_add(len);
-        }
-        Ok(())
-    }
-
-    fn flush(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn first_run(&self, span: Span) -> Result<Run> {
-        let number = self.number(span.start());
-        let end = self.blocks.get(number).map_or(0, |b| b.at.saturating_add(b.size));
-        let span = span.truncate(end.saturating_sub(span.start()).max(1));
-        let is_done = self.done.get(number).is_some_and(|d| d.lock().is_ok_and(|d| *d));
-        if is_done {
-            return self.expanded.first_run(span);
-        }
-        Ok(Run { len: span.len(), kind: RunKind::Data })
-    }
 }

@@ -1,7 +1,7 @@
 //! xz (the .xz file format 1.2): any number of blocks and streams, stream padding, all checks.
 //!
 //! * [`index`]: where the blocks are
-//! * [`blocks`]: their content, block by block
+//! * [`blocks`]: how each is decoded
 
 mod blocks;
 mod index;
@@ -35,7 +35,7 @@ impl ContainerFormat for Xz {
         let blocks = index::read(&file)?;
         let size = blocks.last().map_or(0, |b| b.at.saturating_add(b.size));
         expansion.spend(size, self.name())?;
-        Ok(Stream::boxed(Disk::new(blocks::Blocks::new(file, blocks, size)?)))
+        Ok(Stream::boxed(Disk::new(blocks::content(file, blocks, size))))
     }
 }
 

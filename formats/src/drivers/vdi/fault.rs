@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use crate::error::{self, Kind};
+use crate::opening::changed_parent;
 
 /// What is wrong with a VDI, with the numbers.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -136,6 +137,7 @@ impl error::Fault for VdiFault {
             Self::NoParent(_) => {
                 "VirtualBox knows where it is (VBoxManage showmediuminfo): put it beside the image"
             }
+            Self::ParentChanged { .. } => return Some(changed_parent("vdi")),
             _ => return None,
         };
         Some(text.into())

@@ -199,8 +199,9 @@ impl Header {
         self.raw.uuid_modify = Uuid::new_v4().to_bytes_le();
     }
 
-    /// Records the UUID of the parent's last change.
-    pub(super) fn follow(&mut self, modified: Uuid) {
+    /// Records the parent's UUID and that of its last change.
+    pub(super) fn follow(&mut self, parent: Uuid, modified: Uuid) {
+        self.raw.uuid_linkage = parent.to_bytes_le();
         self.raw.uuid_parent_modify = modified.to_bytes_le();
     }
 

@@ -17,7 +17,7 @@ use crate::limits::KIB;
 use crate::map::Location;
 use crate::mapped::{self, BlockMap, Busy, HostOffset, Mapping, Place, Recent, Sheets};
 use crate::opening::Reference;
-use crate::registry::{Facts, Image, below};
+use crate::registry::{Backing, Facts, Image, below};
 use crate::wire::{index, len64};
 
 /// The map is read in pieces.
@@ -285,6 +285,13 @@ impl BlockDevice for Vdi {
     }
 }
 
+/// What a VDI says of itself: its UUID and that of its last change.
+fn identity(image: &dyn Image) -> Option<(Uuid, Uuid)> {
+    let facts = image.facts();
+    let of = |key: &str| Uuid::parse_str(facts.specific.get(key)?.as_str()?).ok();
+    (facts.format == "vdi").then(|| Some((of("uuid")?, of("uuid-modify")?)))?
+}
+
 impl Image for Vdi {
     fn facts(&self) -> Facts {
         let Ok(header) = self.header() else { return Facts::default() };
@@ -320,12 +327,28 @@ impl Image for Vdi {
     }
 
     fn keep_parent(&self, parent: &dyn Image) -> Result<()> {
-        let modified = parent.facts().specific.get("uuid-modify").and_then(|v| v.as_str().map(String::from));
-        let modified = modified.and_then(|text| Uuid::parse_str(&text).ok());
         let header = self.header()?.clone();
         let (uuid, _) = header.parent();
-        let modified = modified.ok_or(VdiFault::NoParent(uuid))?;
-        self.turn_to(header.with(|h| h.follow(modified)))
+        let (_, modified) = identity(parent).ok_or(VdiFault::NoParent(uuid))?;
+        self.turn_to(header.with(|h| h.follow(uuid, modified)))
+    }
+
+    fn name_parent(&self, parent: Option<&Reference>, opened: Option<&Backing>) -> Result<()> {
+        let unsupported = |what| Common::Unsupported { what, by: "vdi".into() };
+        let _gate = self.gate.write().map_err(|_| Common::Poisoned)?;
+        let header = self.header()?.clone();
+        if header.image_type != ImageType::Differencing {
+            return Err(unsupported("giving a disk a parent that had none").into());
+        }
+        let parent = parent.ok_or_else(|| unsupported("taking the parent away"))?;
+        let name = parent.path.strip_prefix("./").unwrap_or(&parent.path);
+        if name.contains('/') {
+            return Err(unsupported("a parent in another folder, as its name is not recorded,").into());
+        }
+        let opened = opened.ok_or_else(|| unsupported("naming a parent that is not there"))?;
+        let found = identity(opened.image.as_ref());
+        let (uuid, modified) = found.ok_or_else(|| unsupported("a parent that is no VDI"))?;
+        self.turn_to(header.with(|h| h.follow(uuid, modified)))
     }
 
     fn parent(&self) -> Option<Arc<dyn Image>> {

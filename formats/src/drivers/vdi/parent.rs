@@ -35,6 +35,9 @@ pub(super) fn open(header: &Header, opening: &mut Opening) -> Result<(Arc<dyn Im
     }
     let path = match found {
         Some((name, true)) => name,
+        // Who leaves the parent alone gives the image another one, or this one again.
+        Some((name, false)) if opening.alone() => name,
+        None if opening.alone() => uuid.to_string(),
         Some((name, false)) => return Err(VdiFault::ParentChanged { name }.into()),
         None => return Err(VdiFault::NoParent(uuid).into()),
     };

@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use crate::error::{self, Kind};
+use crate::opening::changed_parent;
 
 /// What is wrong with a VHDX, with the numbers.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -206,9 +207,7 @@ impl error::Fault for VhdxFault {
         let text = match self {
             Self::Shared { .. } | Self::Entry { .. } => "`racker disk check` lists all such blocks",
             Self::PastEnd { .. } => "the file may have been truncated",
-            Self::Linkage { .. } => {
-                "the parent was changed after the difference was begun, or is another disk"
-            }
+            Self::Linkage { .. } => return Some(changed_parent("vhdx")),
             _ => return None,
         };
         Some(text.into())

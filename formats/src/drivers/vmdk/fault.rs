@@ -1,6 +1,7 @@
 //! Everything that can be wrong with a VMDK.
 
 use crate::error::{Fault, Kind};
+use crate::opening::changed_parent;
 
 /// What is wrong with a VMDK.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -297,6 +298,7 @@ impl Fault for VmdkFault {
             Self::Overlap { .. } | Self::SharedTable { .. } | Self::TablesOverlap { .. } => {
                 Some("mend the image with: racker disk check --repair".into())
             }
+            Self::ParentCid { .. } => Some(changed_parent("vmdk")),
             Self::Plain(_) => Some("try -o subformat=streamOptimized".into()),
             Self::Journal => Some("start and stop the virtual machine once: ESXi replays the journal".into()),
             Self::StreamOnly => {

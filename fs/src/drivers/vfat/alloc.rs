@@ -7,6 +7,7 @@ use racker_formats::wire::index;
 use super::fault::FatFault;
 use super::table::Table;
 use super::writer::FatMut;
+use crate::fresh::Fresh;
 
 /// Clusters that are counted together: 2^10.
 const GROUP_SHIFT: u32 = 10;
@@ -19,13 +20,15 @@ pub(super) struct Space {
     groups: Vec<u16>,
     /// Where the search begins.
     pub(super) next: u32,
+    /// What was free at first.
+    pub(super) fresh: Fresh,
 }
 
 impl Space {
     /// Nothing is free.
     pub(super) fn new(last: u32) -> Result<Self> {
         let count = index(u64::from(last >> GROUP_SHIFT).saturating_add(1))?;
-        Ok(Self { free: 0, groups: vec![0; count], next: 2 })
+        Ok(Self { free: 0, groups: vec![0; count], next: 2, fresh: Fresh::default() })
     }
 
     fn group(&mut self, cluster: u32) -> Result<&mut u16> {

@@ -5,6 +5,7 @@
 
 use std::ops::ControlFlow;
 
+use racker_formats::block::Span;
 use racker_formats::error::{Common, Result};
 use racker_formats::wire::{index, len64, take};
 
@@ -16,6 +17,7 @@ use super::layout::{DELETED, DOT, DOT_DOT, END, ENTRY_BYTES, RawEntry, attr};
 use super::table::Link;
 use super::volume::Fat;
 use crate::filesystem::NodeId;
+use crate::fresh::Fresh;
 
 /// Directories that wait for their turn: a quarter of a gigabyte.
 const WAITING_MAX: usize = 1 << 23;
@@ -69,8 +71,11 @@ impl Fat {
         if !self.table.copies_agree()? {
             return unsound("the tables differ from one another".into());
         }
-        let (mut clusters, space) = self.chains()?;
+        let (mut clusters, mut space) = self.chains()?;
         self.tree(&mut clusters)?;
+        if self.boot.is_dirty || !self.table.is_clean()? {
+            space.fresh = Fresh::default();
+        }
         Ok(space)
     }
 
@@ -80,6 +85,7 @@ impl Fat {
         let mut clusters =
             Clusters { linked: Bits::new(last)?, used: Bits::new(last)?, begun: Bits::new(last)? };
         let mut space = Space::new(last)?;
+        space.fresh = Fresh::of(self.boot.size);
         let mut visit = |cluster, entry| {
             match self.table.meaning(entry) {
                 Some(Link::Bad) => return Ok(()),
@@ -94,7 +100,10 @@ impl Fat {
             clusters.used.set(cluster);
             Ok(())
         };
-        self.table.each(&mut visit, &mut |first, count| space.add_run(first, count))?;
+        self.table.each(&mut visit, &mut |first, count| {
+            space.fresh.add(Span::new(self.byte_of(first)?, u64::from(count) << self.boot.cluster.shift())?);
+            space.add_run(first, count)
+        })?;
         let pairs = clusters.linked.0.iter().zip(&clusters.used.0);
         if let Some((word, _)) = pairs.enumerate().find(|(_, (linked, used))| **linked & !**used != 0) {
             return unsound(format!("a chain leads to a free cluster near {:#x}", word.saturating_mul(64)));

@@ -195,7 +195,7 @@ impl FatMut {
 
     fn put(&self, file: &File, at: u64, data: &[u8]) -> Result<()> {
         self.pieces(file, at, len64(data.len()), |host, done, len| {
-            self.fat.disk.write_at(host, part(data, index(done)?, index(len)?, "write")?)
+            self.space.fresh.write(&self.fat.disk, host, part(data, index(done)?, index(len)?, "write")?)
         })
     }
 

@@ -5,9 +5,10 @@
 //! member's name cannot lead out of the directory.
 //!
 //! * [`stream`]: members out of a stream; [`pax`]: extended headers; [`sparse`]: where the holes are
-//! * [`acl`]: access control lists as text
+//! * [`acl`]: access control lists as text; [`late`]: those that wait for the end of the stream
 
 mod acl;
+mod late;
 mod pax;
 mod sparse;
 mod stream;
@@ -17,6 +18,7 @@ use std::io::Read;
 use racker_formats::error::{Result, Within};
 use racker_formats::wire::len64;
 
+use self::late::Late;
 pub use self::pax::base64;
 use self::stream::{Kind, Member, Stream};
 use super::put::Put;
@@ -42,6 +44,11 @@ pub trait Names {
     fn user(&self, name: &str) -> Option<u32>;
     /// The number of a group.
     fn group(&self, name: &str) -> Option<u32>;
+
+    /// Who is who after all was put; none if nobody can know more than before.
+    fn again(&self) -> Option<Box<dyn Names + '_>> {
+        None
+    }
 }
 
 /// Knows nobody.
@@ -65,17 +72,17 @@ pub fn tar_in(
     let mut meter = Meter::new(tell);
     let mut stream = Stream::new(stream, names);
     let mut buf = vec![0; PIECE];
-    while let Some(member) = stream.next()? {
+    let mut late = Late::default();
+    while let Some(mut member) = stream.next()? {
         let shown = || String::from_utf8_lossy(&member.path).into_owned();
         let leads_out = TreeFault::Member { at: stream.at(), why: "a name leads out of the directory" };
         let path = components(&member.path).ok_or_else(|| leads_out.into()).within(shown)?;
         put_member(&mut stream, &member, &path, &mut put, &mut buf, &mut meter).within(shown)?;
-        if member.list_lost {
-            put.lose("access control lists", &path);
-        }
+        late.member(&path, std::mem::take(&mut member.unknown), &mut put);
         stream.skip_rest()?;
         meter.node()?;
     }
+    late.finish(names, &mut put)?;
     Ok(TarredIn { done: meter.done(), notes: put.finish()? })
 }
 

@@ -1,8 +1,12 @@
 //! Extended headers (POSIX.1-2024, pax, "pax Extended Header"): `LENGTH KEYWORD=VALUE\n`, one after the other.
 
+use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use racker_formats::error::Result;
 
 use super::super::TreeFault;
+use super::late::Unknown;
 use super::{Names, acl};
 use crate::filesystem::Time;
 
@@ -69,9 +73,9 @@ impl Pax {
     /// Extended attributes, and the lists that are kept as such.
     ///
     /// The second value says whether a list had to be left out.
-    pub(super) fn xattrs(&self, names: &dyn Names) -> (Xattrs, bool) {
+    pub(super) fn xattrs(&self, names: &dyn Names) -> (Xattrs, Unknown) {
         let mut all = Xattrs::new();
-        let mut lost = false;
+        let mut unknown = Unknown::new();
         let mut set = |name: Vec<u8>, value: Vec<u8>| match all.iter_mut().find(|(n, _)| *n == name) {
             Some(there) => there.1 = value,
             None => all.push((name, value)),
@@ -89,11 +93,11 @@ impl Pax {
             if let Some(text) = self.get(key) {
                 match acl::of_text(text, names) {
                     Some(list) => set(name.to_vec(), list),
-                    None => lost = true,
+                    None => unknown.push((name, text.to_vec())),
                 }
             }
         }
-        (all, lost)
+        (all, unknown)
     }
 }
 
@@ -143,30 +147,19 @@ fn percent(name: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The bytes of base64, with its padding or without it, as libarchive writes it; none if it is not base64.
+/// Takes padding and bits left over at the end as they come: programs differ in both.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
+
+/// The bytes of base64, with its padding or without it, as libarchive writes it; none if it is not base64. White space
+/// does not matter.
 pub fn base64(text: &[u8]) -> Option<Vec<u8>> {
-    let digit = |b: u8| -> Option<u32> {
-        Some(u32::from(match b {
-            b'A'..=b'Z' => b.wrapping_sub(b'A'),
-            b'a'..=b'z' => b.wrapping_sub(b'a').wrapping_add(26),
-            b'0'..=b'9' => b.wrapping_sub(b'0').wrapping_add(52),
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        }))
-    };
-    let text: Vec<u8> = text.iter().copied().filter(|b| *b != b'=' && !b.is_ascii_whitespace()).collect();
-    let mut out = Vec::with_capacity(text.len());
-    for four in text.chunks(4) {
-        let mut bits = 0u32;
-        for b in four {
-            bits = bits << 6 | digit(*b)?;
-        }
-        let missing = 4usize.saturating_sub(four.len());
-        let [_, bytes @ ..] = bits.checked_shl(u32::try_from(missing).ok()?.saturating_mul(6))?.to_be_bytes();
-        out.extend(bytes.iter().take(3usize.saturating_sub(missing)));
-    }
-    Some(out)
+    let text: Vec<u8> = text.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
+    BASE64.decode(text).ok()
 }
 
 #[cfg(test)]
@@ -181,8 +174,14 @@ mod tests {
         pax.add(b"19 path=some/where\n19 mtime=-1.250000\n28 SCHILY.xattr.user.%3Da=x\n", 0).unwrap();
         assert_eq!(pax.get(b"path").unwrap(), b"some/where");
         assert_eq!(pax.time(b"mtime").unwrap(), Some(Time { sec: -2, nsec: 750_000_000 }));
-        assert_eq!(pax.xattrs(&()), (vec![(b"user.=a".to_vec(), b"x".to_vec())], false));
-        assert_eq!(base64(b"aGVsbG8").unwrap(), b"hello");
+        assert_eq!(pax.xattrs(&()), (vec![(b"user.=a".to_vec(), b"x".to_vec())], Unknown::new()));
+        for text in ["aGVsbG8", "aGVsbG8=", "aGVs\nbG8 =", "aGVsbG9="] {
+            assert_eq!(base64(text.as_bytes()).unwrap(), b"hello");
+        }
+        for text in ["aGVsb", "aGVsbG8!", "=aGVsbG8", "aGVs=bG8="] {
+            assert_eq!(base64(text.as_bytes()), None, "{text}");
+        }
+        assert_eq!(base64(b"").unwrap(), b"");
         assert_eq!(percent(b"user.%41"), b"user.A");
     }
 }

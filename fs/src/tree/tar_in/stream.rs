@@ -9,6 +9,7 @@ use tar::{EntryType, Header};
 
 use super::super::TreeFault;
 use super::super::put::Meta;
+use super::late::Unknown;
 use super::pax::Pax;
 use super::{Names, sparse};
 use crate::filesystem::Time;
@@ -42,8 +43,8 @@ pub(super) struct Member {
     pub(super) size: u64,
     /// Where the bytes of the stream belong in the file.
     pub(super) regions: Vec<Span>,
-    /// Its access control list names somebody whom nobody knows.
-    pub(super) list_lost: bool,
+    /// Its access control lists that name somebody whom nobody knows: the attribute, and the text.
+    pub(super) unknown: Unknown,
 }
 
 /// The stream.
@@ -218,7 +219,7 @@ impl<'a> Stream<'a> {
             Some(time) => time,
             None => header.mtime().map(seconds).map_err(|_| bad("a time is no number"))?,
         };
-        let (xattrs, list_lost) = pax.xattrs(self.names);
+        let (xattrs, unknown) = pax.xattrs(self.names);
         let meta = Meta {
             mode: header.mode().map_err(|_| bad("a mode is no number"))? & 0o7777,
             uid: number(b"uid", header.uid(), "an owner is no number")?,
@@ -231,7 +232,7 @@ impl<'a> Stream<'a> {
         let stored = if what == Kind::File || kind.as_byte() == b'D' { stored } else { 0 };
         (self.left, self.padding) = (stored, padding(stored));
         let mut member =
-            Member { path, kind: what, target, meta, size: stored, regions: Vec::new(), list_lost };
+            Member { path, kind: what, target, meta, size: stored, regions: Vec::new(), unknown };
         if what == Kind::File {
             self.lay_out(&mut member, header, kind, pax)?;
         }

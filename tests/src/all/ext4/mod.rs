@@ -10,7 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use racker_formats::block::{Disk, FileDevice};
+use racker_formats::block::{Disk, FileDevice, Span};
 use racker_formats::transaction::Transaction;
 use racker_fs::drivers::DRIVERS;
 use racker_fs::edit::Writer;
@@ -80,7 +80,9 @@ impl Patient {
         let reopen = |disk: Disk| open_disk("raw", disk, true);
         let image = reopen(file.clone()).unwrap();
         let transaction = Transaction::begin(image, &file, &self.path, reopen).unwrap();
-        let mut writer = Writer::open(driver(), &transaction.disk()).unwrap();
+        let disk = transaction.disk();
+        assert!(disk.disk().claim(Span::first(disk.disk().size())).unwrap());
+        let mut writer = Writer::open(driver(), &disk).unwrap();
         let done = edit(&mut writer);
         writer.close().unwrap();
         transaction.commit().unwrap();

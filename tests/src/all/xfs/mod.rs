@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use racker_fixtures::case;
+use racker_formats::block::Span;
 use racker_formats::error::Kind;
 use racker_formats::open::{OpenOptions, Opened, open};
 use racker_fs::drivers::DRIVERS;
@@ -76,6 +77,7 @@ impl Image {
         let opened = self.open(&options);
         let transaction = opened.begin().unwrap();
         let disk = transaction.disk();
+        assert!(disk.disk().claim(Span::first(disk.disk().size())).unwrap());
         let mut writer = Writer::open(driver(), &disk).unwrap();
         let done = work(&mut writer);
         writer.close().unwrap();

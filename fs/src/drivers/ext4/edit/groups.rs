@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use racker_formats::block::Span;
 use racker_formats::error::{Result, Within};
 use racker_formats::wire::{bytes, index, len64, part, sum_holds};
 
@@ -207,7 +208,29 @@ impl Edit {
         }
         let bits: Arc<[u8]> = self.load(group, which).within(|| format!("group {group}"))?.into();
         self.groups.maps.insert((group, which), Bitmap { bits: Arc::clone(&bits), dirty: false });
+        if which == Which::Blocks && self.fresh.first_look(group.into()) {
+            self.note_free(group, &bits)?;
+        }
         Ok(bits)
+    }
+
+    /// Remembers what is free in a group that was not changed yet.
+    fn note_free(&mut self, group: u32, bits: &[u8]) -> Result<()> {
+        let sb = &self.fs.sb;
+        let (first, behind) = (sb.first_block(group.into()), sb.blocks_of(group.into()));
+        let count = index(sb.clusters_of(group.into()))?;
+        let shift = sb.cluster_shift;
+        let block = |bit: usize| first.saturating_add((len64(bit) << shift).min(behind));
+        let mut at = 0;
+        loop {
+            let start = bits::next_clear(bits, at, count);
+            if start >= count {
+                return Ok(());
+            }
+            at = bits::next_set(bits, start, count);
+            let from = self.fs.byte_of(block(start))?;
+            self.fresh.add(Span::new(from, self.fs.byte_of(block(at))?.saturating_sub(from))?);
+        }
     }
 
     /// Sets or clears bits of a bitmap, all of which are the other way so far.

@@ -200,7 +200,8 @@ impl Edit {
             let there = self.fs.sb.block_size.start_of(run.len).unwrap_or(u64::MAX).saturating_sub(within);
             let take = usize::try_from(there).unwrap_or(usize::MAX).min(rest.len());
             let (now, later) = rest.split_at_checked(take).unwrap_or((rest, &[]));
-            self.fs.disk.write_at(self.fs.byte_of(start)?.saturating_add(within), now)?;
+            let place = self.fs.byte_of(start)?.saturating_add(within);
+            self.fresh.write(&self.fs.disk, place, now)?;
             rest = later;
             at = at.saturating_add(len64(now.len()));
         }

@@ -6,7 +6,8 @@
 //!
 //! Blocks of metadata change in memory, each with its checksum, where the reading half of the driver sees them
 //! ([`Held`](super::held::Held)); they are written back when they take too much memory, and at the end. The content
-//! of files goes to the volume at once.
+//! of files goes to the volume at once, past what is staged where the blocks were free before (`fresh.rs` of the
+//! crate).
 //!
 //! An operation first takes all that it needs. If that fails for want of room, what it changed so far is undone
 //! from the copies in [`Undo`]. What it gives back becomes free when it has succeeded.
@@ -73,6 +74,7 @@ use super::layout::SUPERBLOCK_AT;
 use super::superblock::Superblock;
 use super::volume::Ext4;
 use crate::filesystem::Time;
+use crate::fresh::Fresh;
 pub(super) use open::unwritable;
 pub(super) use writer::Writer;
 
@@ -97,6 +99,7 @@ pub(super) struct Edit {
     /// Inodes to give back then, and whether they were directories.
     released_inodes: Vec<(u32, bool)>,
     quota: Quota,
+    fresh: Fresh,
     /// The time of the last operation.
     now: Time,
     /// Makes generation numbers differ.
@@ -121,8 +124,11 @@ impl Edit {
             free: sum.free.saturating_add(desc.free.into()),
             free_inodes: sum.free_inodes.saturating_add(desc.free_inodes.into()),
         });
+        let size = fs.sb.block_size.start_of(fs.sb.blocks).unwrap_or(0);
+        let fresh = if fs.is_clean() { Fresh::of(size) } else { Fresh::default() };
         Ok(Self {
             fs,
+            fresh,
             groups,
             zones,
             totals,

@@ -295,7 +295,7 @@ impl Edit {
                 let write = write.cut(from, to)?;
                 let place = self.volume.sb.span(mapping.start, mapping.len)?.start();
                 let at = place.saturating_add(write.at.saturating_sub(from));
-                self.volume.disk.write_at(at, write.data)
+                self.fresh.write(&self.volume.disk, at, write.data)
             }
             Stretch::Unwritten(part) => {
                 self.fill(&part, write, None)?;
@@ -394,11 +394,11 @@ impl Edit {
                     let there = self.volume.sb.span(old.start, old.len)?.start();
                     self.volume.disk.read_at(there.saturating_add(next.saturating_sub(from)), &mut bytes)?;
                 }
-                self.volume.disk.write_at(on(next), &bytes)?;
+                self.fresh.write(&self.volume.disk, on(next), &bytes)?;
                 next = next.saturating_add(len);
             }
         }
-        self.volume.disk.write_at(on(write.at), write.data)
+        self.fresh.write(&self.volume.disk, on(write.at), write.data)
     }
 }
 

@@ -19,10 +19,7 @@ pub(in super::super) fn visit(volume: &Volume, visit: &mut Visit<'_, Span>) -> R
     for number in 0..volume.sb.ag_count {
         let ag = AgNo(number);
         let mut space = Space::read(&Ground::new(Arc::clone(&volume), ag)?)?;
-        let mut all = Vec::new();
-        space.each_free(&mut |run| all.push(run)).within(|| format!("group {number}"))?;
-        for run in all {
-            let span = volume.sb.ag_span(ag, AgBlock(run.start), run.len.into())?;
+        for span in space.free_spans().within(|| format!("group {number}"))? {
             if let ControlFlow::Break(()) = visit(span)? {
                 return Ok(());
             }
@@ -32,6 +29,17 @@ pub(in super::super) fn visit(volume: &Volume, visit: &mut Visit<'_, Span>) -> R
 }
 
 impl Space {
+    /// Where the free runs lie on the volume.
+    pub(super) fn free_spans(&mut self) -> Result<Vec<Span>> {
+        let mut all = Vec::new();
+        self.each_free(&mut |run| all.push(run))?;
+        let ground = &self.ground;
+        let span = |run: super::records::Run| {
+            ground.volume.sb.ag_span(ground.ag, AgBlock(run.start), run.len.into())
+        };
+        all.into_iter().map(span).collect()
+    }
+
     /// Calls `each` with all free runs, in order. Both trees and the counts have to agree.
     fn each_free(&mut self, each: &mut dyn FnMut(super::records::Run)) -> Result<()> {
         let contradiction = |why| Err(Fault::Structure { what: "free space", why }.into());

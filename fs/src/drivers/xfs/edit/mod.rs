@@ -8,7 +8,7 @@
 //! reverse map, the counts of shared blocks, the group headers and the superblock's counters. They are read on
 //! first use, checked, changed in memory and written back at the end, or when they take too much memory: the reading
 //! half of the driver asks for none of them. What it does read (inodes, and the blocks of their forks) is written
-//! at once.
+//! at once. Content goes past what is staged where blocks were free before (`fresh.rs` of the crate).
 //!
 //! An operation that finds no space has changed nothing: it reserves what it may need at most before it begins.
 //!
@@ -70,7 +70,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use racker_formats::block::Span;
-use racker_formats::error::{Error, Kind, Result};
+use racker_formats::error::{Error, Kind, Result, Within};
 use racker_formats::wire::len64;
 use zerocopy::FromBytes;
 
@@ -80,6 +80,7 @@ use super::layout::{RawSuperblock, SB_MAGIC};
 use super::superblock::{Superblock, VersionBits};
 use super::units::AgNo;
 use super::volume::{BlockKind, Volume};
+use crate::fresh::Fresh;
 pub(super) use free::visit as visit_free;
 use ground::Ground;
 use group::Group;
@@ -103,6 +104,7 @@ const SUPERBLOCK: BlockKind = BlockKind::new("superblock", [SB_MAGIC; 2], SB_SEL
 pub(super) struct Edit {
     volume: Arc<Volume>,
     groups: BTreeMap<u32, Group>,
+    fresh: Fresh,
     totals: Totals,
     /// Steps of operations so far.
     steps: u32,
@@ -153,6 +155,7 @@ impl Edit {
         Ok(Self {
             volume,
             groups: BTreeMap::new(),
+            fresh: Fresh::default(),
             totals,
             steps: 0,
             last_dir: None,
@@ -163,13 +166,25 @@ impl Edit {
         })
     }
 
+    /// What is free now was free before the edit: content may go there at once.
+    fn trust_free_space(&mut self) {
+        let sb = &self.volume.sb;
+        self.fresh = Fresh::of(sb.block_size.start_of(sb.blocks).unwrap_or(0));
+    }
+
     /// An allocation group.
     fn group(&mut self, ag: AgNo) -> Result<&mut Group> {
         match self.groups.entry(ag.0) {
             std::collections::btree_map::Entry::Occupied(held) => Ok(held.into_mut()),
             std::collections::btree_map::Entry::Vacant(place) => {
                 let ground = Ground::new(Arc::clone(&self.volume), ag)?;
-                Ok(place.insert(Group::read(&ground)?))
+                let mut group = Group::read(&ground)?;
+                if self.fresh.first_look(ag.0.into()) {
+                    for span in group.space.free_spans().within(|| format!("group {}", ag.0))? {
+                        self.fresh.add(span);
+                    }
+                }
+                Ok(place.insert(group))
             }
         }
     }

@@ -109,7 +109,7 @@ impl Edit {
             let start = self.fs_block(found)?;
             let span = self.volume.sb.span(start, found.run.len.into())?;
             let (now, later) = rest.split_at_checked(index(span.len())?).unwrap_or((rest, &[]));
-            self.volume.disk.write_at(span.start(), now)?;
+            self.fresh.write(&self.volume.disk, span.start(), now)?;
             let len = u64::from(found.run.len);
             pouring.add(Mapping { at: next, start, len, unwritten: false });
             (pouring.near, pouring.behind) = (found.ag, Some(found.run.end()));

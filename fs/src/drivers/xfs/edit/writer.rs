@@ -41,7 +41,10 @@ impl Writer {
             edit.recover(&recovery.intents)?;
             log.end(&mut volume)?;
         }
-        let edit = Edit::new(Arc::new(volume.clone()))?;
+        let mut edit = Edit::new(Arc::new(volume.clone()))?;
+        if !replayed {
+            edit.trust_free_space();
+        }
         Ok(Self { reader: Xfs { volume, replayed }, edit })
     }
 }

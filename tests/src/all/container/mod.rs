@@ -1,5 +1,7 @@
 //! Archives and compressed streams made by the programs that people use.
 
+mod random;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -60,7 +62,10 @@ fn same(container: &Path, member: Option<&str>, raw: &Path) {
         }
         at += len;
     }
-    assert!(holes > want.size() / 2, "{}: {holes} bytes of holes", opened.stack());
+    // What an index of short blocks says is not gone through when it is opened: nobody knows of holes there.
+    if opened.layers[0].kinds[0] != "xz" {
+        assert!(holes > want.size() / 2, "{}: {holes} bytes of holes", opened.stack());
+    }
 }
 
 #[test]
@@ -131,7 +136,7 @@ fn long_names_other_members_and_compressed_ones() {
 }
 
 /// How each program packs `disk.raw` into `disk.raw.z`.
-const PACKERS: [(&str, &str); 9] = [
+const PACKERS: [(&str, &str); 17] = [
     ("gzip", "gzip -c disk.raw"),
     (
         "gzip, members",
@@ -150,15 +155,40 @@ const PACKERS: [(&str, &str); 9] = [
     ),
     ("bzip2", "bzip2 -c disk.raw"),
     ("bzip2, streams", "head -c 5000000 disk.raw | bzip2 -c; tail -c +5000001 disk.raw | bzip2 -1c"),
+    ("pigz", "pigz -p 2 -b 128 -c disk.raw"),
+    (
+        "pigz, members",
+        "for i in 0 1 2 3; do tail -c +$((i*3145728+1)) disk.raw | head -c 3145728 | pigz -c; done",
+    ),
+    // As bgzip does it: members of 64 KiB with an extra field, and an empty one behind them.
+    ("gzip, blocks", "python3 bgzip.py < disk.raw"),
+    // As with 'rsyncable': a block that ends every now and then.
+    ("pigz, stored", "pigz -0 -c disk.raw"),
+    ("zstd, long", "zstd -q --long=27 -12 -c disk.raw"),
+    ("pzstd", "pzstd -q -p 4 -1 -c disk.raw"),
+    ("pbzip2", "pbzip2 -p2 -b1 -c disk.raw"),
+    ("lbzip2", "lbzip2 -n2 -c disk.raw"),
 ];
 
-fn read_all(disk: &Disk) -> racker_formats::Result<()> {
-    let mut buf = vec![0; 64 << 10];
-    for at in (0..disk.size()).step_by(buf.len()) {
-        let len = (disk.size() - at).min(64 << 10) as usize;
-        disk.read_at(at, &mut buf[..len])?;
+/// What bgzip makes of its input, by a library of somebody else.
+const BGZIP: &str = r"
+import sys, zlib, struct
+while True:
+    piece = sys.stdin.buffer.read(0xff00)
+    packer = zlib.compressobj(6, zlib.DEFLATED, -15)
+    body = packer.compress(piece) + packer.flush()
+    head = b'\x1f\x8b\x08\x04' + bytes(5) + b'\xff\x06\x00BC\x02\x00' + struct.pack('<H', len(body) + 25)
+    sys.stdout.buffer.write(head + body + struct.pack('<II', zlib.crc32(piece), len(piece)))
+    if not piece:
+        break
+";
+
+fn read_all(disk: &Disk) -> racker_formats::Result<Vec<u8>> {
+    let mut all = vec![0; disk.size() as usize];
+    for (i, part) in all.chunks_mut(64 << 10).enumerate() {
+        disk.read_at((i << 16) as u64, part)?;
     }
-    Ok(())
+    Ok(all)
 }
 
 /// A file with an index of its blocks is expanded where it is read: what is damaged elsewhere does not matter.
@@ -190,13 +220,20 @@ fn blocks_of_xz_are_expanded_when_they_are_read() {
     }
 }
 
+/// Runs a packer in `dir`.
+fn pack(dir: &Path, command: &str) {
+    std::fs::write(dir.join("bgzip.py"), BGZIP).unwrap();
+    tool("bash").dir(dir).args(["-c", &format!("({command}) > disk.raw.z")]).ok();
+}
+
 #[test]
 fn streams_of_every_packer() {
     let dir = tempfile::tempdir().unwrap();
     let raw = source(dir.path(), 12 << 20, 100);
     let packed = dir.path().join("disk.raw.z");
+    let good = std::fs::read(&raw).unwrap();
     for (name, command) in PACKERS {
-        tool("bash").dir(dir.path()).args(["-c", &format!("({command}) > disk.raw.z")]).ok();
+        pack(dir.path(), command);
         same(&packed, None, &raw);
         let whole = std::fs::read(&packed).unwrap();
         // A stream that is cut is an error wherever it is cut, except between two streams.
@@ -213,9 +250,10 @@ fn streams_of_every_packer() {
             let at = 64 + rng.below(bad.len() as u64 - 128) as usize;
             bad[at] ^= 1 << rng.below(8);
             std::fs::write(&packed, &bad).unwrap();
-            let unsure = name == "zstd, frames" || name == "gzip, members";
+            // Where nothing depends on the byte, such as the time in a header, or where there is no checksum.
             let read = open_at(&packed, None).and_then(|o| read_all(&o.disk));
-            assert!(read.is_err() || unsure, "{name}: byte {at}");
+            let unsure = name == "zstd, frames";
+            assert!(unsure || read.is_err() || read.is_ok_and(|all| all == good), "{name}: byte {at}");
         }
     }
 }

@@ -1,14 +1,19 @@
 //! gzip (RFC 1952): one or several members in a row, as `pigz`, `bgzip` and `cat a.gz b.gz` make them.
 //! Zeroes behind the last member are the padding of tapes; anything else there is an error.
+//!
+//! A file is gone through once when it is opened: that finds its size, checks every member, and leaves points where a
+//! decoder can start again.
+//!
+//! * [`inflate`]: the members, and a decoder's state
+//! * [`points`]: where decoders start
 
-use std::io::{self, BufRead, BufReader, Read};
+mod inflate;
+mod points;
 
-use flate2::bufread::GzDecoder;
-
-use super::spool::{SpoolFault, spool};
 use super::{Container, ContainerFormat, Expansion, Stream};
-use crate::block::{Disk, Reader};
+use crate::block::Disk;
 use crate::error::Result;
+use crate::limits::MIB;
 use crate::registry::Head;
 
 /// The entry in the list.
@@ -17,8 +22,8 @@ pub(super) const FORMAT: Gzip = Gzip;
 /// gzip streams.
 pub(super) struct Gzip;
 
-/// Bytes read at once from below.
-const INPUT: usize = 256 << 10;
+/// Memory of all points where decoders can start: a thousand or two of them.
+const POINTS_MEMORY_MAX: u64 = 32 * MIB;
 /// The flag bits that RFC 1952 leaves free: a decoder must refuse them.
 const RESERVED: u8 = 0b1110_0000;
 
@@ -33,60 +38,7 @@ impl ContainerFormat for Gzip {
     }
 
     fn open(&self, file: Disk, expansion: &mut Expansion) -> Result<Box<dyn Container>> {
-        let input = BufReader::with_capacity(INPUT, Reader::new(file));
-        let mut members = Members { state: State::Inside(Box::new(GzDecoder::new(input))) };
-        Ok(Stream::boxed(spool(self.name(), &mut members, expansion)?))
-    }
-}
-
-/// The members of a stream one after the other.
-struct Members<R> {
-    state: State<R>,
-}
-
-enum State<R> {
-    Inside(Box<GzDecoder<R>>),
-    Between(R),
-    End,
-}
-
-impl<R: BufRead> Read for Members<R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        loop {
-            self.state = match std::mem::replace(&mut self.state, State::End) {
-                State::Inside(mut decoder) => {
-                    let n = decoder.read(buf)?;
-                    if n > 0 {
-                        self.state = State::Inside(decoder);
-                        return Ok(n);
-                    }
-                    State::Between(decoder.into_inner())
-                }
-                State::Between(input) => next_member(input)?,
-                State::End => return Ok(0),
-            };
-        }
-    }
-}
-
-fn next_member<R: BufRead>(mut input: R) -> io::Result<State<R>> {
-    loop {
-        let ahead = input.fill_buf()?;
-        match ahead.iter().position(|b| *b != 0) {
-            None if ahead.is_empty() => return Ok(State::End),
-            None => {
-                let len = ahead.len();
-                input.consume(len);
-            }
-            Some(zeroes) => {
-                let is_member = ahead.get(zeroes) == Some(&0x1f);
-                input.consume(zeroes);
-                if is_member {
-                    return Ok(State::Inside(Box::new(GzDecoder::new(input))));
-                }
-                return Err(io::Error::other(SpoolFault::Trailing("gzip")));
-            }
-        }
+        Ok(Stream::boxed(Disk::new(points::scan(&file, expansion, POINTS_MEMORY_MAX)?)))
     }
 }
 
@@ -97,6 +49,7 @@ mod tests {
     use flate2::Compression;
     use flate2::write::GzEncoder;
 
+    use super::super::spool::SpoolFault;
     use super::*;
     use crate::block::MemDevice;
     use crate::error::Kind;

@@ -1,0 +1,133 @@
+//! What `serve` offers of an image: the disk, its volumes, its snapshots.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use racker_formats::block::{Disk, Staged};
+use racker_formats::open::{Opened, open};
+use racker_fs::inspect::{Inspection, Volume};
+use racker_nbd::Export;
+use racker_nbd::context::{AllocationDepth, DirtyBitmap};
+
+use crate::fault::{About, Failure, Outcome};
+use crate::output::human;
+use crate::progress::ProgressArgs;
+use crate::target::HowArgs;
+
+/// What clients may do to an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Read it.
+    Read,
+    /// Read it, and write to a copy that is thrown away.
+    Snapshot,
+    /// Write to it.
+    Write {
+        /// Make it larger as well.
+        resize: bool,
+    },
+}
+
+/// Everything that is served of the image at `path`, the whole disk first, under `name` and names below it.
+pub(crate) fn exports(
+    path: PathBuf,
+    name: Option<&str>,
+    how: &HowArgs,
+    access: Access,
+    progress: ProgressArgs,
+) -> Outcome<Vec<Export>> {
+    let (path, format) = how.described(path)?;
+    let is_write = matches!(access, Access::Write { .. });
+    let how = HowArgs { format, ..how.clone() };
+    let opened = open(&path, &how.options(is_write)).about(&path)?;
+    if is_write && opened.guessed_raw {
+        let failure = Failure::new("it is taken for raw only because it looks like no other format");
+        let hint =
+            "a guest could make it look like one: -f raw serves it all the same, and so does --read-only";
+        return Err(failure.hint(hint)).about(&path);
+    }
+    let name = name.map_or_else(|| file_name(&path), String::from);
+    let disk = match access {
+        Access::Snapshot => Disk::new(Staged::new(opened.disk.clone())),
+        _ => opened.disk.clone(),
+    };
+    let mut all = vec![whole(&opened, &disk, &name, access).about(&path)?];
+    match Inspection::of(&disk) {
+        Ok(inspection) => all.extend(inspection.volumes.iter().filter_map(|v| volume(v, &name))),
+        Err(e) => progress.note(&format!("{}: only the whole disk is served: {e}", path.display())),
+    }
+    all.extend(snapshots(&opened, &name, &path, progress));
+    Ok(all)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(|| "disk".into(), |n| n.to_string_lossy().into_owned())
+}
+
+fn whole(opened: &Opened, disk: &Disk, name: &str, access: Access) -> Outcome<Export> {
+    let facts = opened.image.facts();
+    let text = format!("{}, {}", opened.format, human(disk.size()));
+    let mut export = Export::new(name, disk.clone()).described(text);
+    export = export.prefers(facts.cluster_size.unwrap_or(4096));
+    if access == (Access::Write { resize: true }) {
+        if !disk.caps().resize {
+            return Err(Failure::new(format!(
+                "{} images of this kind cannot change their size",
+                opened.format
+            )));
+        }
+        export = export.resizable();
+    }
+    if access == Access::Snapshot {
+        // What is written lies in no image.
+        return Ok(export);
+    }
+    export = export.with_context(Arc::new(AllocationDepth::of(Arc::clone(&opened.image))));
+    if access != Access::Read {
+        // What is written here makes bitmaps useless.
+        return Ok(export);
+    }
+    let Some(bitmaps) = opened.image.bitmaps() else { return Ok(export) };
+    for facts in bitmaps.list()?.into_iter().filter(|b| b.consistent) {
+        let bits = bitmaps.bits(&facts.name)?;
+        if let Some(bitmap) = DirtyBitmap::new(&facts.name, bits, facts.granularity) {
+            export = export.with_context(Arc::new(bitmap));
+        }
+    }
+    Ok(export)
+}
+
+/// A partition or a logical volume; the whole disk is there already.
+fn volume(volume: &Volume, image: &str) -> Option<Export> {
+    let name = match (&volume.logical, &volume.partition) {
+        (Some(logical), _) => format!("{image}/{logical}"),
+        (None, Some(p)) => format!("{image}/p{}", p.number),
+        (None, None) => return None,
+    };
+    let mut words = vec![volume.place()];
+    words.extend(volume.driver().map(|d| d.name().to_string()));
+    words
+        .extend(volume.facts().and_then(|f| f.label).filter(|l| !l.is_empty()).map(|l| format!("label {l}")));
+    words.push(human(volume.disk.size()));
+    Some(Export::new(name, volume.disk.clone()).described(words.join(", ")))
+}
+
+fn snapshots(opened: &Opened, image: &str, path: &Path, progress: ProgressArgs) -> Vec<Export> {
+    let Some(snapshots) = opened.image.snapshots() else { return Vec::new() };
+    let mut all: Vec<Export> = Vec::new();
+    for snapshot in opened.image.facts().snapshots {
+        let name = format!("{image}@{}", snapshot.name);
+        if all.iter().any(|e| e.name() == name) {
+            progress.note(&format!("{}: two snapshots are called {:?}", path.display(), snapshot.name));
+            continue;
+        }
+        match snapshots.disk(&snapshot.id) {
+            Ok(disk) => {
+                let text = format!("snapshot {}, {}", snapshot.id, human(disk.size()));
+                all.push(Export::new(name, disk.read_only()).described(text));
+            }
+            Err(e) => progress.note(&format!("{}: snapshot {:?}: {e}", path.display(), snapshot.name)),
+        }
+    }
+    all
+}

@@ -1,0 +1,496 @@
+//! One connection after its handshake.
+//!
+//! Its threads take turns: one reads a request, lets the next one read, carries the request out and answers. So
+//! requests run side by side, no request waits for being handed over, and a connection that does nothing has one
+//! thread. Threads are made when there is nobody left to read, up to a limit.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use racker_formats::block::{Span, Support};
+use racker_formats::error::Error;
+use racker_formats::wire::{index, len64};
+
+use crate::errno::Errno;
+use crate::handshake::{Cut, Replies, Session};
+use crate::limits::{
+    CACHE_BYTES_MAX, CONTEXTS_MAX, PAYLOAD_DRAIN_MAX, PAYLOAD_IN_FLIGHT_MAX, PIECE, REQUESTS_IN_FLIGHT_MAX,
+    ZEROES_AT_ONCE,
+};
+use crate::reply::{put_done, put_error};
+use crate::request::{Request, Terms, payload, validate};
+use crate::server::Shared;
+use crate::stream::{Stream, send};
+use crate::wire::{EXTENDED_REQUEST_BYTES, Frame, REQUEST_BYTES};
+
+/// Bytes that are read ahead of the requests in them.
+const AHEAD: usize = 32 << 10;
+/// Bytes of the payload that chooses metadata contexts, at most.
+const CHOICE_BYTES_MAX: u64 = 8 + 4 * CHOICES_MAX;
+const CHOICES_MAX: u64 = 64;
+const _: () = assert!(CONTEXTS_MAX == 64);
+
+/// A connection in the transmission phase.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) server: Arc<Shared>,
+    pub(crate) session: Session,
+    stream: Arc<dyn Stream>,
+    input: Mutex<Input>,
+    /// Threads that read the next request, or wait to do so.
+    readers: AtomicUsize,
+    /// Threads in all.
+    threads: Mutex<usize>,
+    thread_ended: Condvar,
+    output: Mutex<()>,
+    is_broken: AtomicBool,
+    /// Bytes of large payloads in memory.
+    held: Mutex<u64>,
+    released: Condvar,
+}
+
+/// What one thread works with.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    data: Vec<u8>,
+    pub(crate) head: Vec<u8>,
+}
+
+impl Scratch {
+    /// Room for `len` bytes.
+    pub(crate) fn data(&mut self, len: usize) -> &mut [u8] {
+        if self.data.len() < len {
+            self.data.resize(len, 0);
+        }
+        self.data.get_mut(..len).unwrap_or_default()
+    }
+
+    /// The first `len` bytes.
+    pub(crate) fn got(&self, len: usize) -> &[u8] {
+        self.data.get(..len).unwrap_or(&self.data)
+    }
+
+    /// An empty header.
+    pub(crate) fn head(&mut self) -> &mut Vec<u8> {
+        self.head.clear();
+        &mut self.head
+    }
+
+    /// Gives the memory of a large payload back.
+    fn shrink(&mut self) {
+        if self.data.len() > PIECE {
+            self.data.truncate(PIECE);
+            self.data.shrink_to_fit();
+        }
+    }
+}
+
+/// The client's bytes.
+#[derive(Debug, Default)]
+struct Input {
+    ahead: Vec<u8>,
+    from: usize,
+    to: usize,
+    has_ended: bool,
+    cut: Option<Cut>,
+}
+
+impl Input {
+    /// Fills `out`; `false` if the stream ended before its first byte.
+    fn fill(&mut self, connection: &Connection, out: &mut [u8]) -> io::Result<bool> {
+        let mut done = 0usize;
+        while let Some(rest) = out.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let there = self.ahead.get(self.from..self.to).unwrap_or_default();
+            let got = if !there.is_empty() {
+                let now = there.len().min(rest.len());
+                let (rest, there) = (rest.get_mut(..now), there.get(..now));
+                if let (Some(rest), Some(there)) = (rest, there) {
+                    rest.copy_from_slice(there);
+                }
+                self.from = self.from.saturating_add(now);
+                now
+            } else if rest.len() >= AHEAD {
+                connection.receive(rest)?
+            } else {
+                self.ahead.resize(AHEAD, 0);
+                self.from = 0;
+                self.to = connection.receive(&mut self.ahead)?;
+                if self.to > 0 {
+                    continue;
+                }
+                0
+            };
+            if got == 0 {
+                return if done == 0 { Ok(false) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+            }
+            done = done.saturating_add(got);
+        }
+        Ok(true)
+    }
+}
+
+/// What a thread has to do next.
+#[derive(Debug)]
+enum Step {
+    Do(Frame, Request),
+    Refuse(Frame, Errno),
+    End,
+}
+
+impl Connection {
+    pub(crate) fn new(server: Arc<Shared>, session: Session, stream: Arc<dyn Stream>) -> Self {
+        Self {
+            server,
+            session,
+            stream,
+            input: Mutex::default(),
+            readers: AtomicUsize::new(0),
+            threads: Mutex::new(0),
+            thread_ended: Condvar::new(),
+            output: Mutex::default(),
+            is_broken: AtomicBool::new(false),
+            held: Mutex::new(0),
+            released: Condvar::new(),
+        }
+    }
+
+    /// Serves until the client leaves or the connection fails, and until all of its requests are answered.
+    pub(crate) fn serve(self: &Arc<Self>) -> Result<(), Cut> {
+        if let Some(idle) = self.server.limits.idle {
+            self.stream.limit(Some(idle))?;
+        }
+        *lock(&self.threads) = 1;
+        self.work();
+        let mut threads = lock(&self.threads);
+        while *threads > 0 {
+            threads = self.thread_ended.wait(threads).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(threads);
+        match lock(&self.input).cut.take() {
+            Some(cut) => Err(cut),
+            None => Ok(()),
+        }
+    }
+
+    /// One thread's work.
+    fn work(self: &Arc<Self>) {
+        let _counted = Counted(self);
+        let mut scratch = Scratch::default();
+        loop {
+            self.readers.fetch_add(1, Ordering::AcqRel);
+            let mut input = lock(&self.input);
+            let step = if input.has_ended { Ok(Step::End) } else { self.next(&mut input, &mut scratch) };
+            let readers = self.readers.fetch_sub(1, Ordering::AcqRel);
+            let held = match step {
+                Ok(Step::End) => {
+                    input.has_ended = true;
+                    return;
+                }
+                Err(cut) => {
+                    self.end(&mut input, cut);
+                    return;
+                }
+                Ok(Step::Refuse(frame, error)) => {
+                    drop(input);
+                    let done = self.refuse(&frame, error, &mut scratch);
+                    self.answered(done);
+                    continue;
+                }
+                Ok(Step::Do(frame, request)) => {
+                    drop(input);
+                    if readers <= 1 {
+                        self.add_thread();
+                    }
+                    let done = self.carry_out(&frame, request, &mut scratch);
+                    self.answered(done);
+                    large(&frame, &request)
+                }
+            };
+            if held > 0 {
+                scratch.shrink();
+                self.release(held);
+            }
+        }
+    }
+
+    fn end(&self, input: &mut Input, cut: Cut) {
+        input.has_ended = true;
+        // What failed first is the reason.
+        if !self.is_broken.load(Ordering::Acquire) {
+            input.cut = Some(cut);
+        }
+    }
+
+    /// A reply that could not be sent ends the connection.
+    fn answered(&self, done: io::Result<()>) {
+        if done.is_err() && !self.is_broken.swap(true, Ordering::AcqRel) {
+            self.stream.end();
+        }
+    }
+
+    /// Starts one more thread, if there may be one.
+    fn add_thread(self: &Arc<Self>) {
+        let mut threads = lock(&self.threads);
+        if *threads >= REQUESTS_IN_FLIGHT_MAX {
+            return;
+        }
+        let me = Arc::clone(self);
+        // Without it the others do all of the work.
+        if thread::Builder::new().name("nbd request".into()).spawn(move || me.work()).is_ok() {
+            *threads = threads.saturating_add(1);
+        }
+    }
+
+    /// Reads what the stream has; waits past the idle time as long as something is being done.
+    fn receive(&self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.stream.read(buf) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && self.is_busy() => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "the client was idle for too long"));
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Whether some thread is not about to read.
+    fn is_busy(&self) -> bool {
+        *lock(&self.threads) > self.readers.load(Ordering::Acquire)
+    }
+
+    /// Reads one request with its payload.
+    fn next(&self, input: &mut Input, scratch: &mut Scratch) -> Result<Step, Cut> {
+        let frame = if self.session.replies == Replies::Extended {
+            let mut bytes = [0; EXTENDED_REQUEST_BYTES];
+            if !input.fill(self, &mut bytes)? {
+                return Ok(Step::End);
+            }
+            Frame::extended(&bytes)
+        } else {
+            let mut bytes = [0; REQUEST_BYTES];
+            if !input.fill(self, &mut bytes)? {
+                return Ok(Step::End);
+            }
+            Frame::compact(&bytes)
+        };
+        let frame = frame.ok_or(Cut::Broken("no request where one was expected"))?;
+        let payload = payload(&frame, self.session.replies);
+        if payload > PAYLOAD_DRAIN_MAX {
+            return Err(Cut::Broken("a payload is too long"));
+        }
+        let request = if self.server.is_stopping() {
+            Err(Errno::Shutdown)
+        } else {
+            validate(&frame, &self.terms()).and_then(|request| match request {
+                Request::Status { span: None, .. } if payload > CHOICE_BYTES_MAX => Err(Errno::Inval),
+                request => Ok(request),
+            })
+        };
+        self.server.counts.request();
+        match request {
+            Ok(Request::Disconnect) => Ok(Step::End),
+            Ok(request) => {
+                self.hold(large(&frame, &request));
+                let len = index(payload).map_err(|_| Cut::Broken("a payload is too long"))?;
+                if len > 0 && !input.fill(self, scratch.data(len))? {
+                    return Err(Cut::Io(io::ErrorKind::UnexpectedEof.into()));
+                }
+                Ok(Step::Do(frame, request))
+            }
+            Err(error) => {
+                let mut left = payload;
+                while left > 0 {
+                    let now =
+                        index(left.min(len64(PIECE))).map_err(|_| Cut::Broken("a payload is too long"))?;
+                    if !input.fill(self, scratch.data(now))? {
+                        return Err(Cut::Io(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                    left = left.saturating_sub(len64(now));
+                }
+                Ok(Step::Refuse(frame, error))
+            }
+        }
+    }
+
+    fn terms(&self) -> Terms {
+        Terms {
+            flags: self.session.flags,
+            replies: self.session.replies,
+            has_contexts: !self.session.contexts.is_empty(),
+            size: self.session.export.disk().size(),
+        }
+    }
+
+    /// Waits until so many more bytes may be in memory.
+    fn hold(&self, bytes: u64) {
+        if bytes == 0 {
+            return;
+        }
+        let mut held = lock(&self.held);
+        while *held > 0 && held.saturating_add(bytes) > PAYLOAD_IN_FLIGHT_MAX {
+            held = self.released.wait(held).unwrap_or_else(PoisonError::into_inner);
+        }
+        *held = held.saturating_add(bytes);
+    }
+
+    fn release(&self, bytes: u64) {
+        let mut held = lock(&self.held);
+        *held = held.saturating_sub(bytes);
+        self.released.notify_one();
+    }
+
+    /// Does what was asked for, and answers; an error is one of the stream.
+    fn carry_out(&self, frame: &Frame, request: Request, scratch: &mut Scratch) -> io::Result<()> {
+        let done = match request {
+            Request::Read { span, whole } => {
+                self.server.counts.read(span.len());
+                return self.read(frame, span, whole, scratch);
+            }
+            Request::Status { span: Some(span), one, .. } => return self.status(frame, span, one, scratch),
+            Request::Status { at, one, span: None } => return self.chosen_status(frame, at, one, scratch),
+            Request::Write { at, fua } => self.write(frame, at, fua, scratch),
+            Request::Zero { span, fua, no_hole, fast } => self.zero(span, no_hole, fast, fua),
+            Request::Trim { span, fua } => {
+                let done = self.session.export.disk().discard(span);
+                done.map_err(|e| self.failed("trim", span, &e)).and_then(|()| self.flush(fua))
+            }
+            Request::Cache { span } => self.cache(span, scratch),
+            Request::Flush => self.flush(true),
+            Request::Resize { size } => {
+                let done = self.session.export.disk().resize(size);
+                done.map_err(|e| self.failed("resize", Span::first(size), &e))
+            }
+            Request::Disconnect => return Ok(()),
+        };
+        match done {
+            Ok(()) => self.done(frame, scratch),
+            Err(e) => self.refuse(frame, e, scratch),
+        }
+    }
+
+    fn write(&self, frame: &Frame, at: u64, fua: bool, scratch: &Scratch) -> Result<(), Errno> {
+        let data = scratch.got(index(frame.len).map_err(|e| Errno::from(&e))?);
+        self.server.counts.written(frame.len);
+        self.session.export.disk().write_at(at, data).map_err(|e| {
+            let span = Span::new(at, frame.len).unwrap_or(Span::first(frame.len));
+            self.failed("write", span, &e)
+        })?;
+        self.flush(fua)
+    }
+
+    fn zero(&self, span: Span, no_hole: bool, fast: bool, fua: bool) -> Result<(), Errno> {
+        let disk = self.session.export.disk();
+        let is_native = disk.caps().zero == Support::Native && !no_hole;
+        if fast && !is_native {
+            return Err(Errno::NotSup);
+        }
+        let mut rest = span;
+        while !rest.is_empty() {
+            let piece = if is_native { rest } else { rest.truncate(ZEROES_AT_ONCE) };
+            let done = if no_hole { disk.store_zeroes(piece) } else { disk.write_zeroes(piece) };
+            done.map_err(|e| self.failed("write zeroes", piece, &e))?;
+            rest = rest.skip(piece.len());
+            if !rest.is_empty() && self.server.is_stopping() {
+                return Err(Errno::Shutdown);
+            }
+        }
+        self.flush(fua)
+    }
+
+    /// Reads, so that the host has it in memory.
+    fn cache(&self, span: Span, scratch: &mut Scratch) -> Result<(), Errno> {
+        let mut rest = span.truncate(CACHE_BYTES_MAX);
+        let disk = self.session.export.disk();
+        while !rest.is_empty() && !self.server.is_stopping() {
+            let run = disk.first_run(rest).map_err(|e| self.failed("cache", rest, &e))?;
+            let mut piece = rest.truncate(run.len);
+            if !run.kind.is_zero() {
+                piece = piece.truncate(len64(PIECE));
+                let len = index(piece.len()).map_err(|e| Errno::from(&e))?;
+                let done = disk.read_at(piece.start(), scratch.data(len));
+                done.map_err(|e| self.failed("cache", piece, &e))?;
+            }
+            rest = rest.skip(piece.len());
+        }
+        Ok(())
+    }
+
+    /// Puts what was written on stable storage, if that is asked for.
+    fn flush(&self, wanted: bool) -> Result<(), Errno> {
+        if !wanted || !self.session.export.disk().writable() {
+            return Ok(());
+        }
+        self.session.export.disk().flush().map_err(|e| self.failed("flush", Span::first(0), &e))
+    }
+
+    /// Tells the server's user what failed, and finds the number for the client.
+    pub(crate) fn failed(&self, what: &str, span: Span, error: &Error) -> Errno {
+        let name = self.session.export.name();
+        self.server.tell(&format!("{name}: {what} of {} bytes at {}: {error}", span.len(), span.start()));
+        Errno::from(error)
+    }
+
+    pub(crate) fn done(&self, frame: &Frame, scratch: &mut Scratch) -> io::Result<()> {
+        put_done(scratch.head(), self.session.replies, frame);
+        self.send(&scratch.head, &[])
+    }
+
+    pub(crate) fn refuse(&self, frame: &Frame, error: Errno, scratch: &mut Scratch) -> io::Result<()> {
+        put_error(scratch.head(), self.session.replies, frame, error);
+        self.send(&scratch.head, &[])
+    }
+
+    /// Sends a reply, or a chunk of one.
+    pub(crate) fn send(&self, head: &[u8], body: &[u8]) -> io::Result<()> {
+        let _output = self.output()?;
+        self.send_part(head, body)
+    }
+
+    /// Keeps all other replies away.
+    pub(crate) fn output(&self) -> io::Result<MutexGuard<'_, ()>> {
+        let output = lock(&self.output);
+        // Nobody may go on where another one stopped half-way.
+        if self.is_broken.load(Ordering::Acquire) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(output)
+    }
+
+    /// Sends a part of what [`output`](Self::output) was taken for.
+    pub(crate) fn send_part(&self, head: &[u8], body: &[u8]) -> io::Result<()> {
+        send(self.stream.as_ref(), head, body).inspect_err(|_| {
+            if !self.is_broken.swap(true, Ordering::AcqRel) {
+                self.stream.end();
+            }
+        })
+    }
+}
+
+/// Bytes of a request that count as a large payload.
+fn large(frame: &Frame, request: &Request) -> u64 {
+    if matches!(request, Request::Write { .. }) && frame.len > len64(PIECE) { frame.len } else { 0 }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A thread that counts until it ends, in whatever way.
+struct Counted<'a>(&'a Connection);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            // It may have held anything, and its request has no answer.
+            self.0.is_broken.store(true, Ordering::Release);
+            self.0.stream.end();
+        }
+        let mut threads = lock(&self.0.threads);
+        *threads = threads.saturating_sub(1);
+        self.0.thread_ended.notify_all();
+    }
+}

@@ -1,0 +1,219 @@
+//! The answers to reads: holes as holes, data in pieces, and never more than a piece in memory.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Mutex;
+
+use racker_formats::block::Span;
+use racker_formats::error::Error;
+use racker_formats::wire::{index, is_zero, len64};
+
+use crate::connection::{Connection, Scratch, lock};
+use crate::errno::Errno;
+use crate::handshake::Replies;
+use crate::limits::PIECE;
+use crate::reply::{put_chunk, put_error, put_error_at, put_simple};
+use crate::wire::{Frame, Put, chunk};
+
+/// Reads of at most this many bytes are read without asking first where there are holes.
+const SMALL: u64 = 32 << 10;
+/// Stretches of data that are remembered.
+const SEEN_MAX: usize = 16;
+
+/// How far ahead is looked for the end of a stretch of data.
+const FAR: u64 = 1 << 30;
+
+/// Stretches that were data when somebody asked last. Asking costs more than reading on some filesystems (tmpfs goes
+/// through all pages up to the next hole), and what has become a hole since then is read as the zeroes that it is.
+#[derive(Debug, Default)]
+pub(crate) struct Seen(Mutex<VecDeque<Span>>);
+
+impl Seen {
+    /// Whether all of a piece at the beginning of `span` was data.
+    fn has(&self, span: Span) -> bool {
+        let piece = span.truncate(len64(PIECE));
+        lock(&self.0).iter().any(|seen| seen.contains(piece))
+    }
+
+    fn note(&self, data: Span) {
+        let mut seen = lock(&self.0);
+        if seen.len() >= SEEN_MAX {
+            seen.pop_front();
+        }
+        seen.push_back(data);
+    }
+}
+
+impl Connection {
+    /// Reads `span` and answers; `whole` asks for one chunk.
+    pub(crate) fn read(
+        &self,
+        frame: &Frame,
+        span: Span,
+        whole: bool,
+        scratch: &mut Scratch,
+    ) -> io::Result<()> {
+        match self.session.replies {
+            _ if span.is_empty() => self.done(frame, scratch),
+            Replies::Simple => self.read_simple(frame, span, scratch),
+            _ if whole => self.read_whole(frame, span, scratch),
+            _ => self.read_pieces(frame, span, scratch),
+        }
+    }
+
+    /// Reads the beginning of `span`, at most a piece; says how many bytes.
+    fn piece(&self, span: Span, scratch: &mut Scratch) -> Result<usize, Errno> {
+        let len = index(span.len().min(len64(PIECE))).map_err(|e| Errno::from(&e))?;
+        let buf = scratch.data(len);
+        self.session.export.disk().read_at(span.start(), buf).map_err(|e| self.failed("read", span, &e))?;
+        Ok(len)
+    }
+
+    /// The whole answer at once, or as long as no other reply may come in between.
+    fn read_simple(&self, frame: &Frame, span: Span, scratch: &mut Scratch) -> io::Result<()> {
+        let first = match self.piece(span, scratch) {
+            Ok(len) => len,
+            Err(e) => {
+                put_simple(scratch.head(), frame, e.number());
+                return self.send(&scratch.head, &[]);
+            }
+        };
+        put_simple(scratch.head(), frame, 0);
+        let output = self.output()?;
+        self.send_part(&scratch.head, scratch.got(first))?;
+        let mut rest = span.skip(len64(first));
+        while !rest.is_empty() {
+            // The client believes that all is well: only the end of the connection can tell it otherwise.
+            let len = self.piece(rest, scratch).map_err(|_| io::Error::other("a read failed half-way"))?;
+            self.send_part(&[], scratch.got(len))?;
+            rest = rest.skip(len64(len));
+        }
+        drop(output);
+        Ok(())
+    }
+
+    /// One content chunk, filled up with zeroes if the disk fails in the middle of it.
+    fn read_whole(&self, frame: &Frame, span: Span, scratch: &mut Scratch) -> io::Result<()> {
+        let replies = self.session.replies;
+        let first = match self.piece(span, scratch) {
+            Ok(len) => len,
+            Err(e) => return self.refuse(frame, e, scratch),
+        };
+        let is_all = len64(first) == span.len();
+        let head = scratch.head();
+        put_chunk(head, replies, frame, chunk::OFFSET_DATA, is_all, span.len().saturating_add(8));
+        head.put64(span.start());
+        let output = self.output()?;
+        self.send_part(&scratch.head, scratch.got(first))?;
+        let mut rest = span.skip(len64(first));
+        let mut failed = None;
+        while !rest.is_empty() {
+            let len = match self.piece(rest, scratch) {
+                Ok(len) if failed.is_none() => len,
+                Ok(len) => {
+                    scratch.data(len).fill(0);
+                    len
+                }
+                Err(e) => {
+                    failed.get_or_insert((e, rest.start()));
+                    let len = index(rest.len().min(len64(PIECE))).unwrap_or(PIECE);
+                    scratch.data(len).fill(0);
+                    len
+                }
+            };
+            self.send_part(&[], scratch.got(len))?;
+            rest = rest.skip(len64(len));
+        }
+        if !is_all {
+            let head = scratch.head();
+            match failed {
+                None => put_chunk(head, replies, frame, chunk::NONE, true, 0),
+                Some((e, at)) => put_error_at(head, replies, frame, e, at),
+            }
+            self.send_part(&scratch.head, &[])?;
+        }
+        drop(output);
+        Ok(())
+    }
+
+    /// As many chunks as there are pieces and holes.
+    fn read_pieces(&self, frame: &Frame, span: Span, scratch: &mut Scratch) -> io::Result<()> {
+        let mut rest = span;
+        while !rest.is_empty() {
+            if rest.start() != span.start() && self.server.is_stopping() {
+                put_error_at(scratch.head(), self.session.replies, frame, Errno::Shutdown, rest.start());
+                return self.send(&scratch.head, &[]);
+            }
+            let done = match self.hole(rest).map_err(|e| self.failed("look for holes", rest, &e)) {
+                Ok(Some(hole)) => {
+                    self.send_hole(frame, rest.truncate(hole), hole == rest.len(), scratch)?;
+                    hole
+                }
+                Ok(None) => match self.piece(rest, scratch) {
+                    Ok(len) => {
+                        let done = len64(len);
+                        self.send_piece(frame, rest.truncate(done), done == rest.len(), scratch)?;
+                        done
+                    }
+                    Err(e) => return self.fail(frame, span, rest, e, scratch),
+                },
+                Err(e) => return self.fail(frame, span, rest, e, scratch),
+            };
+            rest = rest.skip(done);
+        }
+        Ok(())
+    }
+
+    /// How many bytes at the beginning of `span` are said to be zeroes, if that is worth asking.
+    fn hole(&self, span: Span) -> Result<Option<u64>, Error> {
+        let export = &self.session.export;
+        if span.len() <= SMALL || export.seen.has(span) {
+            return Ok(None);
+        }
+        let far = export.disk().size().saturating_sub(span.start()).min(FAR).max(span.len());
+        let run = export.disk().first_run(Span::new(span.start(), far)?)?;
+        if run.kind.is_zero() {
+            // A chunk of zeroes has a length of 32 bits.
+            return Ok(Some(run.len.min(span.len()).min(1 << 30)));
+        }
+        export.seen.note(Span::new(span.start(), run.len)?);
+        Ok(None)
+    }
+
+    fn fail(
+        &self,
+        frame: &Frame,
+        span: Span,
+        rest: Span,
+        error: Errno,
+        scratch: &mut Scratch,
+    ) -> io::Result<()> {
+        let replies = self.session.replies;
+        if rest.start() == span.start() {
+            put_error(scratch.head(), replies, frame, error);
+        } else {
+            put_error_at(scratch.head(), replies, frame, error, rest.start());
+        }
+        self.send(&scratch.head, &[])
+    }
+
+    fn send_hole(&self, frame: &Frame, span: Span, done: bool, scratch: &mut Scratch) -> io::Result<()> {
+        let head = scratch.head();
+        put_chunk(head, self.session.replies, frame, chunk::OFFSET_HOLE, done, 12);
+        head.put64(span.start());
+        head.put32(u32::try_from(span.len()).unwrap_or(u32::MAX));
+        self.send(&scratch.head, &[])
+    }
+
+    fn send_piece(&self, frame: &Frame, span: Span, done: bool, scratch: &mut Scratch) -> io::Result<()> {
+        let len = index(span.len()).unwrap_or_default();
+        if is_zero(scratch.got(len)) {
+            return self.send_hole(frame, span, done, scratch);
+        }
+        let head = scratch.head();
+        let size = span.len().saturating_add(8);
+        put_chunk(head, self.session.replies, frame, chunk::OFFSET_DATA, done, size);
+        head.put64(span.start());
+        self.send(&scratch.head, scratch.got(len))
+    }
+}

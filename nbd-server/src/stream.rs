@@ -1,0 +1,178 @@
+//! Both directions of a connection: sockets, standard input and output, memory.
+
+use std::fmt::Debug;
+use std::fs::File;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::net::{Shutdown as End, shutdown, sockopt};
+
+/// Both directions of a connection. One thread reads at a time, and one writes.
+pub trait Stream: Debug + Send + Sync {
+    /// Reads what is there, at least one byte; 0 at the end.
+    fn read(&self, buf: &mut [u8]) -> io::Result<usize>;
+    /// Writes some of `parts`.
+    fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize>;
+    /// The longest time that one read or write may take.
+    fn limit(&self, time: Option<Duration>) -> io::Result<()>;
+    /// Lets reads find the end from now on.
+    fn end_input(&self);
+    /// Says good-bye where the stream has a way to: nothing is sent any more.
+    fn finish(&self) {}
+    /// Ends both directions; reads and writes that wait come back.
+    fn end(&self);
+    /// Who is at the other side, for messages.
+    fn peer(&self) -> String;
+}
+
+/// Fills `buf`; `false` if the stream ended before its first byte.
+pub(crate) fn fill(stream: &dyn Stream, buf: &mut [u8], until: Option<Instant>) -> io::Result<bool> {
+    let mut done = 0usize;
+    while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        if let Some(until) = until {
+            stream.limit(Some(left(until)?))?;
+        }
+        match stream.read(rest) {
+            Ok(0) if done == 0 => return Ok(false),
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => done = done.saturating_add(n),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(true)
+}
+
+/// Time until then; an error if there is none.
+pub(crate) fn left(until: Instant) -> io::Result<Duration> {
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+/// Writes all of `head` and `body`.
+pub(crate) fn send(stream: &dyn Stream, head: &[u8], body: &[u8]) -> io::Result<()> {
+    let mut parts = [IoSlice::new(head), IoSlice::new(body)];
+    let mut parts = parts.as_mut_slice();
+    // Takes empty parts away.
+    IoSlice::advance_slices(&mut parts, 0);
+    while !parts.is_empty() {
+        match stream.write(parts) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => IoSlice::advance_slices(&mut parts, n),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+impl Stream for UnixStream {
+    fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        Read::read(&mut &*self, buf)
+    }
+
+    fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&mut &*self).write_vectored(parts)
+    }
+
+    fn limit(&self, time: Option<Duration>) -> io::Result<()> {
+        self.set_read_timeout(time)?;
+        self.set_write_timeout(time)
+    }
+
+    fn end_input(&self) {
+        let _ = self.shutdown(Shutdown::Read);
+    }
+
+    fn end(&self) {
+        let _ = self.shutdown(Shutdown::Both);
+    }
+
+    fn peer(&self) -> String {
+        match sockopt::socket_peercred(self) {
+            Ok(who) => format!("process {}", who.pid.as_raw_nonzero()),
+            Err(_) => "a local client".into(),
+        }
+    }
+}
+
+impl Stream for TcpStream {
+    fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        Read::read(&mut &*self, buf)
+    }
+
+    fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&mut &*self).write_vectored(parts)
+    }
+
+    fn limit(&self, time: Option<Duration>) -> io::Result<()> {
+        self.set_read_timeout(time)?;
+        self.set_write_timeout(time)
+    }
+
+    fn end_input(&self) {
+        let _ = self.shutdown(Shutdown::Read);
+    }
+
+    fn end(&self) {
+        let _ = self.shutdown(Shutdown::Both);
+    }
+
+    fn peer(&self) -> String {
+        self.peer_addr().map_or_else(|_| "a client".into(), |a| a.to_string())
+    }
+}
+
+/// A stream over two descriptors: standard input and output of a program that was started for one connection.
+#[derive(Debug)]
+pub struct Pipes {
+    input: File,
+    output: File,
+    is_ended: AtomicBool,
+}
+
+impl Pipes {
+    /// Reads from one and writes to the other.
+    pub fn new(input: OwnedFd, output: OwnedFd) -> Self {
+        Self { input: input.into(), output: output.into(), is_ended: AtomicBool::new(false) }
+    }
+}
+
+impl Stream for Pipes {
+    fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.is_ended.load(Ordering::Acquire) {
+            return Ok(0);
+        }
+        Read::read(&mut &self.input, buf)
+    }
+
+    fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&mut &self.output).write_vectored(parts)
+    }
+
+    fn limit(&self, time: Option<Duration>) -> io::Result<()> {
+        // Sockets know limits, pipes do not; whoever started this program is no stranger.
+        let _ = sockopt::set_socket_timeout(&self.input, sockopt::Timeout::Recv, time);
+        let _ = sockopt::set_socket_timeout(&self.output, sockopt::Timeout::Send, time);
+        Ok(())
+    }
+
+    fn end_input(&self) {
+        self.is_ended.store(true, Ordering::Release);
+        let _ = shutdown(&self.input, End::Read);
+    }
+
+    fn end(&self) {
+        self.is_ended.store(true, Ordering::Release);
+        let _ = shutdown(&self.input, End::Both);
+        let _ = shutdown(&self.output, End::Both);
+    }
+
+    fn peer(&self) -> String {
+        "standard input".into()
+    }
+}
