@@ -483,11 +483,7 @@ pub trait FilesystemMut: Filesystem {
     /// Makes the filesystem as large as it can be in the first `size` bytes of its volume; never smaller.
     fn grow(&mut self, size: u64) -> Result<()> {
         let _ = size;
-        Err(Common::Unsupported {
-            what: "growing it",
-            by: "this kind of filesystem, as racker writes it,".into(),
-        }
-        .into())
+        not_kept("growing")
     }
 
     /// Gives the filesystem another identifier, in all places that it stands in.

@@ -4,7 +4,7 @@
 //! and boot code that racker does not know stay as they are.
 //!
 //! * [`area`]: gaps, and where a new partition goes
-//! * [`init`]: a new table
+//! * [`mod@init`]: a new table
 //! * the schemes change their own structures: `gpt::edit`, `mbr::edit`
 
 pub(super) mod area;
