@@ -18,6 +18,7 @@ pub mod edit;
 pub mod filesystem;
 mod fresh;
 pub mod guest;
+mod identity;
 pub mod inspect;
 pub mod partition;
 pub mod path;
