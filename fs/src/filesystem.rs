@@ -9,6 +9,9 @@ use racker_formats::block::{Disk, Span};
 use racker_formats::error::{Common, Fault, Kind, Result};
 use racker_formats::registry::{Guess, Head};
 
+pub(crate) use crate::identity::label_bytes;
+pub use crate::identity::{BadIdentity, NewUuid};
+
 /// The number of a node: an inode number, or whatever a filesystem without inodes uses in its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u64);
@@ -476,6 +479,18 @@ pub trait FilesystemMut: Filesystem {
     /// Gives the entry `name` of `dir` a node of its own if it shares its node with other entries: an empty
     /// file with the same owner, mode, extended attributes, flags. Returns the node that `name` names now.
     fn separate(&mut self, dir: NodeId, name: &Name, now: Time) -> Result<NodeId>;
+
+    /// Gives the filesystem another label, or with an empty one none. What cannot be one has changed nothing.
+    fn set_label(&mut self, label: &str, now: Time) -> Result<()>;
+
+    /// Makes the filesystem as large as it can be in the first `size` bytes of its volume; never smaller.
+    fn grow(&mut self, size: u64) -> Result<()> {
+        let _ = size;
+        not_kept("growing")
+    }
+
+    /// Gives the filesystem another identifier, in all places that it stands in.
+    fn set_uuid(&mut self, new: &NewUuid) -> Result<()>;
 
     /// Writes back what is cached. A writer that was dropped instead must not be committed.
     fn close(self: Box<Self>) -> Result<()>;

@@ -12,11 +12,13 @@
 pub mod boot;
 mod cache;
 mod claims;
+pub mod cut;
 pub mod drivers;
 pub mod edit;
 pub mod filesystem;
 mod fresh;
 pub mod guest;
+mod identity;
 pub mod inspect;
 pub mod partition;
 pub mod path;

@@ -10,9 +10,11 @@ mod diff;
 mod edit;
 pub(crate) mod extract;
 mod formats;
+mod fs;
 mod info;
 mod map;
 mod measure;
+mod part;
 mod rebase;
 mod resize;
 mod serve;
@@ -123,6 +125,8 @@ enum Disk {
     Convert(Box<convert::Convert>),
     Create(Box<create::Create>),
     Resize(resize::Resize),
+    Part(part::Part),
+    Fs(fs::Fs),
     Snapshot(snapshot::SnapshotCommand),
     Bitmap(Box<bitmap::Bitmap>),
     Rebase(rebase::Rebase),
@@ -171,6 +175,8 @@ impl Racker {
                 Disk::Convert(c) => c.run(progress),
                 Disk::Create(c) => c.run(progress),
                 Disk::Resize(c) => c.run(progress),
+                Disk::Part(c) => c.run(progress),
+                Disk::Fs(c) => c.run(progress),
                 Disk::Snapshot(c) => c.run(),
                 Disk::Bitmap(c) => c.run(),
                 Disk::Rebase(c) => c.run(progress),

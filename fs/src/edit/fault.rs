@@ -13,6 +13,22 @@ pub enum EditFault {
     /// An entry that is not there.
     #[error("{0:?}: no such file or directory")]
     NotFound(Name),
+    /// More than its volume has.
+    #[error("{size} bytes are more than the volume has: {have}")]
+    Room {
+        /// Bytes asked for.
+        size: u64,
+        /// Bytes of the volume.
+        have: u64,
+    },
+    /// Less than it has.
+    #[error("the filesystem has {now} bytes, and racker does not make it smaller: {size}")]
+    Smaller {
+        /// Bytes asked for.
+        size: u64,
+        /// Bytes of the filesystem.
+        now: u64,
+    },
     /// A directory that has entries.
     #[error("the directory is not empty")]
     NotEmpty,
@@ -84,6 +100,8 @@ impl Fault for EditFault {
             | Self::XattrValue(_)
             | Self::NoList
             | Self::List(_)
+            | Self::Room { .. }
+            | Self::Smaller { .. }
             | Self::Failed
             | Self::Closed => Kind::Invalid,
         }

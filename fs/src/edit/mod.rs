@@ -23,8 +23,8 @@ use self::live::Core;
 pub(crate) use self::live::Live;
 pub use self::session::Session;
 use crate::filesystem::{
-    Change, Content, Driver, Filesystem, FilesystemMut, Flags, Keeps, LINK_MAX, Name, New, NewKind, NodeId,
-    NodeKind, Stat, Time,
+    Change, Content, Driver, Filesystem, FilesystemMut, Flags, Keeps, LINK_MAX, Name, New, NewKind, NewUuid,
+    NodeId, NodeKind, Stat, Time,
 };
 
 /// Directories between one and the root: as many as a path can name.
@@ -280,6 +280,29 @@ impl<'t> Writer<'t> {
             Err(e) if e.kind() == Kind::NoSpace => Ok(()),
             done => done,
         }
+    }
+
+    /// Gives the filesystem another label; an empty one is none.
+    pub fn set_label(&mut self, label: &str, now: Time) -> Result<()> {
+        self.run(|fs| fs.set_label(label, now))
+    }
+
+    /// Makes the filesystem as large as it can be in the first `size` bytes of its volume, at most all of it.
+    pub fn grow(&mut self, size: u64) -> Result<()> {
+        let have = self.disk.disk().size();
+        if size > have {
+            return Err(EditFault::Room { size, have }.into());
+        }
+        let now = self.fs.facts()?.size;
+        if size < now {
+            return Err(EditFault::Smaller { size, now }.into());
+        }
+        self.run(|fs| fs.grow(size))
+    }
+
+    /// Gives the filesystem another identifier.
+    pub fn set_uuid(&mut self, new: &NewUuid) -> Result<()> {
+        self.run(|fs| fs.set_uuid(new))
     }
 
     /// The value of an extended attribute.

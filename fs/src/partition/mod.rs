@@ -1,12 +1,14 @@
-//! Partition tables: what they are, and the list of schemes.
+//! Partition tables: what they are, the list of schemes, and how they are [changed](edit).
 //!
 //! A disk is GPT if its first sector holds a protective MBR and one of the two headers is sound; else it is MBR if
 //! its first sector is one and no filesystem's boot sector; else it has no table. The kernel and `blkid` decide in
 //! the same order.
 
+pub mod edit;
 mod gpt;
 mod mbr;
 mod types;
+mod words;
 
 use std::fmt::Debug;
 

@@ -20,6 +20,16 @@ pub(super) fn gpt_type_name(kind: &Uuid) -> Option<&'static str> {
     GPT_TYPES.iter().find(|(k, _)| k == kind).map(|(_, name)| *name)
 }
 
+/// The MBR type of a long name, in whatever case.
+pub(super) fn mbr_type_of_name(name: &str) -> Option<u8> {
+    MBR_TYPES.iter().find(|(_, long)| long.eq_ignore_ascii_case(name)).map(|(kind, _)| *kind)
+}
+
+/// The GPT type of a long name, in whatever case.
+pub(super) fn gpt_type_of_name(name: &str) -> Option<Uuid> {
+    GPT_TYPES.iter().find(|(_, long)| long.eq_ignore_ascii_case(name)).map(|(kind, _)| *kind)
+}
+
 const MBR_TYPES: &[(u8, &str)] = &[
     (0x01, "FAT12"),
     (0x02, "XENIX root"),
@@ -256,6 +266,7 @@ const GPT_TYPES: &[(Uuid, &str)] = &[
     (uuid!("4ede75e2-6ccc-4cc8-b9c7-70334b087510"), "Linux /usr verity sign. (TILE-Gx)"),
     (uuid!("bc13c2ff-59e6-4262-a352-b275fd6f7172"), "Linux extended boot"),
     (uuid!("773f91ef-66d4-49b5-bd83-d683bf40ad16"), "Linux user's home"),
+    (uuid!("ca7d7ccb-63ed-4c53-861c-1742536059cc"), "Linux LUKS"),
     (uuid!("516e7cb4-6ecf-11d6-8ff8-00022d09712b"), "FreeBSD data"),
     (uuid!("83bd6b9d-7f41-11dc-be0b-001560b84f0f"), "FreeBSD boot"),
     (uuid!("516e7cb5-6ecf-11d6-8ff8-00022d09712b"), "FreeBSD swap"),

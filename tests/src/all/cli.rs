@@ -52,6 +52,7 @@ fn examples_of_all_helps_run() {
     let list = |args: &[&str]| {
         let help = racker().args(args).arg("--help").ok();
         let commands = help.split("Commands:").nth(1).unwrap().split("Options:").next().unwrap().to_string();
+        let commands = commands.split("Arguments:").next().unwrap().to_string();
         let words = commands.lines().filter(|l| l.starts_with("  ") && !l.starts_with("   "));
         let words =
             words.filter_map(|l| l.split_whitespace().next()).filter(|w| *w != "help" && *w != "disk");
@@ -59,6 +60,11 @@ fn examples_of_all_helps_run() {
     };
     let mut commands: Vec<Vec<String>> =
         list(&["disk"]).into_iter().map(|c| vec!["disk".into(), c]).collect();
+    // Verbs of their own stand behind the image.
+    for topic in ["part", "fs"] {
+        let verbs = list(&["disk", topic]);
+        commands.extend(verbs.into_iter().map(|v| vec!["disk".into(), topic.into(), "boot.qcow2".into(), v]));
+    }
     commands.extend(list(&[]).into_iter().map(|c| vec![c]));
     assert!(commands.len() >= 9, "{commands:?}");
     for command in commands {

@@ -11,6 +11,7 @@ bitflags! {
         const DIR_INDEX = 0x20;
         const SPARSE_SUPER2 = 0x200;
         const FAST_COMMIT = 0x400;
+        const STABLE_INODES = 0x800;
         const ORPHAN_FILE = 0x1000;
         const _ = !0;
     }

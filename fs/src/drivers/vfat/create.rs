@@ -65,7 +65,7 @@ impl FatMut {
         Ok(place)
     }
 
-    fn grow_dir(&mut self, dir: NodeId, count: u64) -> Result<()> {
+    pub(super) fn grow_dir(&mut self, dir: NodeId, count: u64) -> Result<()> {
         let Dir { root: Root::Chain(first), .. } = self.fat.dir(dir)? else {
             return Err(FatFault::DirFull.into());
         };

@@ -19,13 +19,15 @@
 //! * [`boot_sector`], [`layout`]: where everything is; [`table`]: chains; [`dir`], [`name`], [`time`]: entries;
 //!   [`volume`]: the reader
 //! * [`writer`]: what writing keeps in memory; [`alloc`]: clusters; [`index`]: directories; [`places`]: nodes that move
-//! * [`create`], [`rename`], [`write`](mod@write), [`short_name`]: changes; [`traits`]: all of it as the trait has it
+//! * [`create`], [`rename`], [`write`](mod@write), [`short_name`], [`identity`]: changes; [`traits`]: all of it as the
+//!   trait has it
 
 mod alloc;
 mod boot_sector;
 mod create;
 mod dir;
 mod fault;
+mod identity;
 mod index;
 mod layout;
 mod name;

@@ -8,8 +8,8 @@ use super::short_name;
 use super::time::stored;
 use super::writer::FatMut;
 use crate::filesystem::{
-    Change, Content, DirEntry, Extent, Filesystem, FilesystemMut, FsFacts, Keeps, Name, New, NodeId, Stat,
-    Time, Visit, VisitXattr,
+    Change, Content, DirEntry, Extent, Filesystem, FilesystemMut, FsFacts, Keeps, Name, New, NewUuid, NodeId,
+    Stat, Time, Visit, VisitXattr,
 };
 
 /// Permission to write, for the owner.
@@ -135,6 +135,14 @@ impl FilesystemMut for FatMut {
     fn separate(&mut self, dir: NodeId, name: &Name, _: Time) -> Result<NodeId> {
         let (_, place) = self.find(dir, name)?;
         self.fat.places.node(place)
+    }
+
+    fn set_label(&mut self, label: &str, now: Time) -> Result<()> {
+        self.rename_volume(label, now)
+    }
+
+    fn set_uuid(&mut self, new: &NewUuid) -> Result<()> {
+        self.renumber_volume(new)
     }
 
     fn close(self: Box<Self>) -> Result<()> {

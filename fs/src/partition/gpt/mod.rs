@@ -5,6 +5,7 @@
 //! An image file does not tell its sector size: the header is looked for at byte 512 and at byte 4096.
 //! Partitions that do not lie on the disk are left out with a warning, as the kernel leaves them out.
 
+mod edit;
 mod settle;
 
 use crc32fast::Hasher;
@@ -20,6 +21,7 @@ use super::mbr::Record;
 use super::types::gpt_type_name;
 use super::{PARTITIONS_MAX, Partition, Table};
 
+pub(super) use edit::{Edit, protect};
 pub(super) use settle::settle;
 
 const SIGNATURE: &[u8; 8] = b"EFI PART";
@@ -55,7 +57,7 @@ struct RawHeader {
 const _: () = assert!(size_of::<RawHeader>() == 92);
 
 /// Table 5-6, GPT partition entry.
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct RawEntry {
     partition_type_guid: [u8; 16],

@@ -1,7 +1,10 @@
-//! Writes both halves of a table anew for a disk of another size: the backup lies at the end of the disk.
+//! Writes both halves of a table anew, after a change or for a disk of another size: the backup lies at the end of
+//! the disk.
 //!
 //! The new backup is written first, in bytes that no partition has; then the primary header, which is one sector;
 //! then the protective MBR; the old backup goes last. Whenever the power fails, one half is sound.
+
+use std::ops::Range;
 
 use crc32fast::Hasher;
 use racker_formats::block::{Disk, Span};
@@ -16,41 +19,114 @@ use super::{GptFault, Header, RawEntry, RawHeader, Record, SECTOR_SIZES, find_ba
 /// The first sector of the primary entry array, where nothing else is known.
 const ARRAY_LBA: u64 = 2;
 
+/// The half of a table that counts, to be written to both halves.
+#[derive(Debug)]
+pub(super) struct Half {
+    pub(super) header: Header,
+    /// It is the primary one, and the other half follows it.
+    sound: bool,
+}
+
+/// Where the other half goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct End {
+    /// The last sector of the disk, with the backup header.
+    last: u64,
+    /// The first sector of the backup's entry array.
+    array: u64,
+    /// The last sector that partitions can have.
+    pub(super) last_usable: u64,
+    /// Everything is where it was.
+    same: bool,
+}
+
 /// Puts the table of `disk` in order for a size of `size` bytes, which is at most that of `disk`.
 ///
 /// # Errors
 /// A partition that a disk of `size` bytes has no room for is [`CutOff`]; nothing was written then.
 pub(in super::super) fn settle(disk: &Disk, record: &Record, size: u64) -> Result<()> {
-    let primary = SECTOR_SIZES.iter().find_map(|sector| Header::read(disk, 1, *sector).ok());
-    let sound = primary.is_some();
-    let header = match primary {
-        Some(header) => header,
-        None => find_backup(disk, record)?,
-    };
-    let sector = header.sector;
-    let array_sectors = len64(header.array.len()).div_ceil(sector);
-    let last = (size.checked_div(sector).unwrap_or(0)).saturating_sub(1);
-    let backup_array = last.saturating_sub(array_sectors);
-    let last_usable = backup_array.saturating_sub(1);
-    fits(&header, last_usable, size)?;
-    let primary_array = if sound { header.array_lba } else { ARRAY_LBA };
-    let halves = |my: u64, alternate: u64, array: u64| Half { my, alternate, array, last_usable };
-    let old_backup = if sound { header.alternate_lba } else { header.my_lba };
+    let half = Half::find(disk, record)?;
+    half.write(disk, size, record.is_hybrid())
+}
 
-    write_array(disk, &header, backup_array)?;
-    halves(last, 1, backup_array).write(disk, &header)?;
-    disk.flush()?;
-    if !sound {
-        write_array(disk, &header, primary_array)?;
+impl Half {
+    /// A table that is made now, for a disk without one.
+    pub(super) fn new(header: Header) -> Self {
+        Self { header, sound: true }
     }
-    halves(1, last, primary_array).write(disk, &header)?;
-    write_protective(disk, last)?;
-    disk.flush()?;
-    // Whoever looks for a table at the old end must not find one.
-    if old_backup > 1 && !(backup_array..=last).contains(&old_backup) && is_free(&header, old_backup) {
-        wipe(disk, old_backup, sector)?;
+
+    /// The primary half, or the backup if that is the one that is sound.
+    pub(super) fn find(disk: &Disk, record: &Record) -> Result<Self> {
+        match SECTOR_SIZES.iter().find_map(|sector| Header::read(disk, 1, *sector).ok()) {
+            Some(header) => Ok(Self { header, sound: true }),
+            None => Ok(Self { header: find_backup(disk, record)?, sound: false }),
+        }
     }
-    disk.flush()
+
+    /// Sectors of the entry array.
+    fn array_sectors(&self) -> u64 {
+        len64(self.header.array.len()).div_ceil(self.header.sector)
+    }
+
+    /// The sectors that the table itself has on the disk.
+    pub(super) fn own(&self, end: End) -> [Range<u64>; 3] {
+        let array = if self.sound { self.header.array_lba } else { ARRAY_LBA };
+        [0..2, array..array.saturating_add(self.array_sectors()), end.array..end.last.saturating_add(1)]
+    }
+
+    /// Where the backup goes on a disk of `size` bytes: where it is, if it is sound and at the end.
+    pub(super) fn end(&self, disk: &Disk, size: u64) -> End {
+        let sector = self.header.sector;
+        let last = (size.checked_div(sector).unwrap_or(0)).saturating_sub(1);
+        if self.sound
+            && self.header.alternate_lba == last
+            && let Ok(backup) = Header::read(disk, last, sector)
+            && backup.array.len() == self.header.array.len()
+            && backup.array_lba > self.header.last_usable
+            && backup.array_lba.saturating_add(self.array_sectors()) <= last
+        {
+            let last_usable = self.header.last_usable;
+            return End { last, array: backup.array_lba, last_usable, same: true };
+        }
+        let array = last.saturating_sub(self.array_sectors());
+        End { last, array, last_usable: array.saturating_sub(1), same: false }
+    }
+
+    /// Writes both halves for a disk of `size` bytes, and the size into the protective MBR; a hybrid one is left
+    /// alone.
+    pub(super) fn write(&self, disk: &Disk, size: u64, hybrid: bool) -> Result<()> {
+        let Self { header, sound } = self;
+        let sector = header.sector;
+        let end = self.end(disk, size);
+        let End { last, array, last_usable, same } = end;
+        if !same {
+            fits(header, last_usable, size)?;
+        }
+        let primary_array = if *sound { header.array_lba } else { ARRAY_LBA };
+        if !sound {
+            let behind = primary_array.saturating_add(self.array_sectors());
+            if header.entries().any(|(_, first, _)| first < behind) || behind > last_usable {
+                return Err(GptFault::ArrayPlace { lba: primary_array }.into());
+            }
+        }
+        let old_backup = if *sound { header.alternate_lba } else { header.my_lba };
+
+        write_array(disk, header, array)?;
+        Place { my: last, alternate: 1, array, last_usable }.write(disk, header)?;
+        disk.flush()?;
+        // An array that is to change is written in place: between the two headers' writes the backup counts.
+        write_array(disk, header, primary_array)?;
+        Place { my: 1, alternate: last, array: primary_array, last_usable }.write(disk, header)?;
+        if !hybrid {
+            write_protective(disk, last)?;
+        }
+        disk.flush()?;
+        // Whoever looks for a table at the old end must not find one.
+        if old_backup > 1 && !(array..=last).contains(&old_backup) && is_free(header, old_backup) {
+            wipe(disk, old_backup, sector)?;
+        }
+        disk.flush()
+    }
 }
 
 /// Whether no partition has this sector.
@@ -86,14 +162,14 @@ fn write_array(disk: &Disk, header: &Header, lba: u64) -> Result<()> {
 }
 
 /// The fields in which the two headers of a table differ.
-struct Half {
+struct Place {
     my: u64,
     alternate: u64,
     array: u64,
     last_usable: u64,
 }
 
-impl Half {
+impl Place {
     fn write(&self, disk: &Disk, like: &Header) -> Result<()> {
         let mut raw = like.raw.clone();
         let size = {
@@ -134,11 +210,20 @@ fn write_protective(disk: &Disk, last: u64) -> Result<()> {
 
 impl Header {
     /// Number, first and last sector of each partition.
-    fn entries(&self) -> impl Iterator<Item = (u32, u64, u64)> + '_ {
+    pub(super) fn entries(&self) -> impl Iterator<Item = (u32, u64, u64)> + '_ {
         (1u32..).zip(self.array.chunks_exact(self.entry_bytes)).filter_map(|(number, raw)| {
             let entry = view::<RawEntry>(raw, "gpt entry").ok()?;
             let used = entry.partition_type_guid != [0; 16];
             used.then(|| (number, entry.starting_lba.get(), entry.ending_lba.get()))
+        })
+    }
+
+    /// Number and GUID of each partition.
+    pub(super) fn guids(&self) -> impl Iterator<Item = (u32, uuid::Uuid)> + '_ {
+        (1u32..).zip(self.array.chunks_exact(self.entry_bytes)).filter_map(|(number, raw)| {
+            let entry = view::<RawEntry>(raw, "gpt entry").ok()?;
+            let used = entry.partition_type_guid != [0; 16];
+            used.then(|| (number, uuid::Uuid::from_bytes_le(entry.unique_partition_guid)))
         })
     }
 }

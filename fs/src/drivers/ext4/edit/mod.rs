@@ -21,6 +21,7 @@
 //! - `hash.rs`, `dirblock.rs`, `probe.rs`, `index.rs`, `dir.rs`: directories
 //! - `xattr.rs`, `xattr_list.rs`, `ea_inode.rs`: extended attributes; `quota.rs`: what owners take
 //! - `create.rs`, `unlink.rs`, `rename.rs`, `attributes.rs`: the operations
+//! - `identity.rs`: label and UUID
 //! - `open.rs`, `orphans.rs`: what is done before the first of them; `writer.rs`: all of it as
 //!   [`FilesystemMut`](crate::filesystem::FilesystemMut)
 
@@ -35,6 +36,7 @@ mod ea_inode;
 mod extents;
 mod groups;
 mod hash;
+mod identity;
 mod index;
 mod indirect;
 mod inline;

@@ -7,8 +7,8 @@ use super::super::fault::Ext4Fault;
 use super::super::volume::Ext4;
 use super::Edit;
 use crate::filesystem::{
-    Change, Content, DirEntry, Extent, Filesystem, FilesystemMut, FsFacts, Name, New, NodeId, Stat, Time,
-    Visit, VisitXattr,
+    Change, Content, DirEntry, Extent, Filesystem, FilesystemMut, FsFacts, Name, New, NewUuid, NodeId, Stat,
+    Time, Visit, VisitXattr,
 };
 
 /// Bytes of the longest name.
@@ -139,6 +139,14 @@ impl FilesystemMut for Writer {
     fn separate(&mut self, dir: NodeId, name: &Name, now: Time) -> Result<NodeId> {
         let made = self.edit.run(now, |edit| edit.separate(dir.0, name, now))?;
         Ok(NodeId(made.into()))
+    }
+
+    fn set_label(&mut self, label: &str, now: Time) -> Result<()> {
+        self.edit.set_label(label, now)
+    }
+
+    fn set_uuid(&mut self, new: &NewUuid) -> Result<()> {
+        self.edit.set_uuid(new)
     }
 
     fn close(mut self: Box<Self>) -> Result<()> {

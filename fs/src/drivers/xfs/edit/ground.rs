@@ -33,6 +33,11 @@ impl Ground {
         Ok(Self { volume, ag, blocks, header_blocks })
     }
 
+    /// Blocks at the group's start that hold its headers.
+    pub(super) fn header_blocks(&self) -> u32 {
+        self.header_blocks
+    }
+
     /// Size of a block in bytes.
     pub(super) fn block_bytes(&self) -> Result<usize> {
         index(self.volume.sb.block_size.bytes())

@@ -2,7 +2,7 @@
 
 use racker_formats::block::Span;
 use racker_formats::error::{Result, Within};
-use racker_formats::wire::{Layout, len64};
+use racker_formats::wire::{Layout, index, len64, part_mut};
 use zerocopy::IntoBytes;
 
 use super::super::described::{AGF_SELF, AGFL_SELF, AGI_SELF};
@@ -57,6 +57,15 @@ impl<T: GroupHeader> Header<T> {
     /// Reads the header of a group.
     pub(super) fn read(ground: &Ground) -> Result<Self> {
         Self::read_checked(ground).within(|| format!("group {}", ground.ag.0))
+    }
+
+    /// A header that is made now; `fill` is what lies behind the structure.
+    pub(super) fn new(ground: &Ground, raw: T, fill: u8) -> Result<Self> {
+        let sb = &ground.volume.sb;
+        let at = sb.ag_header(ground.ag, T::SECTOR)?;
+        let mut bytes = vec![fill; index(sb.sector_size.bytes())?];
+        part_mut(&mut bytes, 0, size_of::<T>(), T::KIND.what)?.copy_from_slice(raw.as_bytes());
+        Ok(Self { at, bytes, raw })
     }
 
     fn read_checked(ground: &Ground) -> Result<Self> {

@@ -24,6 +24,7 @@
 //! - `attrs.rs`: an attribute fork built from its attributes; `parents.rs`: those that name parents
 //! - `dir/`, `shortdir.rs`, `dirblock.rs`: directories
 //! - the operations: `create.rs`, `names.rs`, `content.rs`, `setattr.rs`, `xattrs.rs`, `replace.rs`, `separate.rs`
+//! - `identity.rs`: label and UUID, in every copy of the superblock; `grow.rs`: more space
 //! - `intents.rs`, `unlinked.rs`: what a crash left to do
 //! - `writer.rs`: all of it as [`FilesystemMut`](crate::filesystem::FilesystemMut)
 
@@ -40,8 +41,10 @@ mod fork;
 mod free;
 mod ground;
 mod group;
+mod grow;
 mod header;
 mod ialloc;
+mod identity;
 mod inodes;
 mod intents;
 mod names;

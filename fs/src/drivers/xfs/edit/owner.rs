@@ -34,6 +34,8 @@ pub(super) struct Owner {
 }
 
 impl Owner {
+    /// The headers of a group.
+    pub(super) const HEADERS: Self = Self::special(3);
     /// Free space trees, the reverse map itself, spare blocks.
     pub(super) const GROUP: Self = Self::special(5);
     /// Inode trees.

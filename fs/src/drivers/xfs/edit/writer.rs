@@ -6,8 +6,8 @@ use racker_formats::block::{Disk, Span};
 use racker_formats::error::{Result, Within};
 
 use crate::filesystem::{
-    Change, Content, DirEntry, Extent, Filesystem, FilesystemMut, FsFacts, Name, New, NodeId, Stat, Time,
-    Visit, VisitXattr,
+    Change, Content, DirEntry, Extent, Filesystem, FilesystemMut, FsFacts, Name, New, NewUuid, NodeId, Stat,
+    Time, Visit, VisitXattr,
 };
 
 use super::super::fault::Fault;
@@ -148,6 +148,24 @@ impl FilesystemMut for Writer {
 
     fn separate(&mut self, dir: NodeId, name: &Name, now: Time) -> Result<NodeId> {
         Ok(NodeId(self.edit.separate(InodeNo(dir.0), name, now)?.0))
+    }
+
+    fn set_label(&mut self, label: &str, _now: Time) -> Result<()> {
+        self.edit.set_label(label)?;
+        self.reader.volume.sb = self.edit.geometry().clone();
+        Ok(())
+    }
+
+    fn grow(&mut self, size: u64) -> Result<()> {
+        self.edit.grow_filesystem(size)?;
+        self.reader.volume.sb = self.edit.geometry().clone();
+        Ok(())
+    }
+
+    fn set_uuid(&mut self, new: &NewUuid) -> Result<()> {
+        self.edit.set_uuid(new)?;
+        self.reader.volume.sb = self.edit.geometry().clone();
+        Ok(())
     }
 
     fn close(mut self: Box<Self>) -> Result<()> {

@@ -42,10 +42,12 @@ mod unmount;
 use racker_formats::error::{Result, Within};
 
 use super::fault::Fault;
+use super::layout::RawUuid;
 use super::superblock::{LogIncompat, Superblock, names};
 use super::volume::Volume;
 use head::State;
 use ring::Ring;
+use unmount::Behind;
 
 pub(super) use intent::{Intent, MapChange, Promise, RefcountChange, RefcountOp, RmapChange, RmapOp, Run};
 pub(super) use orphans::unlinked;
@@ -98,16 +100,28 @@ impl Log {
         Ok(Recovery { intents })
     }
 
-    /// Ends the log with an unmount record, after everything in it was replayed, all of the [`Recovery`] was done,
-    /// the [`unlinked`] inodes were freed, and all of it is on the volume. The superblock's counters are counted again.
-    pub(super) fn end(&mut self, volume: &mut Volume) -> Result<()> {
-        counters::recount(volume).within(|| "counters after the log's replay")?;
-        let lsn = unmount::write(&self.ring, &self.state).within(|| "log")?;
-        counters::store(volume, lsn)?;
+    /// Ends the log, which is clean, once more with a record that carries the filesystem's new UUID.
+    pub(super) fn rename(&mut self, uuid: RawUuid) -> Result<()> {
+        self.ring.uuid = uuid;
+        unmount::write(&self.ring, &self.state, Behind::Other).within(|| "log")?;
         self.state = State::find(&self.ring)?;
+        self.must_be_clean()
+    }
+
+    fn must_be_clean(&self) -> Result<()> {
         if !self.state.clean {
             return Err(Fault::Structure { what: "log", why: "does not end in its unmount record" }.into());
         }
         Ok(())
+    }
+
+    /// Ends the log with an unmount record, after everything in it was replayed, all of the [`Recovery`] was done,
+    /// the [`unlinked`] inodes were freed, and all of it is on the volume. The superblock's counters are counted again.
+    pub(super) fn end(&mut self, volume: &mut Volume) -> Result<()> {
+        counters::recount(volume).within(|| "counters after the log's replay")?;
+        let lsn = unmount::write(&self.ring, &self.state, Behind::Newer).within(|| "log")?;
+        counters::store(volume, lsn)?;
+        self.state = State::find(&self.ring)?;
+        self.must_be_clean()
     }
 }

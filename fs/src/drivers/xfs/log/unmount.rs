@@ -20,15 +20,25 @@ const CLIENT_LOG: u8 = 0xaa;
 const TRANSACTION: u32 = 0xb0c0_d0d0;
 const WHAT: &str = "unmount record";
 
+/// Which blocks behind the record are made to look written in the round before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Behind {
+    /// Those that look newer.
+    Newer,
+    /// Those that look newer or older: `xfs_db` leaves a gap in a log that it clears, which moves the head in front of
+    /// the last record.
+    Other,
+}
+
 /// Writes the record at the head. Returns its sequence number: the highest that a block may carry from now on.
-pub(super) fn write(ring: &Ring, state: &State) -> Result<Lsn> {
+pub(super) fn write(ring: &Ring, state: &State, which: Behind) -> Result<Lsn> {
     let record = build(ring, state)?;
     let blocks = u32::try_from(len64(record.len()) >> BASIC_BLOCK_SHIFT).unwrap_or(u32::MAX);
     // Behind the record first: once it is there, nothing after it may look written in its round.
     let end = state.head.block().saturating_add(blocks);
     let cycle = state.head.cycle().saturating_add((end >= ring.blocks).into());
     let behind = Lsn::new(cycle, ring.after(state.head.block(), blocks));
-    clear_stale(ring, behind, state.head, ring.blocks.saturating_sub(blocks))?;
+    clear_stale(ring, behind, state.head, ring.blocks.saturating_sub(blocks), which)?;
     ring.write(state.head.block(), &record)?;
     Ok(state.head)
 }
@@ -103,7 +113,7 @@ fn mark(ring: &Ring, head: Lsn, heads: usize, record: &mut [u8]) -> Result<()> {
 
 /// Makes blocks from `from` on, which were under way when the system died, look written in the round before: as
 /// the kernel does, with empty records, but only up to the last one that needs it.
-fn clear_stale(ring: &Ring, from: Lsn, tail: Lsn, reach: u32) -> Result<()> {
+fn clear_stale(ring: &Ring, from: Lsn, tail: Lsn, reach: u32, which: Behind) -> Result<()> {
     let reach = blocks_in_flight(ring).min(reach);
     if reach == 0 {
         return Ok(());
@@ -115,7 +125,8 @@ fn clear_stale(ring: &Ring, from: Lsn, tail: Lsn, reach: u32) -> Result<()> {
     };
     let mut stale = 0u32;
     for (i, block) in (0u32..).zip(bytes.chunks_exact(BASIC_BLOCK)) {
-        if cycle_of(block)? > round(i) {
+        let (found, expected) = (cycle_of(block)?, round(i));
+        if found > expected || which == Behind::Other && found != expected {
             stale = i.saturating_add(1);
         }
     }

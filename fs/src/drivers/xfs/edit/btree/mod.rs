@@ -24,6 +24,7 @@ use std::ops::ControlFlow;
 use racker_formats::error::{Result, Within};
 
 use super::super::fault::Fault;
+use super::super::units::NULL_AG_BLOCK;
 use super::ground::Ground;
 use node::{Capacity, Entries, Node};
 pub(super) use shape::Shape;
@@ -83,6 +84,12 @@ pub(super) type Each<'a, R> = dyn FnMut(R) -> Result<ControlFlow<()>> + 'a;
 
 fn structure<S: Shape, T>(why: &'static str) -> Result<T> {
     Err(Fault::Structure { what: S::NAME, why }.into())
+}
+
+/// The bytes of block `block` as the root of a tree without records.
+pub(super) fn empty<S: Shape>(ground: &Ground, block: u32) -> Result<Vec<u8>> {
+    let records = Entries::Records(Vec::new());
+    Node::<S>::new(0, NULL_AG_BLOCK, NULL_AG_BLOCK, records).bytes(ground, block)
 }
 
 impl<S: Shape> Tree<S> {

@@ -5,23 +5,30 @@
 //! A boot sector of FAT, NTFS or exFAT carries the same signature and is not taken for a table. The chain may go
 //! back and forth (old `fdisk` wrote it so), but no sector may come up twice.
 
+mod chain;
+mod edit;
+
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use racker_formats::block::{Disk, Span};
 use racker_formats::error::{Fault, Kind, Result};
 use racker_formats::wire::{bytes, view};
 use zerocopy::little_endian::U32;
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+pub(super) use self::edit::Edit;
 use super::types::{MBR_GPT, mbr_is_extended, mbr_type_name};
 use super::{BOOT_SECTOR, PARTITIONS_MAX, Partition, Table};
 use crate::drivers::is_fat_boot_sector;
 
 /// MBR counts in sectors; those of a disk with 4096-byte sectors cannot be told from a file.
 const SECTOR: u64 = 512;
+/// Number of the first logical partition, as Linux counts.
+const FIRST_LOGICAL: u32 = 5;
 
 /// Classical generic MBR; the disk signature is where Windows and Linux keep it.
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct RawRecord {
     code: [u8; 440],
@@ -32,7 +39,7 @@ struct RawRecord {
 }
 const _: () = assert!(size_of::<RawRecord>() == 512);
 
-#[derive(Clone, Copy, FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct RawEntry {
     status: u8,
@@ -104,6 +111,12 @@ impl Record {
         self.is_protective() && self.entries.iter().any(|e| e.kind != MBR_GPT)
     }
 
+    /// The sectors of the partitions that it names beside a GPT.
+    pub(super) fn beside_protective(&self) -> Vec<Range<u64>> {
+        let named = self.entries.iter().filter(|e| e.kind != MBR_GPT);
+        named.map(|e| e.first..e.first.saturating_add(e.sectors)).collect()
+    }
+
     /// The last sector of the disk as the protective entry has it; `None` when it only says "large".
     pub(super) fn protective_end(&self) -> Option<u64> {
         let entry = self.entries.iter().find(|e| e.kind == MBR_GPT)?;
@@ -155,7 +168,7 @@ pub(super) fn read(disk: &Disk, record: &Record) -> Result<Table> {
         add(disk, &mut table, number, record.signature, entry, entry.first, container);
     }
     // The kernel goes through every extended partition; more than one is not usual, but there.
-    let mut number = 5u32;
+    let mut number = FIRST_LOGICAL;
     let mut seen = BTreeSet::new();
     for start in chains {
         walk(disk, &mut table, record.signature, start, &mut number, &mut seen)?;
