@@ -14,12 +14,9 @@ packages=(
   patch                                    # applies what a dry run prints
   selinux-utils                            # matchpathcon: the labels of new files
   procps                                   # kill: interrupts a conversion
-<<<<<<< HEAD
   strace                                   # whether a copy waits for the disk
-=======
   libnbd-bin python3-libnbd                # nbdinfo, nbdcopy and libnbd itself: clients of the server
   openssl                                  # certificates for TLS
->>>>>>> vmdk
   ostree python3
 )
 # A qemu-img that is there is left alone, whatever release it is of.
