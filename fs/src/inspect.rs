@@ -35,6 +35,8 @@ pub struct Volume {
     driver: Result<Option<&'static dyn Driver>>,
     /// No other volume has a byte in common with it.
     alone: bool,
+    /// Snapshots were taken of it, which show what it holds.
+    is_origin: bool,
     opened: OnceLock<std::result::Result<Arc<Live>, Arc<Error>>>,
 }
 
@@ -86,6 +88,12 @@ pub enum VolumeFault {
         /// The volume.
         place: String,
     },
+    /// What its snapshots show would change with it.
+    #[error("snapshots were taken of {place}: they show what it holds, and writing to it would change them")]
+    Origin {
+        /// The volume.
+        place: String,
+    },
     /// Opening failed before; the same again.
     #[error("{0}")]
     Again(Arc<Error>),
@@ -96,7 +104,10 @@ impl Fault for VolumeFault {
         match self {
             Self::NoSuch { .. } => Kind::NotFound,
             Self::Several { .. } | Self::WholeDisk => Kind::Invalid,
-            Self::NoFilesystem { .. } | Self::NotRead { .. } | Self::ArrayMember { .. } => Kind::Unsupported,
+            Self::NoFilesystem { .. }
+            | Self::NotRead { .. }
+            | Self::ArrayMember { .. }
+            | Self::Origin { .. } => Kind::Unsupported,
             Self::Again(e) => e.kind(),
         }
     }
@@ -105,6 +116,7 @@ impl Fault for VolumeFault {
         match self {
             Self::NoSuch { there, .. } | Self::Several { there, .. } => Some(format!("there is {there}")),
             Self::NoFilesystem { .. } | Self::NotRead { .. } | Self::WholeDisk => None,
+            Self::Origin { .. } => Some("merge or remove its snapshots first, where LVM runs".into()),
             Self::ArrayMember { .. } => Some("let the system that runs the array change it".into()),
             Self::Again(e) => e.hint().map(String::from),
         }
@@ -195,7 +207,8 @@ impl Inspection {
             volume::logical(disk, volumes.iter().filter(|v| v.driver().is_none()).filter_map(Volume::span));
         table.warnings.extend(found.warnings);
         for (name, layout) in found.volumes {
-            volumes.push(Volume::new(disk, layout, None, Some(name))?);
+            let is_origin = found.origins.contains(&name);
+            volumes.push(Volume { is_origin, ..Volume::new(disk, layout, None, Some(name))? });
         }
         let crowded = volume::crowded(&volumes);
         for (volume, crowded) in volumes.iter_mut().zip(crowded) {
@@ -275,7 +288,16 @@ impl Volume {
     ) -> Result<Self> {
         let disk = layout.over(disk)?;
         let driver = drivers::probe(&disk);
-        Ok(Self { partition, logical, layout, disk, driver, alone: false, opened: OnceLock::new() })
+        Ok(Self {
+            partition,
+            logical,
+            layout,
+            disk,
+            driver,
+            alone: false,
+            is_origin: false,
+            opened: OnceLock::new(),
+        })
     }
 
     /// Its bytes on the disk, if they are in one piece.
@@ -293,6 +315,9 @@ impl Volume {
         };
         if recognised::array_member(&self.disk)?.is_some() {
             return Err(VolumeFault::ArrayMember { place: self.place() }.into());
+        }
+        if self.is_origin {
+            return Err(VolumeFault::Origin { place: self.place() }.into());
         }
         let place = || format!("{} ▸ {}", self.place(), driver.name());
         let part = disk.map(|d| self.layout.over(d))?;

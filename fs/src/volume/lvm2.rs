@@ -6,7 +6,7 @@
 
 mod text;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use racker_formats::block::{Disk, Span};
 use racker_formats::error::{Fault, Kind, Result};
@@ -266,11 +266,29 @@ fn volumes(name: &str, group: &Section, physical: &[Physical], found: &mut Logic
         let origin = there.start.checked_add(first).ok_or(Lvm2Fault::Structure("an extent past 64 bits"))?;
         origins.insert(alias.into(), origin);
     }
-    for (lv, section) in group.section("logical_volumes").into_iter().flat_map(Section::sections) {
+    let all = || group.section("logical_volumes").into_iter().flat_map(Section::sections);
+    let (mut snapped, mut stores) = (BTreeSet::new(), BTreeSet::new());
+    for (part, segment) in all().flat_map(|(_, section)| section.sections()) {
+        if part.starts_with("segment") && segment.string("type", part)? == "snapshot" {
+            snapped.insert(segment.string("origin", part)?);
+            // A snapshot that is being merged back calls it otherwise.
+            stores
+                .extend(segment.string("cow_store", part).or_else(|_| segment.string("merging_store", part)));
+        }
+    }
+    for (lv, section) in all() {
         let full = format!("{name}/{lv}");
         // Parts of other volumes are not visible.
         if !section.strings("status").any(|s| s == "VISIBLE") {
             continue;
+        }
+        if stores.contains(lv) {
+            let kind = "snapshot".into();
+            found.warnings.push(Lvm2Fault::SegmentType { name: full, kind }.to_string());
+            continue;
+        }
+        if snapped.contains(lv) {
+            found.origins.push(full.clone());
         }
         match segments(&full, section, extent, &origins) {
             Ok(segments) => found.volumes.push((full, Layout::Mapped(segments))),
@@ -328,4 +346,32 @@ fn segments(
         next = next.checked_add(segment.len).ok_or_else(|| wrong("a volume past 64 bits"))?;
     }
     if all.is_empty() { Err(wrong("a volume without segments")) } else { Ok(all) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_with_a_snapshot_is_known_and_what_the_snapshot_keeps_is_no_volume() {
+        let text = r#"vg { id = "v" seqno = 4 extent_size = 8192
+            physical_volumes { pv0 { id = "abc-def" pe_start = 2048 } }
+            logical_volumes {
+                root { status = ["READ", "WRITE", "VISIBLE"] segment_count = 1
+                    segment1 { start_extent = 0 extent_count = 4 type = "striped" stripe_count = 1 stripes = ["pv0", 0] } }
+                snap { status = ["READ", "WRITE", "VISIBLE"] segment_count = 1
+                    segment1 { start_extent = 0 extent_count = 2 type = "striped" stripe_count = 1 stripes = ["pv0", 4] } }
+                other { status = ["READ", "WRITE", "VISIBLE"] segment_count = 1
+                    segment1 { start_extent = 0 extent_count = 2 type = "striped" stripe_count = 1 stripes = ["pv0", 6] } }
+                snapshot0 { status = ["READ", "WRITE"] segment_count = 1
+                    segment1 { start_extent = 0 extent_count = 4 type = "snapshot" chunk_size = 8 origin = "root" cow_store = "snap" } }
+            } }"#;
+        let root = text::parse(text.as_bytes()).unwrap();
+        let physical = [Physical { uuid: "abcdef".into(), start: 1 << 20, text: None }];
+        let mut found = Logical::default();
+        volumes("vg", root.section("vg").unwrap(), &physical, &mut found).unwrap();
+        let names: Vec<&str> = found.volumes.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!((names, found.origins), (vec!["vg/other", "vg/root"], vec!["vg/root".to_string()]));
+        assert_eq!(found.warnings.len(), 1);
+    }
 }

@@ -35,6 +35,8 @@ pub struct Segment {
 pub struct Logical {
     /// `VG/LV` and where it lies.
     pub volumes: Vec<(String, Layout)>,
+    /// Those of them of which snapshots were taken, which have nothing of their own where the two do not differ.
+    pub origins: Vec<String>,
     /// Groups that are damaged or incomplete, volumes of kinds that racker does not map.
     pub warnings: Vec<String>,
 }
