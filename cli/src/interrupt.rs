@@ -11,9 +11,8 @@ use racker_formats::{convert, transaction};
 const SIGNALS: [(Signal, i32); 3] =
     [(Signal::SIGINT, SIGINT), (Signal::SIGTERM, SIGTERM), (Signal::SIGHUP, SIGHUP)];
 
-/// From here on, and in all threads started from here on, a signal to end removes unfinished files first, and
-/// ends edits. Not for
-/// commands that start other programs: those would not hear of the signals.
+/// From here on, and in all threads started from here on, a signal to end removes unfinished files first, and ends
+/// edits. Not for commands that start other programs: those would not hear of the signals.
 pub(crate) fn clean_up() {
     let set = wanted();
     // Without any of this a signal leaves a temporary file on file systems that know no files without names.

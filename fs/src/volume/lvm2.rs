@@ -269,7 +269,8 @@ fn volumes(name: &str, group: &Section, physical: &[Physical], found: &mut Logic
     let all = || group.section("logical_volumes").into_iter().flat_map(Section::sections);
     let (mut snapped, mut stores) = (BTreeSet::new(), BTreeSet::new());
     for (part, segment) in all().flat_map(|(_, section)| section.sections()) {
-        if part.starts_with("segment") && segment.string("type", part)? == "snapshot" {
+        // One without a type spoils its own volume only, below.
+        if part.starts_with("segment") && segment.string("type", part).is_ok_and(|kind| kind == "snapshot") {
             snapped.insert(segment.string("origin", part)?);
             // A snapshot that is being merged back calls it otherwise.
             stores
