@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use racker_formats::block::{Disk, Span};
+use racker_formats::check::Report;
 use racker_formats::error::{Common, Fault, Kind, Result};
 use racker_formats::registry::{Guess, Head};
 
@@ -510,5 +511,14 @@ pub trait Driver: Sync {
     fn open_mut(&self, volume: Disk) -> Result<Box<dyn FilesystemMut>> {
         let _ = volume;
         Err(Common::Unsupported { what: "writing", by: self.name().into() }.into())
+    }
+    /// Goes through all metadata and reports what contradicts itself; an unclean journal or log is replayed first.
+    ///
+    /// With `report.repair` the volume stages its writes, and what is safe to mend is mended: space that nothing
+    /// refers to, counts, summaries. Whatever would have to be guessed stays as it is. Damage is a finding; an error
+    /// means that the volume cannot be read or is no filesystem of this driver.
+    fn check(&self, volume: Disk, report: &mut Report) -> Result<()> {
+        let _ = (volume, report);
+        Err(Common::Unsupported { what: "checking", by: self.name().into() }.into())
     }
 }
