@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::block::redo::{self, RedoFault};
 use crate::block::{BlockDevice, Disk};
 use crate::container::{Container, Expansion, probe as probe_container};
 use crate::drivers::FORMATS;
@@ -255,6 +256,9 @@ impl Way<'_> {
             None => probe(&file)?,
         };
         let guessed_raw = forced.is_none() && format.name() == "raw";
+        if guessed_raw && with_head(&file, |head| head.first.starts_with(redo::GATE))? {
+            return Err(RedoFault::Lost.into());
+        }
         if guessed_raw && let Some(known) = with_head(&file, recognise)? {
             return Err(known.into());
         }

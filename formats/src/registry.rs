@@ -245,6 +245,11 @@ pub trait Image: BlockDevice {
         None
     }
 
+    /// The sectors of its file by which programs recognise the format; none where the file is the disk itself.
+    fn heads(&self) -> Vec<Span> {
+        Span::new(0, 512).into_iter().collect()
+    }
+
     /// Whether [`apply`](Self::apply) is there.
     fn applies(&self) -> bool {
         false

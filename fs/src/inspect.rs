@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use racker_formats::block::redo::RedoFault;
 use racker_formats::block::{Disk, Span};
 use racker_formats::error::{Error, Fault, Kind, Result, Within};
 use racker_formats::transaction::EditDisk;
@@ -158,6 +159,9 @@ impl Volume {
     fn no_filesystem(&self) -> Error {
         let place = self.place();
         match self.recognised() {
+            Ok(Some(found)) if found.name == recognised::UNFINISHED => {
+                Error::from(RedoFault::Lost).within(place)
+            }
             Ok(Some(found)) => VolumeFault::NotRead { place, name: found.name }.into(),
             _ => VolumeFault::NoFilesystem { place }.into(),
         }

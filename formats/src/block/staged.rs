@@ -338,6 +338,10 @@ impl BlockDevice for Staged {
         self.below.write_at(at, data)
     }
 
+    fn place(&self, span: Span) -> Option<Span> {
+        self.through.then_some(span)
+    }
+
     fn write_zeroes(&self, span: Span) -> Result<()> {
         let mut state = self.exclusive()?;
         let mut page = [0u8; PAGE];
