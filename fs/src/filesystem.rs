@@ -491,6 +491,18 @@ pub trait FilesystemMut: Filesystem {
         not_kept("growing")
     }
 
+    /// Whether it can be made smaller.
+    fn shrinks(&self) -> bool {
+        false
+    }
+
+    /// Makes the filesystem as large as it can be in the first `size` bytes of its volume, which are fewer than it
+    /// has: what lies behind moves. Refused, with nothing changed, if that is not enough for what is in it.
+    fn shrink(&mut self, size: u64) -> Result<()> {
+        let _ = size;
+        not_kept("shrinking")
+    }
+
     /// Gives the filesystem another identifier, in all places that it stands in.
     fn set_uuid(&mut self, new: &NewUuid) -> Result<()>;
 

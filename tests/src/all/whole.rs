@@ -281,7 +281,7 @@ fn change(image: &Path, rng: &mut Rng) -> racker_formats::Result<()> {
     let uuid = NewUuid { value: None, keep_checksums: true };
     writer.set_uuid(&uuid)?;
     if writer.facts()?.kind == "xfs" {
-        writer.grow(volume.disk.size())?;
+        writer.resize(volume.disk.size())?;
     }
     writer.close()
 }

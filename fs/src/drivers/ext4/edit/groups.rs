@@ -10,6 +10,7 @@ use std::sync::Arc;
 use racker_formats::block::Span;
 use racker_formats::error::{Result, Within};
 use racker_formats::wire::{bytes, index, len64, part, sum_holds};
+use zerocopy::little_endian::U32;
 
 use super::super::csum::crc32c;
 use super::super::fault::Ext4Fault;
@@ -21,7 +22,7 @@ use super::bits;
 use super::bytes::{low16, low32, put16};
 
 /// Groups of the largest filesystem that is changed: 128 TiB with blocks of 4 KiB.
-const GROUPS_MAX: u64 = 1 << 20;
+pub(super) const GROUPS_MAX: u64 = 1 << 20;
 
 /// `bg_flags`.
 pub(super) const INODE_UNINIT: u16 = 1;
@@ -48,9 +49,9 @@ pub(super) struct Desc {
     /// Inodes at the table's end that were never used.
     pub(super) unused: u32,
     pub(super) flags: u16,
-    block_csum: u32,
-    inode_csum: u32,
-    dirty: bool,
+    pub(super) block_csum: u32,
+    pub(super) inode_csum: u32,
+    pub(super) dirty: bool,
     /// No run of free clusters is longer.
     pub(super) longest: u32,
     /// All clusters before are in use.
@@ -60,6 +61,26 @@ pub(super) struct Desc {
 }
 
 impl Desc {
+    /// That of a new group: still to be written.
+    pub(super) fn new() -> Self {
+        Self {
+            block_bitmap: 0,
+            inode_bitmap: 0,
+            inode_table: 0,
+            free: 0,
+            free_inodes: 0,
+            dirs: 0,
+            unused: 0,
+            flags: 0,
+            block_csum: 0,
+            inode_csum: 0,
+            dirty: true,
+            longest: 0,
+            first_free: 0,
+            first_inode: 0,
+        }
+    }
+
     fn parse(sb: &Superblock, number: u64, raw: &[u8]) -> Result<Self> {
         let checked = group::Group::parse(sb, number, raw)?;
         let g = group::long(raw)?;
@@ -99,6 +120,9 @@ impl Desc {
         let hi = |n: u32| low16(u64::from(n) >> 16);
         let mut long = group::long(raw)?;
         let g = &mut long;
+        (g.block_bitmap_lo, g.block_bitmap_hi) = halves(self.block_bitmap);
+        (g.inode_bitmap_lo, g.inode_bitmap_hi) = halves(self.inode_bitmap);
+        (g.inode_table_lo, g.inode_table_hi) = halves(self.inode_table);
         g.free_blocks_count_lo = low16(self.free.into()).into();
         g.free_blocks_count_hi = hi(self.free).into();
         g.free_inodes_count_lo = low16(self.free_inodes.into()).into();
@@ -120,6 +144,11 @@ impl Desc {
         }
         Ok(())
     }
+}
+
+/// A block number as a descriptor has it: low and high half.
+fn halves(block: u64) -> (U32, U32) {
+    (low32(block).into(), low32(block >> 32).into())
 }
 
 /// A bitmap in memory.
@@ -153,6 +182,11 @@ impl Groups {
             list.push(Desc::parse(sb, number, raw).within(|| format!("group {number}"))?);
         }
         Ok(Self { list, maps: HashMap::new() })
+    }
+
+    /// Puts a bitmap in place of whatever is there.
+    pub(super) fn put_map(&mut self, group: u32, which: Which, bits: Vec<u8>) {
+        self.maps.insert((group, which), Bitmap { bits: bits.into(), dirty: true });
     }
 
     /// Bytes of bitmaps in memory.
@@ -309,7 +343,7 @@ impl Edit {
     }
 
     /// Marks what a group holds of itself, which is all that is in use of a group without a bitmap.
-    fn own_blocks(&self, group: u32, desc: &Desc, map: &mut [u8]) -> Result<()> {
+    pub(super) fn own_blocks(&self, group: u32, desc: &Desc, map: &mut [u8]) -> Result<()> {
         let sb = &self.fs.sb;
         let first = sb.first_block(group.into());
         let end = first.saturating_add(sb.blocks_of(group.into()));

@@ -85,7 +85,7 @@ impl Edit {
     }
 
     /// Writes the superblock over all its copies, as tune2fs does.
-    fn write_copies(&mut self) -> Result<()> {
+    pub(super) fn write_copies(&mut self) -> Result<()> {
         self.write_superblock()?;
         let mut copy = self.fs.sb.clone();
         copy.features.incompat.remove(Incompat::RECOVER);
@@ -107,7 +107,7 @@ impl Edit {
     }
 
     /// Writes the descriptors over all their copies.
-    fn write_descriptor_copies(&mut self) -> Result<()> {
+    pub(super) fn write_descriptor_copies(&mut self) -> Result<()> {
         let sb = self.fs.sb.clone();
         let per_block = sb.block_size.bytes().checked_div(len64(sb.group_bytes)).unwrap_or(1).max(1);
         let all = sb.groups.div_ceil(per_block);

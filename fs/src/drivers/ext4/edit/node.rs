@@ -183,6 +183,11 @@ impl Edit {
 
     /// Stores an inode with its checksum.
     pub(super) fn save(&mut self, node: &mut Node) -> Result<()> {
+        self.store(node, true)
+    }
+
+    /// The same; only if it is `charged` its owner's quota counts what is new.
+    pub(super) fn store(&mut self, node: &mut Node, charged: bool) -> Result<()> {
         let sb = &self.fs.sb;
         node.raw.size_lo = low32(node.size).into();
         let has_high = node.kind == NodeKind::File || sb.features.incompat.contains(Incompat::LARGEDIR);
@@ -212,7 +217,9 @@ impl Edit {
         }
         let (block, within) = self.place_of(node.number)?;
         let table = self.fs.block("an inode table", block)?;
-        self.charge(node.number, part(&table, within, bytes.len(), "inode")?, &bytes)?;
+        if charged {
+            self.charge(node.number, part(&table, within, bytes.len(), "inode")?, &bytes)?;
+        }
         drop(table);
         self.change_system("an inode table", block, |table| put(table, within, &bytes))?;
         node.bytes = bytes;
