@@ -57,8 +57,7 @@ impl Opened {
     /// Begins an edit of the image, which was opened for writing.
     pub fn begin(&self) -> Result<Transaction> {
         let format = by_name(self.format)?;
-        let path = self.path.as_deref().unwrap_or(Path::new(""));
-        let edit = Transaction::begin(self.image.clone(), &self.file, path, |staged| {
+        let edit = Transaction::begin(self.image.clone(), &self.file, self.path.as_deref(), |staged| {
             format.open(staged, &mut Opening::new(self.path.as_deref(), self.policy, true))
         })?;
         Ok(if self.guessed_raw { edit.keep_raw() } else { edit })
@@ -168,11 +167,20 @@ pub fn open(path: &Path, options: &OpenOptions<'_>) -> Result<Opened> {
 }
 
 /// Opens the image in `file`, which is the host file at `path` or stands for it: what the image names is looked
-/// for beside `path`.
+/// for beside `path`, and nowhere without one.
 pub fn open_disk(file: Disk, path: Option<&Path>, options: &OpenOptions<'_>) -> Result<Opened> {
-    let forced = options.format.map(by_name).transpose()?;
     let name = path.and_then(Path::file_name).map(|n| n.to_string_lossy().into_owned());
-    let name = name.unwrap_or_else(|| "disk".into());
+    open_called(file, path, &name.unwrap_or_else(|| "disk".into()), options)
+}
+
+/// Opens the image in `file`, which lies on another machine, where it is called `name`. It may name no other file.
+pub fn open_remote(file: Disk, name: &str, options: &OpenOptions<'_>) -> Result<Opened> {
+    open_called(file, None, name, options)
+}
+
+fn open_called(file: Disk, path: Option<&Path>, name: &str, options: &OpenOptions<'_>) -> Result<Opened> {
+    let forced = options.format.map(by_name).transpose()?;
+    let name = name.to_string();
     let mut way = Way {
         expansion: options.expand_max.map_or_else(|| Expansion::for_file(file.size()), Expansion::at_most),
         member: options.member,

@@ -76,6 +76,14 @@ pub enum OpenFault {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// The image does not lie in a folder.
+    #[error("the image names {role} {path:?}, and lies in a container or on another machine: not opened")]
+    Apart {
+        /// What it is for.
+        role: Role,
+        /// As it stands in the image.
+        path: String,
+    },
     /// The chain comes back to itself.
     #[error("{role} {path:?} is already part of the chain: the chain is a loop")]
     Loop {
@@ -117,7 +125,7 @@ pub(crate) fn changed_parent(format: &str) -> String {
 impl Fault for OpenFault {
     fn kind(&self) -> Kind {
         match self {
-            Self::External { .. } | Self::BackingFormat { .. } => Kind::Denied,
+            Self::External { .. } | Self::Apart { .. } | Self::BackingFormat { .. } => Kind::Denied,
             Self::Loop { .. } | Self::Deep(_) | Self::Many(_) => Kind::Corrupt,
             Self::Ambiguous(..) | Self::UnknownFormat(_) => Kind::Invalid,
         }
@@ -144,7 +152,7 @@ impl Fault for OpenFault {
 /// What accompanies the opening of one image and of everything it names.
 #[derive(Debug)]
 pub struct Opening {
-    /// The folder that relative references start from; none inside containers.
+    /// The folder that relative references start from; none inside containers and on other machines.
     folder: Option<PathBuf>,
     policy: Policy,
     /// Whether files are opened for writing; only the top image and its own extents are.
@@ -266,7 +274,7 @@ impl Opening {
     pub fn beside(&self, role: Role, what: &str) -> Result<Vec<String>> {
         let refuse = |why| OpenFault::External { role, path: what.into(), why };
         let Some(folder) = &self.folder else {
-            return Err(refuse("outside the container that holds the image").into());
+            return Err(OpenFault::Apart { role, path: what.into() }.into());
         };
         if self.policy == Policy::Deny {
             return Err(refuse("another file").into());
@@ -304,7 +312,7 @@ impl Opening {
             return Err(OpenFault::Many(REFERENCES_MAX).into());
         }
         let Some(folder) = &self.folder else {
-            return Err(refuse("outside the container that holds the image").into());
+            return Err(OpenFault::Apart { role: *role, path: path.clone() }.into());
         };
         if self.policy == Policy::Deny {
             return Err(refuse("another file").into());

@@ -11,6 +11,10 @@
 //!    2. otherwise they are sealed into a redo file beside the image, and applied from there ([`redo`]). Whoever opens
 //!       the image next with racker finishes or forgets it, and other programs do not recognise the disk meanwhile.
 //!
+//! A file on another machine has no place beside it. Where neither format nor journal helps, changes to it are held back
+//! here until the edit is complete, and are written one after the other then: an edit that fails has changed nothing,
+//! but one that is interrupted while it lands is on the disk in part.
+//!
 //! Whatever can write borrows from the [`Transaction`], and [`commit`](Transaction::commit) consumes it: a writer
 //! that is still open then does not compile, and one that was dropped without being closed makes it refuse.
 
@@ -25,9 +29,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustix::fs::OFlags;
 
-use crate::block::{Change, Disk, FileDevice, LockMode, SliceDevice, Span, Staged, lock, redo};
+use crate::block::{Change, ChangeKind, Disk, FileDevice, LockMode, SliceDevice, Span, Staged, lock, redo};
 use crate::error::{Common, Fault, Kind, Result, Within};
 use crate::registry::{self, Image};
+use crate::wire::{index, len64, part_mut};
+
+/// Bytes that are written to another machine at a time.
+const STRAIGHT_BYTES: usize = 1 << 20;
 
 /// Why an edit does not begin or does not land.
 #[derive(Debug, thiserror::Error)]
@@ -130,6 +138,8 @@ enum Landing {
         /// The image over the staged file.
         image: Arc<dyn Image>,
     },
+    /// Straight to the file, which lies on another machine.
+    Straight { file: Disk },
     /// The changes stay in memory: somebody reads the edited disk and writes it elsewhere.
     Elsewhere,
 }
@@ -148,13 +158,14 @@ pub struct EditDisk<'t> {
 pub struct OpenWriter(Arc<Writers>);
 
 impl Transaction {
-    /// Begins an edit of `image`, which was opened for writing over `file`, the host file at `path`.
+    /// Begins an edit of `image`, which was opened for writing over `file`, the host file at `path`, or one on
+    /// another machine.
     ///
     /// `reopen` opens the image once more over a staged file: it is called for formats that cannot switch.
     pub fn begin(
         image: Arc<dyn Image>,
         file: &Disk,
-        path: &Path,
+        path: Option<&Path>,
         reopen: impl FnOnce(Disk) -> Result<Arc<dyn Image>>,
     ) -> Result<Self> {
         let writers = Arc::new(Writers::default());
@@ -166,6 +177,12 @@ impl Transaction {
             return Ok(Self { staged, guest, landing, writers, guessed_raw: false });
         }
         drop(image);
+        let Some(path) = path else {
+            let staged = Arc::new(Staged::over(file.clone()));
+            let guest = Disk::from_arc(reopen(Disk::from_arc(staged.clone()))?);
+            let landing = Landing::Straight { file: file.clone() };
+            return Ok(Self { staged, guest, landing, writers, guessed_raw: false });
+        };
         let staged = Arc::new(Staged::through(file.clone()));
         let image = reopen(Disk::from_arc(staged.clone()))?;
         let guest = Disk::from_arc(image.clone());
@@ -240,6 +257,13 @@ impl Transaction {
                 }
                 let gates = gates(&self.guest, &owners, image.heads(), &changes);
                 land(file, path, &staged, (&changes, &gates), &|| self.staged.unsettle())
+            }
+            Landing::Straight { file } => {
+                let owners = self.writers.owners.lock().map_err(|_| Common::Poisoned)?;
+                if self.by_journal(file, &staged, &owners, &changes)? {
+                    return Ok(());
+                }
+                land_straight(file, &staged, &changes)
             }
             Landing::Elsewhere => Ok(()),
         }
@@ -375,6 +399,36 @@ fn land(
     drop_redo(&redo_path)
 }
 
+/// Lands an edit on a file that has no place beside it.
+fn land_straight(file: &Disk, staged: &Disk, changes: &[Change]) -> Result<()> {
+    let (old, new) = (file.size(), staged.size());
+    // What can be refused is refused before anything is written.
+    if old != new {
+        file.resize(old.max(new))?;
+    }
+    let mut buf = vec![0; STRAIGHT_BYTES];
+    let mut write = |change: &Change| -> Result<()> {
+        if change.kind == ChangeKind::Zero {
+            return file.write_zeroes(change.span);
+        }
+        let mut rest = change.span;
+        while !rest.is_empty() {
+            let piece = rest.truncate(len64(STRAIGHT_BYTES));
+            let bytes = part_mut(&mut buf, 0, index(piece.len())?, "piece")?;
+            staged.read_at(piece.start(), bytes)?;
+            file.write_at(piece.start(), bytes)?;
+            rest = rest.skip(piece.len());
+        }
+        Ok(())
+    };
+    let done = changes.iter().try_for_each(&mut write);
+    let done = done.and_then(|()| if new < old { file.resize(new) } else { Ok(()) });
+    done.and_then(|()| file.flush()).map_err(|e| {
+        let e = e.within("the edit is on the disk in part");
+        e.with_hint("check the filesystems that it changed before they are used")
+    })
+}
+
 fn drop_redo(path: &Path) -> Result<()> {
     std::fs::remove_file(path)?;
     sync_folder(path)
@@ -438,7 +492,7 @@ mod tests {
         let open = |disk: Disk| {
             registry::by_name("raw").unwrap().open(disk, &mut Opening::new(None, Policy::Deny, true))
         };
-        Transaction::begin(open(file.clone()).unwrap(), &file, path, open).unwrap()
+        Transaction::begin(open(file.clone()).unwrap(), &file, Some(path), open).unwrap()
     }
 
     #[test]
@@ -455,6 +509,35 @@ mod tests {
         edit.commit().unwrap();
         assert_eq!(std::fs::read(&path).unwrap()[4999..5011], [1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1]);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_edit_of_another_machine_s_disk_lands_at_its_end() {
+        let file = Disk::new(crate::block::MemDevice::from_bytes(vec![1; 3 << 20]));
+        let begin = || {
+            let open = |disk: Disk| {
+                registry::by_name("raw").unwrap().open(disk, &mut Opening::new(None, Policy::Deny, true))
+            };
+            Transaction::begin(open(file.clone()).unwrap(), &file, None, open).unwrap()
+        };
+        let bytes = || {
+            let mut bytes = vec![0; 3 << 20];
+            file.read_at(0, &mut bytes).unwrap();
+            bytes
+        };
+        let edit = begin();
+        edit.disk().disk().write_at(5000, &[2; 10]).unwrap();
+        drop(edit);
+        assert_eq!(bytes(), vec![1; 3 << 20]);
+        let edit = begin();
+        edit.disk().disk().write_at(5000, &[2; 2 << 20]).unwrap();
+        edit.disk().disk().write_zeroes(crate::block::Span::new((3 << 20) - 8192, 8192).unwrap()).unwrap();
+        assert_eq!(bytes(), vec![1; 3 << 20]);
+        edit.commit().unwrap();
+        let mut expected = vec![1; 3 << 20];
+        expected[5000..][..2 << 20].fill(2);
+        expected[(3 << 20) - 8192..].fill(0);
+        assert!(bytes() == expected);
     }
 
     #[test]

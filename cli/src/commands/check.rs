@@ -3,7 +3,6 @@
 use clap::{Args, ValueEnum};
 use racker_formats::check::{Finding, Report, Severity, Statistics};
 use racker_formats::error::Kind;
-use racker_formats::open::open;
 use racker_fs::partition;
 use serde_json::{Map, Value, json};
 
@@ -11,6 +10,7 @@ use crate::clean::clean;
 use crate::exit::Exit;
 use crate::fault::{About, Outcome};
 use crate::output::{self, OutputArgs, line};
+use crate::remote::open;
 use crate::target::ImageArgs;
 
 /// Look for inconsistencies in an image's tables and in its partition table, and mend them if asked

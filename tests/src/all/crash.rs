@@ -133,7 +133,7 @@ fn qcow2(edit: Edit) {
     let crash = Arc::new(CrashDisk::new(start.clone()));
     let file = Disk::from_arc(crash.clone() as Arc<dyn BlockDevice>);
     let image = open_disk("qcow2", file.clone(), true).unwrap();
-    let transaction = Transaction::begin(image, &file, &path, |_| panic!("qcow2 can switch")).unwrap();
+    let transaction = Transaction::begin(image, &file, Some(&path), |_| panic!("qcow2 can switch")).unwrap();
     edit.make(&transaction.disk());
     transaction.commit().unwrap();
     let guests = Guests { old: guest_of(&start), new: guest_of(&crash.bytes()) };
@@ -193,7 +193,7 @@ fn raw(edit: Edit) {
     let watched = Arc::new(Watched::new(image.clone(), &path));
     let file = Disk::from_arc(watched.clone() as Arc<dyn BlockDevice>);
     let reopen = |disk: Disk| open_disk("raw", disk, true);
-    let transaction = Transaction::begin(reopen(file.clone()).unwrap(), &file, &path, reopen).unwrap();
+    let transaction = Transaction::begin(reopen(file.clone()).unwrap(), &file, Some(&path), reopen).unwrap();
     edit.make(&transaction.disk());
     transaction.commit().unwrap();
     let sealed = watched.sealed().unwrap();

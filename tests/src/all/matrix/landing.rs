@@ -83,7 +83,7 @@ impl Image {
 
     fn begin(&self, file: &Disk) -> Transaction {
         let reopen = |disk: Disk| open_disk(self.format, disk, true);
-        Transaction::begin(reopen(file.clone()).unwrap(), file, &self.path, reopen).unwrap()
+        Transaction::begin(reopen(file.clone()).unwrap(), file, Some(&self.path), reopen).unwrap()
     }
 
     /// An edit that is thrown away: everything stays as it was.
@@ -106,7 +106,7 @@ impl Image {
             let file = Disk::from_arc(fault.clone() as Arc<dyn BlockDevice>);
             let reopen = |disk: Disk| open_disk(self.format, disk, true);
             let done = reopen(file.clone()).and_then(|image| {
-                let transaction = Transaction::begin(image, &file, &self.path, reopen)?;
+                let transaction = Transaction::begin(image, &file, Some(&self.path), reopen)?;
                 edits.clone().make(&transaction.disk())?;
                 transaction.commit()
             });
