@@ -14,7 +14,7 @@ use crate::limits::{ARCHIVE_PROBED_MAX, CONTAINER_DEPTH_MAX};
 use crate::opening::{Opening, Policy, Reference};
 use crate::recognised::recognise;
 use crate::registry::{Format, Image, by_name, probe, with_head};
-use crate::transaction::{Transaction, open_file};
+use crate::transaction::{Transaction, open_file, recover_disk};
 
 /// How an image is opened.
 #[derive(Clone, Copy, Debug, Default)]
@@ -282,6 +282,10 @@ impl Way<'_> {
         let device: Arc<dyn BlockDevice> = image.clone();
         let disk = Disk::from_arc(device);
         let disk = if options.write { disk } else { disk.read_only() };
+        let disk = match path {
+            Some(path) if image.is_spread() => recover_disk(path, disk)?,
+            _ => disk,
+        };
         Ok(Opened {
             disk,
             image,

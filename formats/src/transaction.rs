@@ -29,7 +29,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustix::fs::OFlags;
 
-use crate::block::{Change, ChangeKind, Disk, FileDevice, LockMode, SliceDevice, Span, Staged, lock, redo};
+use crate::block::redo::{self, Scope};
+use crate::block::{Change, ChangeKind, Disk, FileDevice, LockMode, SliceDevice, Span, Staged, lock};
 use crate::error::{Common, Fault, Kind, Result, Within};
 use crate::registry::{self, Image};
 use crate::wire::{index, len64, part_mut};
@@ -137,6 +138,8 @@ enum Landing {
         path: PathBuf,
         /// The image over the staged file.
         image: Arc<dyn Image>,
+        /// `file` is the image's file, or the disk in it where that lies in several files.
+        scope: Scope,
     },
     /// Straight to the file, which lies on another machine.
     Straight { file: Disk },
@@ -176,6 +179,14 @@ impl Transaction {
             let landing = Landing::Switch(image);
             return Ok(Self { staged, guest, landing, writers, guessed_raw: false });
         }
+        if let (Some(path), true) = (path, image.is_spread()) {
+            // Drivers keep an order of their own for each write, so the disk can be written again and again.
+            let file = Disk::from_arc(image.clone());
+            let staged = Arc::new(Staged::over(file.clone()));
+            let guest = Disk::from_arc(staged.clone());
+            let landing = Landing::Redo { file, path: path.to_path_buf(), image, scope: Scope::Disk };
+            return Ok(Self { staged, guest, landing, writers, guessed_raw: false });
+        }
         drop(image);
         let Some(path) = path else {
             let staged = Arc::new(Staged::over(file.clone()));
@@ -186,7 +197,8 @@ impl Transaction {
         let staged = Arc::new(Staged::through(file.clone()));
         let image = reopen(Disk::from_arc(staged.clone()))?;
         let guest = Disk::from_arc(image.clone());
-        let landing = Landing::Redo { file: file.clone(), path: path.to_path_buf(), image };
+        let landing =
+            Landing::Redo { file: file.clone(), path: path.to_path_buf(), image, scope: Scope::File };
         let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
         running.retain(|edit| edit.strong_count() > 0);
         running.push(Arc::downgrade(&staged));
@@ -248,15 +260,16 @@ impl Transaction {
         }
         match &self.landing {
             Landing::Switch(image) => image.apply(&staged, &changes),
-            Landing::Redo { file, path, image } => {
+            Landing::Redo { file, path, image, scope } => {
                 // What was written already has to be there when the rest of the edit is decided.
                 self.staged.settle()?;
                 let owners = self.writers.owners.lock().map_err(|_| Common::Poisoned)?;
                 if self.by_journal(file, &staged, &owners, &changes)? {
                     return Ok(());
                 }
-                let gates = gates(&self.guest, &owners, image.heads(), &changes);
-                land(file, path, &staged, (&changes, &gates), &|| self.staged.unsettle())
+                let heads = if *scope == Scope::File { image.heads() } else { Vec::new() };
+                let gates = gates(&self.guest, &owners, heads, &changes);
+                land((file, *scope), path, &staged, (&changes, &gates), &|| self.staged.unsettle())
             }
             Landing::Straight { file } => {
                 let owners = self.writers.owners.lock().map_err(|_| Common::Poisoned)?;
@@ -360,7 +373,7 @@ pub fn redo_path(image: &Path) -> PathBuf {
 
 /// Lands an edit; `undecided` hears that no redo file is left that would be applied sooner or later.
 fn land(
-    file: &Disk,
+    (file, scope): (&Disk, Scope),
     path: &Path,
     staged: &Disk,
     (changes, gates): (&[Change], &[Span]),
@@ -378,7 +391,7 @@ fn land(
         }
     };
     let redo = Disk::new(FileDevice::new(host, true)?);
-    let sealed = redo::seal(&redo, file, staged, changes, gates)
+    let sealed = redo::seal(&redo, (file, scope), staged, changes, gates)
         .and_then(|()| sync_folder(&redo_path))
         .and_then(|()| redo::sealed(&redo));
     let sealed = match sealed {
@@ -448,6 +461,15 @@ fn sync_folder(path: &Path) -> Result<()> {
 /// `file` is the image's host file. When it is writable the edit is applied to it and the redo file removed;
 /// otherwise the returned disk shows it as applied. Without a redo file the answer is `file` itself.
 pub fn recover(path: &Path, file: Disk) -> Result<Disk> {
+    recover_in(path, file, Scope::File)
+}
+
+/// The same for the disk in an image, where that lies in several files.
+pub fn recover_disk(path: &Path, disk: Disk) -> Result<Disk> {
+    recover_in(path, disk, Scope::Disk)
+}
+
+fn recover_in(path: &Path, file: Disk, scope: Scope) -> Result<Disk> {
     let redo_path = redo_path(path);
     let host = match File::open(&redo_path) {
         Ok(host) => host,
@@ -463,6 +485,9 @@ pub fn recover(path: &Path, file: Disk) -> Result<Disk> {
         }
         return Ok(file);
     };
+    if sealed.scope != scope {
+        return Ok(file);
+    }
     if file.writable() {
         redo::apply(&redo, &file, &sealed).within(place)?;
         drop_redo(&redo_path)?;
@@ -564,7 +589,7 @@ mod tests {
         top.write_at(100, &[9; 100]).unwrap();
         let redo = File::options().read(true).write(true).create_new(true).open(redo_path(&path)).unwrap();
         let redo = Disk::new(FileDevice::new(redo, true).unwrap());
-        redo::seal(&redo, &file, &top, &staged.changes().unwrap(), &[]).unwrap();
+        redo::seal(&redo, (&file, Scope::File), &top, &staged.changes().unwrap(), &[]).unwrap();
         drop((staged, top, file));
         let reader = open_file(&path, false).unwrap();
         let mut buf = [0; 2];

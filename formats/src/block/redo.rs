@@ -5,7 +5,7 @@
 //!
 //! | part | content |
 //! | --- | --- |
-//! | header, 64 bytes | magic, size of the image before and after, CRC-32C of these |
+//! | header, 64 bytes | magic, size of the image before and after, scope, CRC-32C of these |
 //! | record, once per change of at most 1 MiB | 32 bytes (magic, kind, offset, length, CRC-32C of all that follows and of the first 24 bytes), CRC-32C of each old sector, then the new bytes (none for zeroes) |
 //! | trailer, 32 bytes | magic, count of records, CRC-32C over the records' checksums and these |
 //!
@@ -44,7 +44,7 @@ pub const GATE: &[u8] = b"racker: an edit of this disk was interrupted while it 
 fn notice() -> [u8; 512] {
     let rest: &[u8] =
         b"Keep the file that ends in .racker-redo beside the image, and let racker finish the edit:\n\
-        racker disk check IMAGE\n";
+        racker disk check --repair IMAGE\n";
     let mut sector = [0; 512];
     for (to, from) in sector.iter_mut().zip(GATE.iter().chain(rest)) {
         *to = *from;
@@ -58,7 +58,8 @@ struct Header {
     magic: [u8; 16],
     old_size: U64,
     new_size: U64,
-    reserved: [u8; 28],
+    scope: U32,
+    reserved: [u8; 24],
     crc: U32,
 }
 const _: () = assert!(size_of::<Header>() == 64);
@@ -85,6 +86,15 @@ struct Trailer {
 }
 const _: () = assert!(size_of::<Trailer>() == 32);
 
+/// What the offsets of a redo file count in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The image's file.
+    File,
+    /// The disk in the image, whose bytes lie in several files.
+    Disk,
+}
+
 /// Why a redo file is not applied.
 #[derive(Debug, thiserror::Error)]
 pub enum RedoFault {
@@ -104,6 +114,9 @@ pub enum RedoFault {
         /// Of the image.
         found: u64,
     },
+    /// What only opening the image by itself finishes.
+    #[error("an edit of it was interrupted: racker disk check --repair finishes it")]
+    Pending,
     /// The image is half-way between old and new, and what would finish it is not there.
     #[error("an edit of this disk was interrupted while it was being applied, and the rest of it is missing")]
     Lost,
@@ -125,12 +138,16 @@ impl Fault for RedoFault {
     }
 }
 
-fn header(old_size: u64, new_size: u64) -> Header {
+fn header(old_size: u64, new_size: u64, scope: Scope) -> Header {
     let mut h = Header {
         magic: MAGIC,
         old_size: old_size.into(),
         new_size: new_size.into(),
-        reserved: [0; 28],
+        scope: match scope {
+            Scope::File => 0.into(),
+            Scope::Disk => 1.into(),
+        },
+        reserved: [0; 24],
         crc: 0.into(),
     };
     h.crc = crc32c::crc32c(part_of(h.as_bytes(), 60)).into();
@@ -161,9 +178,15 @@ impl Appender<'_> {
 
 /// Writes down how `staged` differs from `image`, and which sectors are shut while that is applied. The redo file is
 /// on stable storage afterwards.
-pub fn seal(redo: &Disk, image: &Disk, staged: &Disk, changes: &[Change], gates: &[Span]) -> Result<()> {
+pub fn seal(
+    redo: &Disk,
+    (image, scope): (&Disk, Scope),
+    staged: &Disk,
+    changes: &[Change],
+    gates: &[Span],
+) -> Result<()> {
     let mut out = Appender { redo, at: 0 };
-    out.put(header(image.size(), staged.size()).as_bytes())?;
+    out.put(header(image.size(), staged.size(), scope).as_bytes())?;
     let shut = gates.iter().filter(|gate| gate.end() <= staged.size()).map(|gate| (*gate, SHUT));
     let changed = changes.iter().map(|c| (c.span, if c.kind == ChangeKind::Data { DATA } else { ZERO }));
     let (mut chain, mut count) = (0u32, 0u64);
@@ -228,6 +251,8 @@ pub struct Sealed {
     old_size: u64,
     new_size: u64,
     count: u64,
+    /// What it is applied to.
+    pub scope: Scope,
 }
 
 /// Looks whether a redo file is complete; `None` means that its edit never happened.
@@ -245,8 +270,9 @@ pub fn sealed(redo: &Disk) -> Result<Option<Sealed>> {
     if !sound {
         return Ok(None);
     }
-    let sealed =
-        Sealed { old_size: head.old_size.get(), new_size: head.new_size.get(), count: end.count.get() };
+    let scope = if head.scope.get() == 0 { Scope::File } else { Scope::Disk };
+    let (old_size, new_size) = (head.old_size.get(), head.new_size.get());
+    let sealed = Sealed { old_size, new_size, count: end.count.get(), scope };
     // A trailer behind records that never arrived whole is a torn file, not a decision.
     let mut chain = 0u32;
     let complete = each_record(redo, &sealed, |record, _, _| {
@@ -410,7 +436,7 @@ mod tests {
         top.write_zeroes(Span::new(20_480, 8192).unwrap()).unwrap();
         top.write_at(44_000, &[3; 1000]).unwrap();
         let redo = Disk::new(MemDevice::new(0));
-        seal(&redo, &image, &top, &staged.changes().unwrap(), &[]).unwrap();
+        seal(&redo, (&image, Scope::File), &top, &staged.changes().unwrap(), &[]).unwrap();
         assert_eq!(bytes(&image), old, "sealing changes nothing");
         assert_eq!(staged.size(), 45_000);
         (old, bytes(&top), redo)

@@ -249,7 +249,7 @@ fn journal(edit: Edit, before: &Before, sealed: &Sealed) -> CrashDisk {
     writer.close().unwrap();
     let journal = Arc::new(CrashDisk::new(Vec::new()));
     let journal_disk = Disk::from_arc(journal.clone() as Arc<dyn BlockDevice>);
-    redo::seal(&journal_disk, &old, &top, &staged.changes().unwrap(), &[gate]).unwrap();
+    redo::seal(&journal_disk, (&old, redo::Scope::File), &top, &staged.changes().unwrap(), &[gate]).unwrap();
     drop(journal_disk);
     assert!(journal.bytes() == sealed.bytes);
     Arc::into_inner(journal).unwrap()
