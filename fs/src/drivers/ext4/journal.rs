@@ -64,6 +64,8 @@ pub(super) struct Journal<'a> {
     pub(super) sequence: u32,
     /// Its first block; 0 for an empty log.
     pub(super) start: u32,
+    /// Why the kernel gave it up; 0 if it did not.
+    pub(super) errno: u32,
     pub(super) seed: u32,
 }
 
@@ -164,6 +166,7 @@ impl<'a> Journal<'a> {
             fast,
             sequence: raw.sequence.get(),
             start,
+            errno: raw.errno.get(),
             seed,
         })
     }

@@ -19,6 +19,7 @@
 
 mod acl;
 mod block_map;
+mod check;
 mod csum;
 mod dir;
 mod edit;
@@ -43,6 +44,7 @@ mod xattr;
 use std::sync::Arc;
 
 use racker_formats::block::Disk;
+use racker_formats::check::Report;
 use racker_formats::error::Result;
 use racker_formats::registry::{Guess, Head};
 
@@ -80,5 +82,9 @@ impl Driver for Ext4Driver {
 
     fn open_mut(&self, volume: Disk) -> Result<Box<dyn FilesystemMut>> {
         Ok(Box::new(edit::Writer::open(volume)?))
+    }
+
+    fn check(&self, volume: Disk, report: &mut Report) -> Result<()> {
+        check::check(volume, report)
     }
 }
