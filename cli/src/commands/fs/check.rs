@@ -43,7 +43,10 @@ impl Check {
         if self.repair {
             let transaction = on.target.opened.begin().about(path)?;
             let checked = on.volume.repair(&transaction.disk(), &mut report);
-            if found(checked, &mut report).map_err(no_check).about(path)? {
+            let whole = found(checked, &mut report).map_err(no_check).about(path)?;
+            // Where nothing could be mended nothing changes, not even by a journal that was replayed.
+            let mended = report.findings.is_empty() || report.findings.iter().any(|f| f.repaired);
+            if whole && mended {
                 transaction.commit().about(path)?;
             }
         } else {

@@ -68,9 +68,9 @@ pub(super) struct Journal<'a> {
     pub(super) sequence: u32,
     /// Its first block; 0 for an empty log.
     pub(super) start: u32,
-    pub(super) seed: u32,
-    /// An error that the kernel noted.
+    /// Why the kernel gave it up; 0 if it did not.
     pub(super) errno: u32,
+    pub(super) seed: u32,
 }
 
 /// A block that a descriptor announces.
@@ -170,8 +170,8 @@ impl<'a> Journal<'a> {
             fast,
             sequence: raw.sequence.get(),
             start,
+            errno: raw.errno.get(),
             seed,
-            errno: if is_new { raw.errno.get() } else { 0 },
         })
     }
 

@@ -19,6 +19,7 @@
 
 mod acl;
 mod block_map;
+mod check;
 mod commit;
 mod csum;
 mod dir;
@@ -45,6 +46,7 @@ mod xattr;
 use std::sync::Arc;
 
 use racker_formats::block::Disk;
+use racker_formats::check::Report;
 use racker_formats::error::Result;
 use racker_formats::registry::{Guess, Head};
 use racker_formats::transaction::Journal;
@@ -91,5 +93,9 @@ impl Driver for Ext4Driver {
 
     fn journal(&self) -> Option<Box<dyn Journal>> {
         Some(Box::new(land::Land))
+    }
+
+    fn check(&self, volume: Disk, report: &mut Report) -> Result<()> {
+        check::check(volume, report)
     }
 }
