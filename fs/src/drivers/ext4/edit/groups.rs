@@ -328,7 +328,7 @@ impl Edit {
             map
         } else {
             let map = bytes(&self.fs.disk, self.fs.byte_of(block)?, size, size, "a bitmap")?;
-            let computed = self.bitmap_sum(which, &map)?;
+            let computed = self.bitmap_sum(which, &map, sb.csum_seed)?;
             if sb.features.has_metadata_csum() && !sum_holds(found, computed) {
                 let what = if which == Which::Blocks { "the block bitmap" } else { "the inode bitmap" };
                 return Err(Ext4Fault::Checksum { what, found, computed }.into());
@@ -362,13 +362,13 @@ impl Edit {
     }
 
     /// The checksum of a bitmap: 16 bits of it with short descriptors.
-    fn bitmap_sum(&self, which: Which, map: &[u8]) -> Result<u32> {
+    pub(super) fn bitmap_sum(&self, which: Which, map: &[u8], seed: u32) -> Result<u32> {
         let sb = &self.fs.sb;
         let count = match which {
             Which::Blocks => sb.blocks_per_group >> sb.cluster_shift,
             Which::Inodes => u64::from(sb.inodes_per_group),
         };
-        let sum = crc32c(sb.csum_seed, part(map, 0, index(count >> 3)?, "bitmap")?);
+        let sum = crc32c(seed, part(map, 0, index(count >> 3)?, "bitmap")?);
         Ok(if sb.group_bytes < 64 { sum & 0xffff } else { sum })
     }
 
@@ -381,7 +381,7 @@ impl Edit {
             let Some(map) = self.groups.maps.get_mut(&(group, which)) else { continue };
             map.dirty = false;
             let bits = Arc::clone(&map.bits);
-            let sum = self.bitmap_sum(which, &bits)?;
+            let sum = self.bitmap_sum(which, &bits, self.fs.sb.csum_seed)?;
             let has_sums = self.fs.sb.features.has_metadata_csum();
             let desc = self.desc_mut(group)?;
             let block = match which {
