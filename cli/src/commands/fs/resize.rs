@@ -9,7 +9,7 @@ use crate::output::{self, OutputArgs, human, line, size};
 
 /// Make a filesystem larger or smaller: up to the end of its partition or volume, or up to a size
 ///
-/// XFS and ext2/3/4 grow. ext2/3/4 are made smaller, too, if what is in them fits: the filesystem first, its partition
+/// XFS, ext2/3/4 and FAT grow. ext2/3/4 are made smaller, too, if what is in them fits: the filesystem first, its partition
 /// after it.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  racker disk resize boot.qcow2 +1G\n  \

@@ -207,13 +207,18 @@ impl Superblock {
         self.blocks_of(group).div_ceil(cluster)
     }
 
-    /// The checksum of a bitmap: 16 bits of it with short descriptors.
+    /// The checksum of a bitmap.
     pub(in super::super) fn bitmap_sum(&self, which: Which, map: &[u8]) -> Result<u32> {
+        self.bitmap_sum_from(self.csum_seed, which, map)
+    }
+
+    /// The same from another seed: 16 bits of it with short descriptors.
+    pub(in super::super) fn bitmap_sum_from(&self, seed: u32, which: Which, map: &[u8]) -> Result<u32> {
         let count = match which {
             Which::Blocks => self.blocks_per_group >> self.cluster_shift,
             Which::Inodes => u64::from(self.inodes_per_group),
         };
-        let sum = crc32c(self.csum_seed, part(map, 0, index(count >> 3)?, "bitmap")?);
+        let sum = crc32c(seed, part(map, 0, index(count >> 3)?, "bitmap")?);
         Ok(if self.group_bytes < 64 { sum & 0xffff } else { sum })
     }
 

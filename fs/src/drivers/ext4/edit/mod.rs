@@ -21,7 +21,7 @@
 //! - `hash.rs`, `dirblock.rs`, `probe.rs`, `index.rs`, `dir.rs`: directories
 //! - `xattr.rs`, `xattr_list.rs`, `ea_inode.rs`: extended attributes; `quota.rs`: what owners take
 //! - `create.rs`, `unlink.rs`, `rename.rs`, `attributes.rs`: the operations
-//! - `identity.rs`: label and UUID; `resize/`: larger and smaller
+//! - `identity.rs`, `reseed.rs`: label and UUID; `resize/`: larger and smaller
 //! - `open.rs`, `orphans.rs`: what is done before the first of them; `writer.rs`: all of it as
 //!   [`FilesystemMut`](crate::filesystem::FilesystemMut)
 
@@ -49,6 +49,7 @@ pub(super) mod probe;
 mod quota;
 mod rename;
 mod replace;
+mod reseed;
 mod resize;
 mod space;
 mod tree;
