@@ -30,14 +30,19 @@ pub(crate) enum Access {
     },
 }
 
-/// Everything that is served of the image at `path`, the whole disk first, under `name` and names below it.
-pub(crate) fn exports(
+/// An image that is served.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    opened: Opened,
     path: PathBuf,
-    name: Option<&str>,
-    how: &HowArgs,
+    /// What clients see, with what they write.
+    disk: Disk,
+    name: String,
     access: Access,
-    progress: ProgressArgs,
-) -> Outcome<Vec<Export>> {
+}
+
+/// Opens the image at `path` to be served under `name` and names below it.
+pub(crate) fn offer(path: PathBuf, name: Option<&str>, how: &HowArgs, access: Access) -> Outcome<Offer> {
     let (path, format) = how.described(path)?;
     let is_write = matches!(access, Access::Write { .. });
     let how = HowArgs { format, ..how.clone() };
@@ -57,13 +62,31 @@ pub(crate) fn exports(
         Access::Snapshot => Disk::new(Staged::new(opened.disk.clone())),
         _ => opened.disk.clone(),
     };
-    let mut all = vec![whole(&opened, &disk, &name, access).about(&path)?];
-    match Inspection::of(&disk) {
-        Ok(inspection) => all.extend(inspection.volumes.iter().filter_map(|v| volume(v, &name))),
-        Err(e) => progress.note(&format!("{}: only the whole disk is served: {e}", path.display())),
+    Ok(Offer { opened, path, disk, name, access })
+}
+
+impl Offer {
+    /// The whole disk.
+    pub(crate) fn whole(&self) -> Outcome<Export> {
+        whole(&self.opened, &self.disk, &self.name, self.access).about(&self.path)
     }
-    all.extend(snapshots(&opened, &name, &path, progress));
-    Ok(all)
+
+    /// Everything that is served of the image, the whole disk first.
+    pub(crate) fn all(&self, progress: ProgressArgs) -> Outcome<Vec<Export>> {
+        let mut all = vec![self.whole()?];
+        match Inspection::of(&self.disk) {
+            Ok(inspection) => all.extend(inspection.volumes.iter().filter_map(|v| volume(v, &self.name))),
+            Err(e) => progress.note(&format!("{}: only the whole disk is served: {e}", self.path.display())),
+        }
+        all.extend(snapshots(&self.opened, &self.name, &self.path, progress));
+        Ok(all)
+    }
+
+    /// Whether what was written is in the image even if this program is killed: nothing but the disk's bytes is.
+    pub(crate) fn outlives_us(&self) -> bool {
+        self.access == Access::Read
+            || (matches!(self.access, Access::Write { .. }) && self.opened.format == "raw")
+    }
 }
 
 fn file_name(path: &Path) -> String {

@@ -25,7 +25,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::exit::Exit;
-use crate::exports::{Access, exports};
+use crate::exports::{Access, offer};
 use crate::fault::{About, Failure, Outcome};
 use crate::interrupt;
 use crate::output::{human, line};
@@ -194,7 +194,7 @@ impl Serve {
         let mut all = Vec::new();
         for (i, image) in self.images.iter().enumerate() {
             let name = self.name.get(i).map(String::as_str);
-            all.extend(exports(image.clone(), name, &self.how, access, progress)?);
+            all.extend(offer(image.clone(), name, &self.how, access)?.all(progress)?);
         }
         Ok(all)
     }
