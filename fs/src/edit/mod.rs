@@ -54,6 +54,7 @@ impl<'t> Writer<'t> {
     pub fn open(driver: &dyn Driver, volume: &EditDisk<'t>) -> Result<Self> {
         let open = volume.writer();
         let fs = driver.open_mut(volume.disk().clone())?;
+        volume.own(driver.gate(), driver.journal())?;
         let keeps = fs.keeps();
         let core = Arc::new(RwLock::new(Some(fs)));
         let fs: Arc<dyn Filesystem> = Arc::new(Live::of(Arc::clone(&core)));

@@ -185,6 +185,9 @@ pub(super) enum Ext4Fault {
     /// It was not closed, or found damaged.
     #[error("the filesystem {0}")]
     Unsound(&'static str),
+    /// Something contradicts itself, as a check has found.
+    #[error("{0}: run e2fsck before changing anything")]
+    Damaged(String),
     /// A hash of names that is not known.
     #[error("directory index: hash version {0} is not known")]
     HashVersion(u8),
@@ -248,6 +251,7 @@ impl Fault for Ext4Fault {
         match self {
             Self::LargerThanVolume { .. } => Some("the image may be cut short".into()),
             Self::Unsound(_) => Some("e2fsck can repair it".into()),
+            Self::Damaged(_) => Some("`racker disk fs IMAGE check` lists all that is wrong".into()),
             Self::ExternalJournal(_) => Some("mount it once together with its journal, or run e2fsck".into()),
             Self::Journal { .. } | Self::JournalChecksum { .. } => {
                 Some("e2fsck can decide what to keep of a damaged journal".into())

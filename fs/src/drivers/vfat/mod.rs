@@ -46,6 +46,7 @@ mod writer;
 use std::sync::Arc;
 
 use racker_formats::block::Disk;
+use racker_formats::check::Report;
 use racker_formats::error::Result;
 use racker_formats::registry::{Guess, Head};
 
@@ -75,5 +76,9 @@ impl Driver for Vfat {
     }
     fn open_mut(&self, volume: Disk) -> Result<Box<dyn FilesystemMut>> {
         Ok(Box::new(writer::FatMut::open(volume)?))
+    }
+
+    fn check(&self, volume: Disk, _: &mut Report) -> Result<()> {
+        volume::Fat::open(volume)?.verify().map(|_| ())
     }
 }

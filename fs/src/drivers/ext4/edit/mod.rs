@@ -26,16 +26,16 @@
 //!   [`FilesystemMut`](crate::filesystem::FilesystemMut)
 
 mod attributes;
-mod bits;
-mod bytes;
+pub(super) mod bits;
+pub(super) mod bytes;
 mod content;
 mod create;
 mod dir;
 mod dirblock;
 mod ea_inode;
 mod extents;
-mod groups;
-mod hash;
+pub(super) mod groups;
+pub(super) mod hash;
 mod identity;
 mod index;
 mod indirect;
@@ -45,7 +45,7 @@ mod mapping;
 mod node;
 mod open;
 mod orphans;
-mod probe;
+pub(super) mod probe;
 mod quota;
 mod rename;
 mod replace;
@@ -77,7 +77,7 @@ use super::superblock::Superblock;
 use super::volume::Ext4;
 use crate::filesystem::Time;
 use crate::fresh::Fresh;
-pub(super) use open::unwritable;
+pub(super) use open::{replayed, unwritable};
 pub(super) use writer::Writer;
 
 /// Bytes of metadata that stay in memory between two operations.

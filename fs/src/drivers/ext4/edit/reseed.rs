@@ -282,7 +282,7 @@ impl Edit {
             {
                 if flags & without == 0 {
                     let map = self.bits(group, which)?;
-                    *slot = Some(self.bitmap_sum(which, &map, new)?);
+                    *slot = Some(self.fs.sb.bitmap_sum_from(new, which, &map)?);
                 }
             }
             sums.push(pair);

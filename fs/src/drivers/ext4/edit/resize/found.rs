@@ -144,7 +144,7 @@ impl Edit {
             at = stop;
         }
         let mut own = vec![0u8; size];
-        self.own_blocks(group, &desc, &mut own)?;
+        sb.own_blocks(group.into(), &desc, &mut own)?;
         let plain =
             sb.features.has_group_csum() && own == map && u64::from(group) < sb.groups.saturating_sub(1);
         bits::fill(&mut map, clusters, all, true);
