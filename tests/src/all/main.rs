@@ -42,6 +42,7 @@ mod qcow2;
 mod rebase;
 mod redo;
 mod reflink;
+mod sizes;
 mod sparsify;
 mod vdi;
 mod vhd;
