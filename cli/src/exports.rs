@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use racker_formats::block::{Disk, Staged};
 use racker_formats::error::Kind;
-use racker_formats::open::{Opened, open};
+use racker_formats::open::Opened;
 use racker_fs::inspect::{Inspection, Volume};
 use racker_nbd::Export;
 use racker_nbd::context::{AllocationDepth, DirtyBitmap};
@@ -13,6 +13,7 @@ use racker_nbd::context::{AllocationDepth, DirtyBitmap};
 use crate::fault::{About, Failure, Outcome};
 use crate::output::human;
 use crate::progress::ProgressArgs;
+use crate::remote::{open, remote_name};
 use crate::target::HowArgs;
 
 /// What clients may do to an image.
@@ -51,7 +52,7 @@ pub(crate) fn exports(
             "a guest could make it look like one: -f raw serves it all the same, and so does --read-only";
         return Err(failure.hint(hint)).about(&path);
     }
-    let name = name.map_or_else(|| file_name(&path), String::from);
+    let name = name.map(String::from).or_else(|| remote_name(&path)).unwrap_or_else(|| file_name(&path));
     let disk = match access {
         Access::Snapshot => Disk::new(Staged::new(opened.disk.clone())),
         _ => opened.disk.clone(),

@@ -10,6 +10,7 @@ mod files;
 mod interrupt;
 mod output;
 mod progress;
+mod remote;
 mod target;
 mod typed;
 

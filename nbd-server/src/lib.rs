@@ -16,6 +16,7 @@
 //! Clients are hostile: each length meets a limit before memory, spans are checked once, in `request`, and what a
 //! client sends can end its own connection and nothing else.
 
+pub mod client;
 mod connection;
 pub mod context;
 pub mod errno;
