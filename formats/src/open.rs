@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::block::redo::{self, RedoFault};
 use crate::block::{BlockDevice, Disk};
 use crate::container::{Container, Expansion, probe as probe_container};
 use crate::drivers::FORMATS;
@@ -13,7 +14,7 @@ use crate::limits::{ARCHIVE_PROBED_MAX, CONTAINER_DEPTH_MAX};
 use crate::opening::{Opening, Policy, Reference};
 use crate::recognised::recognise;
 use crate::registry::{Format, Image, by_name, probe, with_head};
-use crate::transaction::{Transaction, open_file};
+use crate::transaction::{Transaction, open_file, recover_disk};
 
 /// How an image is opened.
 #[derive(Clone, Copy, Debug, Default)]
@@ -263,6 +264,9 @@ impl Way<'_> {
             None => probe(&file)?,
         };
         let guessed_raw = forced.is_none() && format.name() == "raw";
+        if guessed_raw && with_head(&file, |head| head.first.starts_with(redo::GATE))? {
+            return Err(RedoFault::Lost.into());
+        }
         if guessed_raw && let Some(known) = with_head(&file, recognise)? {
             return Err(known.into());
         }
@@ -278,6 +282,10 @@ impl Way<'_> {
         let device: Arc<dyn BlockDevice> = image.clone();
         let disk = Disk::from_arc(device);
         let disk = if options.write { disk } else { disk.read_only() };
+        let disk = match path {
+            Some(path) if image.is_spread() => recover_disk(path, disk)?,
+            _ => disk,
+        };
         Ok(Opened {
             disk,
             image,

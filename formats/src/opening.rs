@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
+use crate::block::redo::RedoFault;
 use crate::block::{BlockDevice, Disk, FileDevice, LockMode, lock};
 use crate::convert::Beside;
 use crate::drivers::FORMATS;
@@ -15,7 +16,7 @@ use crate::error::{Error, Fault, Kind, Result, Within};
 use crate::limits::{CHAIN_DEPTH_MAX, REFERENCES_MAX};
 use crate::recognised::recognise;
 use crate::registry::{Image, by_name, probe, with_head};
-use crate::transaction::recover;
+use crate::transaction::{recover, redo_path};
 use crate::unopened::Unopened;
 
 /// A file that an image names.
@@ -265,6 +266,9 @@ impl Opening {
         inner.chain.push((meta.dev(), meta.ino()));
         let image = format.open(disk, &mut inner).within(place)?;
         self.count = inner.count;
+        if image.is_spread() && redo_path(&path).exists() {
+            return Err(Error::from(RedoFault::Pending).within(place()));
+        }
         let device: Arc<dyn BlockDevice> = image.clone();
         Ok((Disk::from_arc(device).read_only(), image))
     }

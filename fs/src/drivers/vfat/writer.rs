@@ -84,6 +84,12 @@ impl FatMut {
         Ok(())
     }
 
+    /// Forgets all directories.
+    pub(super) fn drop_indexes(&self) -> Result<()> {
+        self.indexes.lock().map_err(|_| Common::Poisoned)?.clear();
+        Ok(())
+    }
+
     /// Says that changes begin. Those before must have ended.
     pub(super) fn begin(&mut self) -> Result<()> {
         if self.half_done {

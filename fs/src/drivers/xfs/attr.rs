@@ -166,7 +166,7 @@ impl Volume {
     }
 
     /// A value of `len` bytes in blocks of its own from `block` of the fork on.
-    fn remote_value(&self, inode: &Inode, block: u32, len: u64) -> Result<Vec<u8>> {
+    pub(super) fn remote_value(&self, inode: &Inode, block: u32, len: u64) -> Result<Vec<u8>> {
         if len > VALUE_BYTES_MAX {
             let why = "a value has at most 64 KiB";
             return Err(Fault::Field { what: "valuelen", found: len, why }.into());

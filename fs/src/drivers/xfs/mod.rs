@@ -40,10 +40,12 @@
 //! | `file` | content and link targets |
 //! | `log` | the log: replay and end |
 //! | `edit` | writing |
+//! | `check` | the check, and what it mends |
 //! | `facts`, `fault` | what is said to users, and what can be wrong |
 
 mod attr;
 mod bmap;
+mod check;
 mod crc;
 mod da;
 mod described;
@@ -63,6 +65,7 @@ mod volume;
 use std::sync::Arc;
 
 use racker_formats::block::{Disk, Span, Staged};
+use racker_formats::check::Report;
 use racker_formats::error::Result;
 use racker_formats::registry::{Guess, Head};
 
@@ -122,6 +125,10 @@ impl Driver for Format {
 
     fn open_mut(&self, volume: Disk) -> Result<Box<dyn FilesystemMut>> {
         Ok(Box::new(edit::Writer::open(volume)?))
+    }
+
+    fn check(&self, volume: Disk, report: &mut Report) -> Result<()> {
+        check::check(volume, report)
     }
 }
 

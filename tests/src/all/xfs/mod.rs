@@ -1,5 +1,6 @@
 //! XFS written: random operations against a model, judged by `xfs_repair` and by the kernel.
 
+mod check;
 mod edges;
 mod model;
 mod play;
@@ -13,7 +14,7 @@ use racker_formats::error::Kind;
 use racker_formats::open::{OpenOptions, Opened, open};
 use racker_fs::drivers::DRIVERS;
 use racker_fs::edit::Writer;
-use racker_fs::filesystem::{Driver, Filesystem};
+use racker_fs::filesystem::{Driver, Filesystem, Name, New, NewKind, Time};
 use racker_tests::manifest::Manifest;
 use racker_tests::mount::{Mounted, WHOLE};
 use racker_tests::tool::{Tool, tool};
@@ -199,6 +200,26 @@ fn parent_pointers() {
         tool("bash").args(["-c", "find . -mindepth 1 -delete"]).dir(mounted.path()).ok();
     }
     image.read(|fs| assert_eq!(Model::load(fs).nodes.len(), 1));
+}
+
+/// Names of several namespaces have one hash, and share a block where they can: `xfs_repair` counts on it.
+#[test]
+fn names_of_one_hash_stay_together() {
+    let image = Image::new("400M", "-b size=1024");
+    let now = Time { sec: 1_700_000_000, nsec: 0 };
+    image.edit(|fs| {
+        let root = fs.root();
+        for len in 1..300 {
+            let new = New { kind: NewKind::File, mode: 0o644, uid: 0, gid: 0 };
+            let file = fs.create(root, &Name::new(len.to_string().as_bytes()).unwrap(), &new, now).unwrap();
+            fs.set_xattr(file, b"user.first", Some(&vec![1; 2 * len]), now).unwrap();
+            for prefix in ["user", "trusted", "security"] {
+                let name = format!("{prefix}.one and the same name");
+                fs.set_xattr(file, name.as_bytes(), Some(&vec![2; len]), now).unwrap();
+            }
+        }
+    });
+    is_clean(&image.path);
 }
 
 /// Filesystems that others filled, in every form.

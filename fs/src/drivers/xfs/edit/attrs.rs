@@ -126,7 +126,7 @@ pub(super) fn short(attrs: &[Attr]) -> Option<Vec<u8>> {
 }
 
 /// The hash under which an attribute is found.
-fn attr_hash(sb: &Superblock, attr: &Attr) -> Result<u32> {
+pub(in crate::drivers::xfs) fn attr_hash(sb: &Superblock, attr: &Attr) -> Result<u32> {
     let name = hash(&attr.name);
     if !attr.flags.contains(AttrFlags::PARENT) {
         return Ok(name);
@@ -208,18 +208,25 @@ impl<'a> Building<'a> {
         Ok(blocks)
     }
 
-    /// How many attributes go into each leaf.
+    /// How many attributes go into each leaf. Those of one hash stay together if they can: `xfs_repair` wants the
+    /// last hash of each leaf to be above the one before.
     fn leaves(&self, placed: &[Placed<'_>]) -> Vec<usize> {
         let room = self.block.saturating_sub(LEAF_HEAD);
+        let need = |p: &Placed<'_>| {
+            size_of::<RawAttrLeafEntry>().saturating_add(name_bytes(p.attr, p.remote.is_none()))
+        };
         let (mut counts, mut count, mut used) = (Vec::new(), 0usize, 0usize);
-        for p in placed {
-            let need = size_of::<RawAttrLeafEntry>().saturating_add(name_bytes(p.attr, p.remote.is_none()));
-            if count > 0 && used.saturating_add(need) > room {
-                counts.push(count);
-                (count, used) = (0, 0);
+        for alike in placed.chunk_by(|a, b| a.hash == b.hash) {
+            let mut want = alike.iter().map(need).fold(0, usize::saturating_add);
+            for p in alike {
+                if count > 0 && used.saturating_add(want.max(need(p))) > room {
+                    counts.push(count);
+                    (count, used) = (0, 0);
+                }
+                count = count.saturating_add(1);
+                used = used.saturating_add(need(p));
+                want = 0;
             }
-            count = count.saturating_add(1);
-            used = used.saturating_add(need);
         }
         counts.push(count);
         counts

@@ -18,25 +18,25 @@ const NARROW_MAX: u64 = (1 << 32) - 1;
 
 /// A directory inside its inode.
 #[derive(Debug)]
-pub(super) struct ShortDir {
-    pub(super) parent: InodeNo,
-    pub(super) entries: Vec<ShortEntry>,
+pub(in crate::drivers::xfs) struct ShortDir {
+    pub(in crate::drivers::xfs) parent: InodeNo,
+    pub(in crate::drivers::xfs) entries: Vec<ShortEntry>,
 }
 
 /// One of its entries.
 #[derive(Debug)]
-pub(super) struct ShortEntry {
-    pub(super) name: Vec<u8>,
+pub(in crate::drivers::xfs) struct ShortEntry {
+    pub(in crate::drivers::xfs) name: Vec<u8>,
     /// Where it would be in a block of its own; a cursor of a program that lists the directory.
-    pub(super) offset: u16,
+    pub(in crate::drivers::xfs) offset: u16,
     /// Kind of node, if directories tell it.
-    pub(super) ftype: Option<u8>,
-    pub(super) ino: InodeNo,
+    pub(in crate::drivers::xfs) ftype: Option<u8>,
+    pub(in crate::drivers::xfs) ino: InodeNo,
 }
 
 impl ShortDir {
     /// Takes apart what the inode holds.
-    pub(super) fn parse(dir: &Inode, sb: &Superblock) -> Result<Self> {
+    pub(in crate::drivers::xfs) fn parse(dir: &Inode, sb: &Superblock) -> Result<Self> {
         let bytes = dir.local()?;
         let head: RawDirShort = take(bytes, 0, WHAT)?;
         let width = if head.i8count == 0 { size_of::<U32>() } else { size_of::<U64>() };
