@@ -12,6 +12,7 @@ use racker_nbd::context::{AllocationDepth, DirtyBitmap};
 
 use crate::fault::{About, Failure, Outcome};
 use crate::output::human;
+use crate::overlay::open_overlay;
 use crate::progress::ProgressArgs;
 use crate::remote::{open, remote_name};
 use crate::target::HowArgs;
@@ -41,22 +42,21 @@ pub(crate) struct Offer {
     access: Access,
 }
 
-/// Opens the image at `path` to be served under `name` and names below it.
-pub(crate) fn offer(path: PathBuf, name: Option<&str>, how: &HowArgs, access: Access) -> Outcome<Offer> {
+/// Opens the image at `path` to be served under `name` and names below it. What clients write goes to `overlay`, if
+/// there is one.
+pub(crate) fn offer(
+    path: PathBuf,
+    name: Option<&str>,
+    how: &HowArgs,
+    access: Access,
+    overlay: Option<&Path>,
+) -> Outcome<Offer> {
     let (path, format) = how.described(path)?;
-    let is_write = matches!(access, Access::Write { .. });
     let how = HowArgs { format, ..how.clone() };
-    let opened = open(&path, &how.options(is_write)).map_err(|e| match e.kind() {
-        Kind::ReadOnly => e.with_hint("--read-only or --snapshot serves it"),
-        _ => e,
-    });
-    let opened = opened.about(&path)?;
-    if is_write && opened.guessed_raw {
-        let failure = Failure::new("it is taken for raw only because it looks like no other format");
-        let hint =
-            "a guest could make it look like one: -f raw serves it all the same, and so does --read-only";
-        return Err(failure.hint(hint)).about(&path);
-    }
+    let opened = match overlay {
+        Some(file) => open_overlay(&path, file, &how)?,
+        None => opened(&path, &how, matches!(access, Access::Write { .. }))?,
+    };
     let name = name.map(String::from).or_else(|| remote_name(&path)).unwrap_or_else(|| file_name(&path));
     let disk = match access {
         Access::Snapshot => Disk::new(Staged::new(opened.disk.clone())),
@@ -87,6 +87,22 @@ impl Offer {
         self.access == Access::Read
             || (matches!(self.access, Access::Write { .. }) && self.opened.format == "raw")
     }
+}
+
+/// Opens the image itself.
+fn opened(path: &Path, how: &HowArgs, is_write: bool) -> Outcome<Opened> {
+    let opened = open(path, &how.options(is_write)).map_err(|e| match e.kind() {
+        Kind::ReadOnly => e.with_hint("--read-only or --snapshot serves it"),
+        _ => e,
+    });
+    let opened = opened.about(path)?;
+    if is_write && opened.guessed_raw {
+        let failure = Failure::new("it is taken for raw only because it looks like no other format");
+        let hint =
+            "a guest could make it look like one: -f raw serves it all the same, and so does --read-only";
+        return Err(failure.hint(hint)).about(path);
+    }
+    Ok(opened)
 }
 
 fn file_name(path: &Path) -> String {

@@ -53,7 +53,7 @@ pub(super) fn serve(attach: &Attach) -> Outcome<Exit> {
     let asked = events.clone();
     // Before there are other threads, which would be ended by a signal.
     interrupt::hear(move || drop(asked.send(Event::Asked)));
-    let offer = offer(attach.image.clone(), Some("disk"), &attach.how, access)?;
+    let offer = offer(attach.image.clone(), Some("disk"), &attach.how, access, None)?;
     if attach.reconnect && !offer.outlives_us() {
         let failure =
             Failure::new("what its server had in memory when it died is lost, and the device must not go on");
