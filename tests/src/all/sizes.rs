@@ -147,10 +147,13 @@ fn a_partition_is_cut_behind_its_filesystem() {
     assert_eq!(said.status, 0, "{said}");
 }
 
+/// A FAT filesystem: its name, what `mkfs.vfat` is told, kilobytes at first and later, and whether the type has that
+/// many.
+type Fat = (&'static str, &'static str, u64, &'static [(u64, bool)]);
+
 #[test]
 fn fat_grows() {
-    // Kilobytes at first and later, and whether that is too much for the type.
-    let cases: [(&str, &str, u64, &[(u64, bool)]); 4] = [
+    let cases: [Fat; 4] = [
         ("fat12", "-F 12 -s 8", 6_000, &[(12_000, true), (16_368, true), (40_000, false)]),
         ("fat16", "-F 16", 20_000, &[(60_000, true), (131_000, true), (200_000, false)]),
         ("fat32", "-F 32 -s 1", 40_000, &[(41_000, true), (90_000, true), (300_000, true)]),

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use clap::Args;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
 use crate::fault::{Failure, Outcome};
@@ -71,8 +71,7 @@ impl Attach {
         if self.output.is_json() {
             json(&told)?;
         } else {
-            let partitions = told["partitions"].as_array().into_iter().flatten();
-            for name in std::iter::once(&told["device"]).chain(partitions).filter_map(Value::as_str) {
+            for name in std::iter::once(&told.device).chain(&told.partitions) {
                 line(name)?;
             }
         }
@@ -80,9 +79,16 @@ impl Attach {
     }
 }
 
+/// What there is now.
+#[derive(Debug, Deserialize, Serialize)]
+struct Attached {
+    device: String,
+    partitions: Vec<String>,
+}
+
 /// Starts this command once more in the background, and waits for what it says once the device is there; or for its
 /// end, after it has said why.
-fn background() -> Outcome<Result<Value, Exit>> {
+fn background() -> Outcome<Result<Attached, Exit>> {
     let mut child = Command::new(std::env::current_exe()?)
         .args(std::env::args_os().skip(1))
         .arg("--in-background")

@@ -17,9 +17,8 @@ use racker_fs::partition;
 use racker_nbd::Server;
 use racker_nbd::kernel::{Attachment, Kernel, shake_hands};
 use racker_nbd::limits::Limits;
-use serde_json::json;
 
-use super::{Attach, device};
+use super::{Attach, Attached, device};
 use crate::exit::Exit;
 use crate::exports::{Access, offer};
 use crate::fault::{About, Failure, Outcome};
@@ -88,7 +87,8 @@ pub(super) fn serve(attach: &Attach) -> Outcome<Exit> {
     let waiting = Waiting::listen(number)?;
     server.when_left(move || drop(events.send(Event::Left)))?;
     let partitions = appear(number, expected);
-    line(&json!({ "device": device::path(number), "partitions": partitions }).to_string())?;
+    let attached = Attached { device: device::path(number).display().to_string(), partitions };
+    line(&serde_json::to_string(&attached).map_err(std::io::Error::from)?)?;
     leave_terminal()?;
 
     if let Ok(Event::Asked) = happened.recv() {
