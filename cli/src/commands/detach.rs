@@ -55,12 +55,8 @@ impl Detach {
         let mut said = String::new();
         let heard = BufReader::new(server).read_line(&mut said);
         match (heard, said.trim().split_once(' ')) {
-            (Ok(_), Some(("ok", _))) => {
-                let image = image.unwrap_or_default();
-                line(&format!(
-                    "{} is detached: all that was written is on stable storage in {image}",
-                    path.display()
-                ))?;
+            (Ok(_), Some(("ok", what))) => {
+                line(&format!("{} is detached: {what} {}", path.display(), image.unwrap_or_default()))?;
                 Ok(Exit::Done)
             }
             (Ok(_), Some(("error", why))) => Err(Failure::new(format!("detached, but: {why}"))).about(&path),

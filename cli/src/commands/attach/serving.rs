@@ -98,7 +98,9 @@ pub(super) fn serve(attach: &Attach) -> Outcome<Exit> {
     }
     let ended = server.stop();
     waiting.tell(&match &ended {
-        Ok(summary) => format!("ok {} {}", summary.requests, summary.written),
+        Ok(_) if attach.snapshot => "ok what was written is thrown away, the image is as it was:".into(),
+        Ok(_) if attach.read_only => "ok nothing was written to".into(),
+        Ok(_) => "ok all that was written is on stable storage in".into(),
         Err(e) => format!("error {e}"),
     });
     ended?;
