@@ -23,6 +23,7 @@ mod extract;
 mod fat;
 mod files;
 mod fixtures;
+mod fs_check;
 mod identity;
 mod live;
 mod map;

@@ -19,6 +19,7 @@
 //! * [`boot_sector`], [`layout`]: where everything is; [`table`]: chains; [`dir`], [`name`], [`time`]: entries;
 //!   [`volume`]: the reader
 //! * [`writer`]: what writing keeps in memory; [`alloc`]: clusters; [`index`]: directories; [`places`]: nodes that move
+//! * [`verify`], [`check`](mod@check): whether it contradicts itself
 //! * [`create`], [`rename`], [`write`](mod@write), [`short_name`], [`identity`], [`grow`]: changes; [`traits`]: all of it as the
 //!   trait has it
 
