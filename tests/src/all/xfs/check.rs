@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
-use racker_formats::block::Span;
+use racker_formats::block::{Disk, MemDevice, Span};
 use racker_formats::check::{Report, Severity};
 use racker_formats::open::{OpenOptions, open};
+
+use racker_tests::rng::Rng;
 
 use super::{Image, driver};
 
@@ -32,6 +34,33 @@ fn sound_filesystems_are_clean() {
         let image = Image::of_case(&case.name);
         assert_eq!(findings(&image.path), [], "{}", case.name);
     }
+}
+
+/// Version 4 has no checksums: nothing stands between random damage and the check, which ends, with findings or
+/// without.
+#[test]
+fn damage_at_random_ends_in_findings() {
+    let image = Image::of_case("xfs/v4");
+    let sound = std::fs::read(&image.path).unwrap();
+    let sectors: Vec<usize> =
+        (0..sound.len() / 512).filter(|i| sound[i * 512..][..512].iter().any(|b| *b != 0)).collect();
+    let mut rng = Rng::new(4);
+    let mut found = 0;
+    for _ in 0..400 {
+        let mut bytes = sound.clone();
+        for _ in 0..1 + rng.below(6) {
+            let sector = sectors[rng.below(sectors.len() as u64) as usize];
+            for _ in 0..1 + rng.below(4) {
+                let at = sector * 512 + rng.below(512) as usize;
+                bytes[at] = [0, 0xff, 1, 0x80, bytes[at].wrapping_add(1)][rng.below(5) as usize];
+            }
+        }
+        let disk = Disk::new(MemDevice::from_bytes(bytes));
+        let mut report = Report::default();
+        let good = driver().check(disk, &mut report).is_ok();
+        found += usize::from(!good || !report.findings.is_empty());
+    }
+    assert!(found > 0);
 }
 
 /// Prints what is found in the images that `XFS_IMAGES` names, each as PATH or PATH@OFFSET+LENGTH in bytes.
