@@ -42,11 +42,14 @@ fn sound_filesystems_are_clean() {
 fn damage_at_random_ends_in_findings() {
     let image = Image::of_case("xfs/v4");
     let sound = std::fs::read(&image.path).unwrap();
-    let sectors: Vec<usize> =
-        (0..sound.len() / 512).filter(|i| sound[i * 512..][..512].iter().any(|b| *b != 0)).collect();
+    // Headers, trees and inodes stand at the beginning of each group.
+    let number = |at: usize| u32::from_be_bytes(sound[at..at + 4].try_into().unwrap()) as usize;
+    let group = number(84) * number(4) / 512;
+    let near = (0..number(88)).flat_map(|ag| ag * group..ag * group + 256);
+    let sectors: Vec<usize> = near.filter(|i| sound[i * 512..][..512].iter().any(|b| *b != 0)).collect();
     let mut rng = Rng::new(4);
     let mut found = 0;
-    for _ in 0..400 {
+    for _ in 0..120 {
         let mut bytes = sound.clone();
         for _ in 0..1 + rng.below(6) {
             let sector = sectors[rng.below(sectors.len() as u64) as usize];
@@ -60,7 +63,7 @@ fn damage_at_random_ends_in_findings() {
         let good = driver().check(disk, &mut report).is_ok();
         found += usize::from(!good || !report.findings.is_empty());
     }
-    assert!(found > 0);
+    assert!(found > 10, "{found} of 120 found in {} sectors", sectors.len());
 }
 
 /// Prints what is found in the images that `XFS_IMAGES` names, each as PATH or PATH@OFFSET+LENGTH in bytes.
