@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
-use racker_formats::block::Span;
+use racker_formats::block::{Disk, MemDevice, Span};
 use racker_formats::check::{Report, Severity};
 use racker_formats::open::{OpenOptions, open};
+
+use racker_tests::rng::Rng;
 
 use super::{Image, driver};
 
@@ -32,6 +34,36 @@ fn sound_filesystems_are_clean() {
         let image = Image::of_case(&case.name);
         assert_eq!(findings(&image.path), [], "{}", case.name);
     }
+}
+
+/// Version 4 has no checksums: nothing stands between random damage and the check, which ends, with findings or
+/// without.
+#[test]
+fn damage_at_random_ends_in_findings() {
+    let image = Image::of_case("xfs/v4");
+    let sound = std::fs::read(&image.path).unwrap();
+    // Headers, trees and inodes stand at the beginning of each group.
+    let number = |at: usize| u32::from_be_bytes(sound[at..at + 4].try_into().unwrap()) as usize;
+    let group = number(84) * number(4) / 512;
+    let near = (0..number(88)).flat_map(|ag| ag * group..ag * group + 256);
+    let sectors: Vec<usize> = near.filter(|i| sound[i * 512..][..512].iter().any(|b| *b != 0)).collect();
+    let mut rng = Rng::new(4);
+    let mut found = 0;
+    for _ in 0..120 {
+        let mut bytes = sound.clone();
+        for _ in 0..1 + rng.below(6) {
+            let sector = sectors[rng.below(sectors.len() as u64) as usize];
+            for _ in 0..1 + rng.below(4) {
+                let at = sector * 512 + rng.below(512) as usize;
+                bytes[at] = [0, 0xff, 1, 0x80, bytes[at].wrapping_add(1)][rng.below(5) as usize];
+            }
+        }
+        let disk = Disk::new(MemDevice::from_bytes(bytes));
+        let mut report = Report::default();
+        let good = driver().check(disk, &mut report).is_ok();
+        found += usize::from(!good || !report.findings.is_empty());
+    }
+    assert!(found > 10, "{found} of 120 found in {} sectors", sectors.len());
 }
 
 /// Prints what is found in the images that `XFS_IMAGES` names, each as PATH or PATH@OFFSET+LENGTH in bytes.
