@@ -16,6 +16,7 @@ packages=(
   procps                                   # kill: interrupts a conversion
   strace                                   # whether a copy waits for the disk
   libnbd-bin python3-libnbd                # nbdinfo, nbdcopy and libnbd itself: clients of the server
+  nbdkit nbd-server                        # servers for the client, and such as misbehave as they are told
   openssl                                  # certificates for TLS
   ostree python3
 )

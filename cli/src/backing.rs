@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
-use racker_formats::open::{OpenOptions, open};
+use racker_formats::open::OpenOptions;
 use racker_formats::opening::{Policy, Reference, Role};
 use racker_formats::registry::Backing;
 
 use crate::fault::{About, Failure, Outcome};
+use crate::remote::{is_remote, open};
 
 /// Opens the backing file `name` of `image`, which was typed and is trusted for it; it lies relative to the image's
 /// folder.
@@ -17,6 +18,11 @@ pub(crate) fn open_backing(
     format: Option<&str>,
     allow_external: bool,
 ) -> Outcome<Backing> {
+    if is_remote(image) {
+        let failure =
+            Failure::new("an image on another machine has no folder that a backing file could lie in");
+        return Err(failure).about(image);
+    }
     let path = image.parent().unwrap_or(Path::new("")).join(name);
     let policy = if allow_external { Policy::Any } else { Policy::SameFolder };
     let opened = open(&path, &OpenOptions { format, policy, ..OpenOptions::default() }).about(&path)?;

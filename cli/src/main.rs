@@ -9,7 +9,9 @@ mod fault;
 mod files;
 mod interrupt;
 mod output;
+mod overlay;
 mod progress;
+mod remote;
 mod target;
 mod typed;
 

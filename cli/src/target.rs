@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use racker_formats::block::Disk;
-use racker_formats::open::{OpenOptions, Opened, open};
+use racker_formats::open::{OpenOptions, Opened};
 use racker_formats::opening::Policy;
 use racker_fs::filesystem::Filesystem;
 use racker_fs::guest::{Guest, locate};
@@ -16,6 +16,7 @@ use racker_fs::path::{Mount, Place, View};
 use racker_fs::tree::Tree;
 
 use crate::fault::{About, Failure, Outcome};
+use crate::remote::open;
 use crate::typed;
 
 /// Which image, and how it is opened.
@@ -28,7 +29,7 @@ pub(crate) struct ImageArgs {
 /// The same as it is typed.
 #[derive(Args, Debug)]
 struct TypedImage {
-    /// Disk image, compressed image, archive with a disk inside, or block device
+    /// Disk image, compressed image, archive with a disk inside, block device, or the address of an NBD server's disk
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
     #[command(flatten)]

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::block::redo::{self, RedoFault};
 use crate::block::{BlockDevice, Disk};
 use crate::container::{Container, Expansion, probe as probe_container};
 use crate::drivers::FORMATS;
@@ -13,7 +14,7 @@ use crate::limits::{ARCHIVE_PROBED_MAX, CONTAINER_DEPTH_MAX};
 use crate::opening::{Opening, Policy, Reference};
 use crate::recognised::recognise;
 use crate::registry::{Format, Image, by_name, probe, with_head};
-use crate::transaction::{Transaction, open_file};
+use crate::transaction::{Transaction, open_file, recover_disk};
 
 /// How an image is opened.
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,8 +57,7 @@ impl Opened {
     /// Begins an edit of the image, which was opened for writing.
     pub fn begin(&self) -> Result<Transaction> {
         let format = by_name(self.format)?;
-        let path = self.path.as_deref().unwrap_or(Path::new(""));
-        let edit = Transaction::begin(self.image.clone(), &self.file, path, |staged| {
+        let edit = Transaction::begin(self.image.clone(), &self.file, self.path.as_deref(), |staged| {
             format.open(staged, &mut Opening::new(self.path.as_deref(), self.policy, true))
         })?;
         Ok(if self.guessed_raw { edit.keep_raw() } else { edit })
@@ -167,11 +167,20 @@ pub fn open(path: &Path, options: &OpenOptions<'_>) -> Result<Opened> {
 }
 
 /// Opens the image in `file`, which is the host file at `path` or stands for it: what the image names is looked
-/// for beside `path`.
+/// for beside `path`, and nowhere without one.
 pub fn open_disk(file: Disk, path: Option<&Path>, options: &OpenOptions<'_>) -> Result<Opened> {
-    let forced = options.format.map(by_name).transpose()?;
     let name = path.and_then(Path::file_name).map(|n| n.to_string_lossy().into_owned());
-    let name = name.unwrap_or_else(|| "disk".into());
+    open_called(file, path, &name.unwrap_or_else(|| "disk".into()), options)
+}
+
+/// Opens the image in `file`, which lies on another machine, where it is called `name`. It may name no other file.
+pub fn open_remote(file: Disk, name: &str, options: &OpenOptions<'_>) -> Result<Opened> {
+    open_called(file, None, name, options)
+}
+
+fn open_called(file: Disk, path: Option<&Path>, name: &str, options: &OpenOptions<'_>) -> Result<Opened> {
+    let forced = options.format.map(by_name).transpose()?;
+    let name = name.to_string();
     let mut way = Way {
         expansion: options.expand_max.map_or_else(|| Expansion::for_file(file.size()), Expansion::at_most),
         member: options.member,
@@ -255,6 +264,9 @@ impl Way<'_> {
             None => probe(&file)?,
         };
         let guessed_raw = forced.is_none() && format.name() == "raw";
+        if guessed_raw && with_head(&file, |head| head.first.starts_with(redo::GATE))? {
+            return Err(RedoFault::Lost.into());
+        }
         if guessed_raw && let Some(known) = with_head(&file, recognise)? {
             return Err(known.into());
         }
@@ -270,6 +282,10 @@ impl Way<'_> {
         let device: Arc<dyn BlockDevice> = image.clone();
         let disk = Disk::from_arc(device);
         let disk = if options.write { disk } else { disk.read_only() };
+        let disk = match path {
+            Some(path) if image.is_spread() => recover_disk(path, disk)?,
+            _ => disk,
+        };
         Ok(Opened {
             disk,
             image,

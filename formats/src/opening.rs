@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
+use crate::block::redo::RedoFault;
 use crate::block::{BlockDevice, Disk, FileDevice, LockMode, lock};
 use crate::convert::Beside;
 use crate::drivers::FORMATS;
@@ -15,7 +16,7 @@ use crate::error::{Error, Fault, Kind, Result, Within};
 use crate::limits::{CHAIN_DEPTH_MAX, REFERENCES_MAX};
 use crate::recognised::recognise;
 use crate::registry::{Image, by_name, probe, with_head};
-use crate::transaction::recover;
+use crate::transaction::{recover, redo_path};
 use crate::unopened::Unopened;
 
 /// A file that an image names.
@@ -76,6 +77,14 @@ pub enum OpenFault {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// The image does not lie in a folder.
+    #[error("the image names {role} {path:?}, and lies in a container or on another machine: not opened")]
+    Apart {
+        /// What it is for.
+        role: Role,
+        /// As it stands in the image.
+        path: String,
+    },
     /// The chain comes back to itself.
     #[error("{role} {path:?} is already part of the chain: the chain is a loop")]
     Loop {
@@ -117,7 +126,7 @@ pub(crate) fn changed_parent(format: &str) -> String {
 impl Fault for OpenFault {
     fn kind(&self) -> Kind {
         match self {
-            Self::External { .. } | Self::BackingFormat { .. } => Kind::Denied,
+            Self::External { .. } | Self::Apart { .. } | Self::BackingFormat { .. } => Kind::Denied,
             Self::Loop { .. } | Self::Deep(_) | Self::Many(_) => Kind::Corrupt,
             Self::Ambiguous(..) | Self::UnknownFormat(_) => Kind::Invalid,
         }
@@ -144,7 +153,7 @@ impl Fault for OpenFault {
 /// What accompanies the opening of one image and of everything it names.
 #[derive(Debug)]
 pub struct Opening {
-    /// The folder that relative references start from; none inside containers.
+    /// The folder that relative references start from; none inside containers and on other machines.
     folder: Option<PathBuf>,
     policy: Policy,
     /// Whether files are opened for writing; only the top image and its own extents are.
@@ -257,6 +266,9 @@ impl Opening {
         inner.chain.push((meta.dev(), meta.ino()));
         let image = format.open(disk, &mut inner).within(place)?;
         self.count = inner.count;
+        if image.is_spread() && redo_path(&path).exists() {
+            return Err(Error::from(RedoFault::Pending).within(place()));
+        }
         let device: Arc<dyn BlockDevice> = image.clone();
         Ok((Disk::from_arc(device).read_only(), image))
     }
@@ -266,7 +278,7 @@ impl Opening {
     pub fn beside(&self, role: Role, what: &str) -> Result<Vec<String>> {
         let refuse = |why| OpenFault::External { role, path: what.into(), why };
         let Some(folder) = &self.folder else {
-            return Err(refuse("outside the container that holds the image").into());
+            return Err(OpenFault::Apart { role, path: what.into() }.into());
         };
         if self.policy == Policy::Deny {
             return Err(refuse("another file").into());
@@ -304,7 +316,7 @@ impl Opening {
             return Err(OpenFault::Many(REFERENCES_MAX).into());
         }
         let Some(folder) = &self.folder else {
-            return Err(refuse("outside the container that holds the image").into());
+            return Err(OpenFault::Apart { role: *role, path: path.clone() }.into());
         };
         if self.policy == Policy::Deny {
             return Err(refuse("another file").into());

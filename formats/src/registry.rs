@@ -245,6 +245,16 @@ pub trait Image: BlockDevice {
         None
     }
 
+    /// Whether the disk lies in other files than the one that the image was opened from.
+    fn is_spread(&self) -> bool {
+        false
+    }
+
+    /// The sectors of its file by which programs recognise the format; none where the file is the disk itself.
+    fn heads(&self) -> Vec<Span> {
+        Span::new(0, 512).into_iter().collect()
+    }
+
     /// Whether [`apply`](Self::apply) is there.
     fn applies(&self) -> bool {
         false

@@ -4,14 +4,22 @@
 //!
 //! 1. The format can switch ([`Image::apply`]): changes of the *guest's* disk are staged, then the driver writes
 //!    them to unreferenced places and turns one sector.
-//! 2. Otherwise changes of the *host file* are staged under the driver, sealed into a redo file beside the image,
-//!    and applied from there ([`redo`]). Whoever opens the image next finishes or forgets it. In a raw image, new
-//!    content goes at once to space that nothing referred to before the edit ([`Disk::write_fresh`]).
+//! 2. Otherwise changes of the *host file* are staged under the driver. Where the file has the disk's bytes one by
+//!    one, new content goes at once to space that nothing referred to before the edit ([`Disk::write_fresh`]). Then
+//!    1. a filesystem with a journal lands its changes by that ([`Journal`]), if it is the only one that changed:
+//!       whoever opens the disk next, racker or not, replays it;
+//!    2. otherwise they are sealed into a redo file beside the image, and applied from there ([`redo`]). Whoever opens
+//!       the image next with racker finishes or forgets it, and other programs do not recognise the disk meanwhile.
+//!
+//! A file on another machine has no place beside it. Where neither format nor journal helps, changes to it are held back
+//! here until the edit is complete, and are written one after the other then: an edit that fails has changed nothing,
+//! but one that is interrupted while it lands is on the disk in part.
 //!
 //! Whatever can write borrows from the [`Transaction`], and [`commit`](Transaction::commit) consumes it: a writer
 //! that is still open then does not compile, and one that was dropped without being closed makes it refuse.
 
 use std::ffi::OsString;
+use std::fmt::Debug;
 use std::fs::File;
 use std::marker::PhantomData;
 use std::os::unix::fs::OpenOptionsExt;
@@ -21,9 +29,14 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustix::fs::OFlags;
 
-use crate::block::{Disk, FileDevice, LockMode, Staged, lock, redo};
-use crate::error::{Fault, Kind, Result, Within};
+use crate::block::redo::{self, Scope};
+use crate::block::{Change, ChangeKind, Disk, FileDevice, LockMode, SliceDevice, Span, Staged, lock};
+use crate::error::{Common, Fault, Kind, Result, Within};
 use crate::registry::{self, Image};
+use crate::wire::{index, len64, part_mut};
+
+/// Bytes that are written to another machine at a time.
+const STRAIGHT_BYTES: usize = 1 << 20;
 
 /// Why an edit does not begin or does not land.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +68,37 @@ impl Fault for TransactionFault {
     }
 }
 
+/// A filesystem's own way to land an edit.
+pub trait Journal: Debug + Send + Sync {
+    /// Lands `changes` of the volume, whose bytes are read from `edited`, whole or not at all, and says so; or says
+    /// that it cannot and has written nothing that counts. `decide` is called before the write that decides: an error
+    /// after that leaves an edit that the journal finishes.
+    fn land(
+        &self,
+        volume: &Disk,
+        edited: &Disk,
+        changes: &[Change],
+        decide: &mut dyn FnMut(),
+    ) -> Result<bool>;
+}
+
+/// A filesystem that an edit changes.
+#[derive(Debug)]
+struct Owner {
+    /// The volume, where it is one piece of the host file.
+    volume: Option<Span>,
+    /// The sector by which it is recognised, in the host file.
+    gate: Option<Span>,
+    journal: Option<Box<dyn Journal>>,
+}
+
+/// What the writers of a transaction have said.
+#[derive(Debug, Default)]
+struct Writers {
+    open: AtomicUsize,
+    owners: Mutex<Vec<Owner>>,
+}
+
 /// Changes to one image, held back until [`commit`](Self::commit).
 #[must_use = "an edit that is not committed is thrown away"]
 #[derive(Debug)]
@@ -63,10 +107,13 @@ pub struct Transaction {
     /// What the writers above see.
     guest: Disk,
     landing: Landing,
-    writers: Arc<AtomicUsize>,
+    writers: Arc<Writers>,
     /// The host file is raw only because its content looks like nothing else, and must stay so.
     guessed_raw: bool,
 }
+
+/// Bytes of the unit that a disk writes whole.
+const SECTOR: u64 = 512;
 
 /// Edits that have stored something on a host file, perhaps.
 static RUNNING: Mutex<Vec<Weak<Staged>>> = Mutex::new(Vec::new());
@@ -86,7 +133,16 @@ enum Landing {
     /// The driver switches; the image's own lock lives in its file.
     Switch(Arc<dyn Image>),
     /// A redo file beside the host file at this path.
-    Redo { file: Disk, path: PathBuf },
+    Redo {
+        file: Disk,
+        path: PathBuf,
+        /// The image over the staged file.
+        image: Arc<dyn Image>,
+        /// `file` is the image's file, or the disk in it where that lies in several files.
+        scope: Scope,
+    },
+    /// Straight to the file, which lies on another machine.
+    Straight { file: Disk },
     /// The changes stay in memory: somebody reads the edited disk and writes it elsewhere.
     Elsewhere,
 }
@@ -95,26 +151,27 @@ enum Landing {
 #[derive(Clone, Debug)]
 pub struct EditDisk<'t> {
     disk: Disk,
-    writers: Arc<AtomicUsize>,
+    writers: Arc<Writers>,
     transaction: PhantomData<&'t Transaction>,
 }
 
 /// Proof that a writer works on an [`EditDisk`]; a writer that ends without handing it back spoils the edit.
 #[derive(Debug)]
 #[must_use = "a writer that is not closed spoils the edit"]
-pub struct OpenWriter(Arc<AtomicUsize>);
+pub struct OpenWriter(Arc<Writers>);
 
 impl Transaction {
-    /// Begins an edit of `image`, which was opened for writing over `file`, the host file at `path`.
+    /// Begins an edit of `image`, which was opened for writing over `file`, the host file at `path`, or one on
+    /// another machine.
     ///
     /// `reopen` opens the image once more over a staged file: it is called for formats that cannot switch.
     pub fn begin(
         image: Arc<dyn Image>,
         file: &Disk,
-        path: &Path,
+        path: Option<&Path>,
         reopen: impl FnOnce(Disk) -> Result<Arc<dyn Image>>,
     ) -> Result<Self> {
-        let writers = Arc::new(AtomicUsize::new(0));
+        let writers = Arc::new(Writers::default());
         if image.applies() {
             image.may_edit()?;
             let staged = Arc::new(Staged::new(Disk::from_arc(image.clone())));
@@ -122,10 +179,26 @@ impl Transaction {
             let landing = Landing::Switch(image);
             return Ok(Self { staged, guest, landing, writers, guessed_raw: false });
         }
+        if let (Some(path), true) = (path, image.is_spread()) {
+            // Drivers keep an order of their own for each write, so the disk can be written again and again.
+            let file = Disk::from_arc(image.clone());
+            let staged = Arc::new(Staged::over(file.clone()));
+            let guest = Disk::from_arc(staged.clone());
+            let landing = Landing::Redo { file, path: path.to_path_buf(), image, scope: Scope::Disk };
+            return Ok(Self { staged, guest, landing, writers, guessed_raw: false });
+        }
         drop(image);
+        let Some(path) = path else {
+            let staged = Arc::new(Staged::over(file.clone()));
+            let guest = Disk::from_arc(reopen(Disk::from_arc(staged.clone()))?);
+            let landing = Landing::Straight { file: file.clone() };
+            return Ok(Self { staged, guest, landing, writers, guessed_raw: false });
+        };
         let staged = Arc::new(Staged::through(file.clone()));
-        let guest = Disk::from_arc(reopen(Disk::from_arc(staged.clone()))?);
-        let landing = Landing::Redo { file: file.clone(), path: path.to_path_buf() };
+        let image = reopen(Disk::from_arc(staged.clone()))?;
+        let guest = Disk::from_arc(image.clone());
+        let landing =
+            Landing::Redo { file: file.clone(), path: path.to_path_buf(), image, scope: Scope::File };
         let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
         running.retain(|edit| edit.strong_count() > 0);
         running.push(Arc::downgrade(&staged));
@@ -136,7 +209,7 @@ impl Transaction {
     pub fn overlay(guest: Disk) -> Self {
         let staged = Arc::new(Staged::new(guest.read_only()));
         let guest = Disk::from_arc(staged.clone());
-        let writers = Arc::new(AtomicUsize::new(0));
+        let writers = Arc::new(Writers::default());
         Self { staged, guest, landing: Landing::Elsewhere, writers, guessed_raw: false }
     }
 
@@ -153,7 +226,7 @@ impl Transaction {
     }
 
     fn all_closed(&self) -> Result<()> {
-        if self.writers.load(Ordering::Acquire) != 0 {
+        if self.writers.open.load(Ordering::Acquire) != 0 {
             return Err(TransactionFault::WriterDropped.into());
         }
         Ok(())
@@ -187,14 +260,63 @@ impl Transaction {
         }
         match &self.landing {
             Landing::Switch(image) => image.apply(&staged, &changes),
-            Landing::Redo { file, path } => {
+            Landing::Redo { file, path, image, scope } => {
                 // What was written already has to be there when the rest of the edit is decided.
                 self.staged.settle()?;
-                land(file, path, &staged, &changes, &|| self.staged.unsettle())
+                let owners = self.writers.owners.lock().map_err(|_| Common::Poisoned)?;
+                if self.by_journal(file, &staged, &owners, &changes)? {
+                    return Ok(());
+                }
+                let heads = if *scope == Scope::File { image.heads() } else { Vec::new() };
+                let gates = gates(&self.guest, &owners, heads, &changes);
+                land((file, *scope), path, &staged, (&changes, &gates), &|| self.staged.unsettle())
+            }
+            Landing::Straight { file } => {
+                let owners = self.writers.owners.lock().map_err(|_| Common::Poisoned)?;
+                if self.by_journal(file, &staged, &owners, &changes)? {
+                    return Ok(());
+                }
+                land_straight(file, &staged, &changes)
             }
             Landing::Elsewhere => Ok(()),
         }
     }
+}
+
+impl Transaction {
+    /// Lands the changes by the journal of the only filesystem that they belong to, if it has one that takes them.
+    fn by_journal(&self, file: &Disk, staged: &Disk, owners: &[Owner], changes: &[Change]) -> Result<bool> {
+        let [Owner { volume: Some(volume), journal: Some(journal), .. }] = owners else { return Ok(false) };
+        if staged.size() != file.size() || !changes.iter().all(|change| volume.contains(change.span)) {
+            return Ok(false);
+        }
+        let inside = |change: &Change| -> Result<Change> {
+            let start = change.span.start().saturating_sub(volume.start());
+            Ok(Change { span: Span::new(start, change.span.len())?, kind: change.kind })
+        };
+        let changes = changes.iter().map(inside).collect::<Result<Vec<_>>>()?;
+        let part = |disk: &Disk| Disk::new(SliceDevice::new(disk.clone(), *volume));
+        let mut decided = false;
+        let landed = journal.land(&part(file), &part(staged), &changes, &mut || decided = true);
+        if landed.is_err() && !decided {
+            self.staged.unsettle()?;
+        }
+        landed
+    }
+}
+
+/// The sectors that are shut while `changes` are applied: those of the filesystems that have changes; for the disk
+/// outside of them its first; for a format that keeps the disk in its own way where that is recognised.
+fn gates(guest: &Disk, owners: &[Owner], heads: Vec<Span>, changes: &[Change]) -> Vec<Span> {
+    let mut gates = heads;
+    gates.extend(owners.iter().filter_map(|owner| owner.gate));
+    let owned = |change: &Change| owners.iter().any(|o| o.volume.is_none_or(|v| v.contains(change.span)));
+    if !changes.iter().all(owned) {
+        gates.extend(Span::new(0, SECTOR).ok().and_then(|first| guest.place(first)));
+    }
+    gates.sort_by_key(|gate| gate.start());
+    gates.dedup();
+    gates
 }
 
 impl Drop for Transaction {
@@ -217,9 +339,20 @@ impl<'t> EditDisk<'t> {
         Ok(Self { disk, writers: Arc::clone(&self.writers), transaction: PhantomData })
     }
 
+    /// Says that a filesystem on all of this disk is going to change: programs know it by the sector at byte `gate`,
+    /// and `journal` lands its changes if it can.
+    pub fn own(&self, gate: u64, journal: Option<Box<dyn Journal>>) -> Result<()> {
+        let volume = self.disk.place(Span::first(self.disk.size()));
+        let sector = Span::new(gate, SECTOR)?;
+        let gate = self.disk.place(sector).filter(|place| place.start().is_multiple_of(SECTOR));
+        let mut owners = self.writers.owners.lock().map_err(|_| Common::Poisoned)?;
+        owners.push(Owner { volume, gate, journal });
+        Ok(())
+    }
+
     /// Registers a writer, which must end with [`OpenWriter::close`].
     pub fn writer(&self) -> OpenWriter {
-        self.writers.fetch_add(1, Ordering::AcqRel);
+        self.writers.open.fetch_add(1, Ordering::AcqRel);
         OpenWriter(Arc::clone(&self.writers))
     }
 }
@@ -227,7 +360,7 @@ impl<'t> EditDisk<'t> {
 impl OpenWriter {
     /// The writer has written everything back.
     pub fn close(self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -240,10 +373,10 @@ pub fn redo_path(image: &Path) -> PathBuf {
 
 /// Lands an edit; `undecided` hears that no redo file is left that would be applied sooner or later.
 fn land(
-    file: &Disk,
+    (file, scope): (&Disk, Scope),
     path: &Path,
     staged: &Disk,
-    changes: &[crate::block::Change],
+    (changes, gates): (&[Change], &[Span]),
     undecided: &dyn Fn() -> Result<()>,
 ) -> Result<()> {
     let redo_path = redo_path(path);
@@ -258,7 +391,7 @@ fn land(
         }
     };
     let redo = Disk::new(FileDevice::new(host, true)?);
-    let sealed = redo::seal(&redo, file, staged, changes)
+    let sealed = redo::seal(&redo, (file, scope), staged, changes, gates)
         .and_then(|()| sync_folder(&redo_path))
         .and_then(|()| redo::sealed(&redo));
     let sealed = match sealed {
@@ -277,6 +410,36 @@ fn land(
     };
     redo::apply(&redo, file, &sealed)?;
     drop_redo(&redo_path)
+}
+
+/// Lands an edit on a file that has no place beside it.
+fn land_straight(file: &Disk, staged: &Disk, changes: &[Change]) -> Result<()> {
+    let (old, new) = (file.size(), staged.size());
+    // What can be refused is refused before anything is written.
+    if old != new {
+        file.resize(old.max(new))?;
+    }
+    let mut buf = vec![0; STRAIGHT_BYTES];
+    let mut write = |change: &Change| -> Result<()> {
+        if change.kind == ChangeKind::Zero {
+            return file.write_zeroes(change.span);
+        }
+        let mut rest = change.span;
+        while !rest.is_empty() {
+            let piece = rest.truncate(len64(STRAIGHT_BYTES));
+            let bytes = part_mut(&mut buf, 0, index(piece.len())?, "piece")?;
+            staged.read_at(piece.start(), bytes)?;
+            file.write_at(piece.start(), bytes)?;
+            rest = rest.skip(piece.len());
+        }
+        Ok(())
+    };
+    let done = changes.iter().try_for_each(&mut write);
+    let done = done.and_then(|()| if new < old { file.resize(new) } else { Ok(()) });
+    done.and_then(|()| file.flush()).map_err(|e| {
+        let e = e.within("the edit is on the disk in part");
+        e.with_hint("check the filesystems that it changed before they are used")
+    })
 }
 
 fn drop_redo(path: &Path) -> Result<()> {
@@ -298,6 +461,15 @@ fn sync_folder(path: &Path) -> Result<()> {
 /// `file` is the image's host file. When it is writable the edit is applied to it and the redo file removed;
 /// otherwise the returned disk shows it as applied. Without a redo file the answer is `file` itself.
 pub fn recover(path: &Path, file: Disk) -> Result<Disk> {
+    recover_in(path, file, Scope::File)
+}
+
+/// The same for the disk in an image, where that lies in several files.
+pub fn recover_disk(path: &Path, disk: Disk) -> Result<Disk> {
+    recover_in(path, disk, Scope::Disk)
+}
+
+fn recover_in(path: &Path, file: Disk, scope: Scope) -> Result<Disk> {
     let redo_path = redo_path(path);
     let host = match File::open(&redo_path) {
         Ok(host) => host,
@@ -313,6 +485,9 @@ pub fn recover(path: &Path, file: Disk) -> Result<Disk> {
         }
         return Ok(file);
     };
+    if sealed.scope != scope {
+        return Ok(file);
+    }
     if file.writable() {
         redo::apply(&redo, &file, &sealed).within(place)?;
         drop_redo(&redo_path)?;
@@ -342,7 +517,7 @@ mod tests {
         let open = |disk: Disk| {
             registry::by_name("raw").unwrap().open(disk, &mut Opening::new(None, Policy::Deny, true))
         };
-        Transaction::begin(open(file.clone()).unwrap(), &file, path, open).unwrap()
+        Transaction::begin(open(file.clone()).unwrap(), &file, Some(path), open).unwrap()
     }
 
     #[test]
@@ -359,6 +534,35 @@ mod tests {
         edit.commit().unwrap();
         assert_eq!(std::fs::read(&path).unwrap()[4999..5011], [1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1]);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_edit_of_another_machine_s_disk_lands_at_its_end() {
+        let file = Disk::new(crate::block::MemDevice::from_bytes(vec![1; 3 << 20]));
+        let begin = || {
+            let open = |disk: Disk| {
+                registry::by_name("raw").unwrap().open(disk, &mut Opening::new(None, Policy::Deny, true))
+            };
+            Transaction::begin(open(file.clone()).unwrap(), &file, None, open).unwrap()
+        };
+        let bytes = || {
+            let mut bytes = vec![0; 3 << 20];
+            file.read_at(0, &mut bytes).unwrap();
+            bytes
+        };
+        let edit = begin();
+        edit.disk().disk().write_at(5000, &[2; 10]).unwrap();
+        drop(edit);
+        assert_eq!(bytes(), vec![1; 3 << 20]);
+        let edit = begin();
+        edit.disk().disk().write_at(5000, &[2; 2 << 20]).unwrap();
+        edit.disk().disk().write_zeroes(crate::block::Span::new((3 << 20) - 8192, 8192).unwrap()).unwrap();
+        assert_eq!(bytes(), vec![1; 3 << 20]);
+        edit.commit().unwrap();
+        let mut expected = vec![1; 3 << 20];
+        expected[5000..][..2 << 20].fill(2);
+        expected[(3 << 20) - 8192..].fill(0);
+        assert!(bytes() == expected);
     }
 
     #[test]
@@ -385,7 +589,7 @@ mod tests {
         top.write_at(100, &[9; 100]).unwrap();
         let redo = File::options().read(true).write(true).create_new(true).open(redo_path(&path)).unwrap();
         let redo = Disk::new(FileDevice::new(redo, true).unwrap());
-        redo::seal(&redo, &file, &top, &staged.changes().unwrap()).unwrap();
+        redo::seal(&redo, (&file, Scope::File), &top, &staged.changes().unwrap(), &[]).unwrap();
         drop((staged, top, file));
         let reader = open_file(&path, false).unwrap();
         let mut buf = [0; 2];

@@ -9,6 +9,7 @@ use racker_formats::block::{Disk, Span};
 use racker_formats::check::Report;
 use racker_formats::error::{Common, Fault, Kind, Result};
 use racker_formats::registry::{Guess, Head};
+use racker_formats::transaction::Journal;
 
 pub(crate) use crate::identity::label_bytes;
 pub use crate::identity::{BadIdentity, NewUuid};
@@ -490,6 +491,18 @@ pub trait FilesystemMut: Filesystem {
         not_kept("growing")
     }
 
+    /// Whether it can be made smaller.
+    fn shrinks(&self) -> bool {
+        false
+    }
+
+    /// Makes the filesystem as large as it can be in the first `size` bytes of its volume, which are fewer than it
+    /// has: what lies behind moves. Refused, with nothing changed, if that is not enough for what is in it.
+    fn shrink(&mut self, size: u64) -> Result<()> {
+        let _ = size;
+        not_kept("shrinking")
+    }
+
     /// Gives the filesystem another identifier, in all places that it stands in.
     fn set_uuid(&mut self, new: &NewUuid) -> Result<()>;
 
@@ -511,6 +524,14 @@ pub trait Driver: Sync {
     fn open_mut(&self, volume: Disk) -> Result<Box<dyn FilesystemMut>> {
         let _ = volume;
         Err(Common::Unsupported { what: "writing", by: self.name().into() }.into())
+    }
+    /// Where the sector begins by which programs recognise it, in bytes.
+    fn gate(&self) -> u64 {
+        0
+    }
+    /// How it lands an edit by a journal of its own, which others replay.
+    fn journal(&self) -> Option<Box<dyn Journal>> {
+        None
     }
     /// Goes through all metadata and reports what contradicts itself; an unclean journal or log is replayed first.
     ///

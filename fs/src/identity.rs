@@ -7,8 +7,8 @@ use racker_formats::error::{Fault, Kind, Result};
 pub struct NewUuid {
     /// As `blkid` prints it: a UUID, or FAT's `1234-ABCD`; a random one if there is none.
     pub value: Option<String>,
-    /// Where checksums start from the identifier (ext4), they may go on to start from the old one, by a feature that
-    /// not everybody knows.
+    /// Where checksums start from the identifier (ext4), they go on to start from the old one, by a feature that not
+    /// everybody knows; else they are all made anew.
     pub keep_checksums: bool,
 }
 

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, OnceLock};
 
+use racker_formats::block::redo::RedoFault;
 use racker_formats::block::{Disk, Span};
+use racker_formats::check::Report;
 use racker_formats::error::{Error, Fault, Kind, Result, Within};
 use racker_formats::transaction::EditDisk;
 
@@ -158,6 +160,9 @@ impl Volume {
     fn no_filesystem(&self) -> Error {
         let place = self.place();
         match self.recognised() {
+            Ok(Some(found)) if found.name == recognised::UNFINISHED => {
+                Error::from(RedoFault::Lost).within(place)
+            }
             Ok(Some(found)) => VolumeFault::NotRead { place, name: found.name }.into(),
             _ => VolumeFault::NoFilesystem { place }.into(),
         }
@@ -308,17 +313,43 @@ impl Volume {
         }
     }
 
-    /// Opens its filesystem for an edit, on the same bytes of the edit's disk.
-    pub fn edit<'t>(&self, disk: &EditDisk<'t>) -> Result<Writer<'t>> {
-        let Some(driver) = self.driver() else {
-            return Err(self.no_filesystem());
-        };
+    /// Goes through all metadata of its filesystem, as it is; what is found is in the report.
+    pub fn check(&self, report: &mut Report) -> Result<()> {
+        let driver = self.driver().ok_or_else(|| self.no_filesystem())?;
+        let mut look = Report { repair: false, ..std::mem::take(report) };
+        let checked = driver.check(self.disk.read_only(), &mut look);
+        *report = look;
+        checked.within(|| format!("{} ▸ {}", self.place(), driver.name()))
+    }
+
+    /// The same on the disk of an edit, where what is safe to mend is mended.
+    pub fn repair(&self, disk: &EditDisk<'_>, report: &mut Report) -> Result<()> {
+        let driver = self.may_change()?;
+        let part = disk.map(|d| self.layout.over(d))?;
+        let open = part.writer();
+        let mut mend = Report { repair: true, ..std::mem::take(report) };
+        let checked = driver.check(part.disk().clone(), &mut mend);
+        *report = mend;
+        checked.within(|| format!("{} ▸ {}", self.place(), driver.name()))?;
+        open.close();
+        Ok(())
+    }
+
+    /// The driver of a volume that may be changed.
+    fn may_change(&self) -> Result<&'static dyn Driver> {
+        let driver = self.driver().ok_or_else(|| self.no_filesystem())?;
         if recognised::array_member(&self.disk)?.is_some() {
             return Err(VolumeFault::ArrayMember { place: self.place() }.into());
         }
         if self.is_origin {
             return Err(VolumeFault::Origin { place: self.place() }.into());
         }
+        Ok(driver)
+    }
+
+    /// Opens its filesystem for an edit, on the same bytes of the edit's disk.
+    pub fn edit<'t>(&self, disk: &EditDisk<'t>) -> Result<Writer<'t>> {
+        let driver = self.may_change()?;
         let place = || format!("{} ▸ {}", self.place(), driver.name());
         let part = disk.map(|d| self.layout.over(d))?;
         if self.alone {

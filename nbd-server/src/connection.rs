@@ -22,11 +22,9 @@ use crate::limits::{
 use crate::reply::{put_done, put_error};
 use crate::request::{Request, Terms, payload, validate};
 use crate::server::Shared;
-use crate::stream::{Stream, send};
+use crate::stream::{Ahead, Stream, send};
 use crate::wire::{EXTENDED_REQUEST_BYTES, Frame, REQUEST_BYTES};
 
-/// Bytes that are read ahead of the requests in them.
-const AHEAD: usize = 32 << 10;
 /// Bytes of the payload that chooses metadata contexts, at most.
 const CHOICE_BYTES_MAX: u64 = 8 + 4 * CHOICES_MAX;
 const CHOICES_MAX: u64 = 64;
@@ -90,9 +88,7 @@ impl Scratch {
 /// The client's bytes.
 #[derive(Debug, Default)]
 struct Input {
-    ahead: Vec<u8>,
-    from: usize,
-    to: usize,
+    ahead: Ahead,
     has_ended: bool,
     cut: Option<Cut>,
 }
@@ -100,34 +96,7 @@ struct Input {
 impl Input {
     /// Fills `out`; `false` if the stream ended before its first byte.
     fn fill(&mut self, connection: &Connection, out: &mut [u8]) -> io::Result<bool> {
-        let mut done = 0usize;
-        while let Some(rest) = out.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            let there = self.ahead.get(self.from..self.to).unwrap_or_default();
-            let got = if !there.is_empty() {
-                let now = there.len().min(rest.len());
-                let (rest, there) = (rest.get_mut(..now), there.get(..now));
-                if let (Some(rest), Some(there)) = (rest, there) {
-                    rest.copy_from_slice(there);
-                }
-                self.from = self.from.saturating_add(now);
-                now
-            } else if rest.len() >= AHEAD {
-                connection.receive(rest)?
-            } else {
-                self.ahead.resize(AHEAD, 0);
-                self.from = 0;
-                self.to = connection.receive(&mut self.ahead)?;
-                if self.to > 0 {
-                    continue;
-                }
-                0
-            };
-            if got == 0 {
-                return if done == 0 { Ok(false) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
-            }
-            done = done.saturating_add(got);
-        }
-        Ok(true)
+        self.ahead.fill(&mut |buf| connection.receive(buf), out)
     }
 }
 

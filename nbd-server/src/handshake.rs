@@ -15,13 +15,12 @@ use crate::limits::{
 use crate::server::Shared;
 use crate::stream::{Stream, fill, send};
 use crate::wire::{
-    ExportFlags, Fields, HandshakeFlags, INIT_MAGIC, OPTION_MAGIC, Put, info, option, put_option_reply, reply,
+    EXPORT_NAME_ZEROES, ExportFlags, Fields, HandshakeFlags, INIT_MAGIC, OPTION_BYTES, OPTION_MAGIC, Put,
+    info, option, put_option_reply, put_string, reply,
 };
 
 /// The zeroes behind the answer to `EXPORT_NAME`.
-const ZEROES: [u8; 124] = [0; 124];
-/// Bytes of an option before its data.
-const OPTION_HEAD: usize = 16;
+const ZEROES: [u8; EXPORT_NAME_ZEROES] = [0; EXPORT_NAME_ZEROES];
 
 /// How replies look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,7 +117,7 @@ impl<'a> Handshake<'a> {
     pub(crate) fn run(mut self) -> Result<End, Cut> {
         self.greet()?;
         for _ in 0..OPTIONS_MAX {
-            let mut head = [0; OPTION_HEAD];
+            let mut head = [0; OPTION_BYTES];
             if !fill(self.stream.as_ref(), &mut head, Some(self.until))? {
                 return Ok(End::Left);
             }
@@ -191,7 +190,7 @@ impl<'a> Handshake<'a> {
     }
 
     /// Reads and answers one option.
-    fn option(&mut self, head: &[u8; OPTION_HEAD]) -> Result<Next, Cut> {
+    fn option(&mut self, head: &[u8; OPTION_BYTES]) -> Result<Next, Cut> {
         let mut fields = Fields(head);
         let (magic, option, len) = (fields.u64(), fields.u32(), fields.u32());
         let (Some(OPTION_MAGIC), Some(option), Some(len)) = (magic, option, len) else {
@@ -409,12 +408,6 @@ impl<'a> Handshake<'a> {
 /// `qemu:dirty-bitmap:`) that the name lies in.
 fn is_found(query: &[u8], name: &[u8]) -> bool {
     query == name || (query.last() == Some(&b':') && name.starts_with(query))
-}
-
-fn put_string(out: &mut Vec<u8>, text: &[u8]) {
-    // Names are limited.
-    out.put32(u32::try_from(text.len()).unwrap_or(u32::MAX));
-    out.extend_from_slice(text);
 }
 
 /// The name and the kinds of information of `INFO` and `GO`.

@@ -11,16 +11,19 @@
 //! * [`wire`]: numbers and frames; [`errno`]: the numbers of errors
 //! * `handshake`: options; `request`: from a frame to a checked request; `connection`: requests carried out, with
 //!   `read`, `status` and `reply`
+//! * [`kernel`]: the client in the kernel, which makes devices of exports
 //! * [`limits`]: what clients may ask for
 //!
 //! Clients are hostile: each length meets a limit before memory, spans are checked once, in `request`, and what a
 //! client sends can end its own connection and nothing else.
 
+pub mod client;
 mod connection;
 pub mod context;
 pub mod errno;
 pub mod export;
 mod handshake;
+pub mod kernel;
 pub mod limits;
 pub mod listen;
 mod read;

@@ -23,6 +23,8 @@ pub trait Stream: Debug + Send + Sync {
     fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize>;
     /// The longest time that one read or write may take.
     fn limit(&self, time: Option<Duration>) -> io::Result<()>;
+    /// The longest time that one read may take.
+    fn limit_input(&self, time: Duration) -> io::Result<()>;
     /// Lets reads find the end from now on.
     fn end_input(&self);
     /// Says good-bye where the stream has a way to: nothing is sent any more.
@@ -49,6 +51,56 @@ pub(crate) fn fill(stream: &dyn Stream, buf: &mut [u8], until: Option<Instant>) 
         }
     }
     Ok(true)
+}
+
+/// Bytes that are read ahead of the frames in them.
+const AHEAD: usize = 32 << 10;
+
+/// What was read ahead of the frames in it.
+#[derive(Debug, Default)]
+pub(crate) struct Ahead {
+    bytes: Vec<u8>,
+    from: usize,
+    to: usize,
+}
+
+impl Ahead {
+    /// Fills `out` from what is there and from `receive`; `false` if that ended before the first byte.
+    pub(crate) fn fill(
+        &mut self,
+        receive: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
+        out: &mut [u8],
+    ) -> io::Result<bool> {
+        let mut done = 0usize;
+        while let Some(rest) = out.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let there = self.bytes.get(self.from..self.to).unwrap_or_default();
+            let got = if !there.is_empty() {
+                let now = there.len().min(rest.len());
+                let (rest, there) = (rest.get_mut(..now), there.get(..now));
+                if let (Some(rest), Some(there)) = (rest, there) {
+                    rest.copy_from_slice(there);
+                }
+                self.from = self.from.saturating_add(now);
+                now
+            } else if rest.len() >= AHEAD {
+                receive(rest)?
+            } else {
+                self.bytes.resize(AHEAD, 0);
+                self.from = 0;
+                self.to = 0;
+                self.to = receive(&mut self.bytes)?;
+                if self.to > 0 {
+                    continue;
+                }
+                0
+            };
+            if got == 0 {
+                return if done == 0 { Ok(false) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+            }
+            done = done.saturating_add(got);
+        }
+        Ok(true)
+    }
 }
 
 /// Time until then; an error if there is none.
@@ -88,6 +140,10 @@ impl Stream for UnixStream {
         self.set_write_timeout(time)
     }
 
+    fn limit_input(&self, time: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(time))
+    }
+
     fn end_input(&self) {
         let _ = self.shutdown(Shutdown::Read);
     }
@@ -116,6 +172,10 @@ impl Stream for TcpStream {
     fn limit(&self, time: Option<Duration>) -> io::Result<()> {
         self.set_read_timeout(time)?;
         self.set_write_timeout(time)
+    }
+
+    fn limit_input(&self, time: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(time))
     }
 
     fn end_input(&self) {
@@ -165,6 +225,11 @@ impl Stream for Pipes {
         Ok(())
     }
 
+    fn limit_input(&self, time: Duration) -> io::Result<()> {
+        let _ = sockopt::set_socket_timeout(&self.input, sockopt::Timeout::Recv, Some(time));
+        Ok(())
+    }
+
     fn end_input(&self) {
         self.is_ended.store(true, Ordering::Release);
         let _ = shutdown(&self.input, End::Read);
@@ -181,7 +246,7 @@ impl Stream for Pipes {
     }
 }
 
-/// A client that has said everything in advance, and does not listen: for tests.
+/// A client or a server that has said everything in advance, and does not listen: for tests.
 #[derive(Debug)]
 pub struct Said {
     bytes: Mutex<VecDeque<u8>>,
@@ -189,7 +254,7 @@ pub struct Said {
 }
 
 impl Said {
-    /// A client that says `bytes`, of which so many arrive at a time.
+    /// One that says `bytes`, of which so many arrive at a time.
     pub fn new(bytes: &[u8], at_once: usize) -> Self {
         Self { bytes: Mutex::new(bytes.iter().copied().collect()), at_once: at_once.max(1) }
     }
@@ -209,6 +274,10 @@ impl Stream for Said {
         Ok(())
     }
 
+    fn limit_input(&self, _: Duration) -> io::Result<()> {
+        Ok(())
+    }
+
     fn end_input(&self) {
         lock(&self.bytes).clear();
     }
@@ -218,6 +287,6 @@ impl Stream for Said {
     }
 
     fn peer(&self) -> String {
-        "a client of the past".into()
+        "somebody of the past".into()
     }
 }

@@ -13,7 +13,7 @@ use racker_formats::error::{Fault, Kind, Result, Within};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig, ServerConnection};
+use rustls::{Connection, RootCertStore, ServerConfig, ServerConnection};
 
 use crate::connection::lock;
 use crate::stream::{Stream, left, send};
@@ -89,27 +89,14 @@ impl Tls {
     /// Makes a stream safe: the client speaks first, until then it has time.
     pub(crate) fn accept(&self, raw: Arc<dyn Stream>, until: Instant) -> io::Result<TlsStream> {
         let connection = ServerConnection::new(Arc::clone(&self.0)).map_err(io::Error::other)?;
-        let stream = TlsStream {
-            raw,
-            connection: Mutex::new(connection),
-            incoming: Mutex::default(),
-            outgoing: Mutex::default(),
-        };
-        stream.raw.limit(Some(left(until)?))?;
-        while lock(&stream.connection).is_handshaking() {
-            stream.raw.limit(Some(left(until)?))?;
-            if !stream.advance(&mut lock(&stream.incoming))? {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-        Ok(stream)
+        TlsStream::begin(raw, connection.into(), until)
     }
 }
 
 /// A stream inside another one.
 pub(crate) struct TlsStream {
     raw: Arc<dyn Stream>,
-    connection: Mutex<ServerConnection>,
+    connection: Mutex<Connection>,
     /// What has arrived and was not opened yet.
     incoming: Mutex<Vec<u8>>,
     /// Held while records are sent, so that they stay in order.
@@ -123,6 +110,26 @@ impl fmt::Debug for TlsStream {
 }
 
 impl TlsStream {
+    /// Shakes hands over `raw`, as the server or the client that `connection` is.
+    pub(crate) fn begin(raw: Arc<dyn Stream>, connection: Connection, until: Instant) -> io::Result<Self> {
+        let stream = Self {
+            raw,
+            connection: Mutex::new(connection),
+            incoming: Mutex::default(),
+            outgoing: Mutex::default(),
+        };
+        stream.raw.limit(Some(left(until)?))?;
+        // A client speaks first.
+        stream.push(&[])?;
+        while lock(&stream.connection).is_handshaking() {
+            stream.raw.limit(Some(left(until)?))?;
+            if !stream.advance(&mut lock(&stream.incoming))? {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(stream)
+    }
+
     /// Receives and opens some more; `false` at the end of the stream below.
     fn advance(&self, incoming: &mut Vec<u8>) -> io::Result<bool> {
         if incoming.is_empty() {
@@ -187,6 +194,10 @@ impl Stream for TlsStream {
 
     fn limit(&self, time: Option<Duration>) -> io::Result<()> {
         self.raw.limit(time)
+    }
+
+    fn limit_input(&self, time: Duration) -> io::Result<()> {
+        self.raw.limit_input(time)
     }
 
     fn end_input(&self) {

@@ -25,6 +25,18 @@ pub const EXTENDED_REPLY_MAGIC: u32 = 0x6e8a_278c;
 pub const REQUEST_BYTES: usize = 28;
 /// Bytes of an extended request.
 pub const EXTENDED_REQUEST_BYTES: usize = 32;
+/// Bytes of an option before its data.
+pub const OPTION_BYTES: usize = 16;
+/// Bytes of an answer to an option before its data.
+pub const OPTION_REPLY_BYTES: usize = 20;
+/// Bytes of a simple reply before its data.
+pub const SIMPLE_REPLY_BYTES: usize = 16;
+/// Bytes of a chunk of a structured reply before its payload.
+pub const STRUCTURED_REPLY_BYTES: usize = 20;
+/// Bytes of a chunk of an extended reply before its payload.
+pub const EXTENDED_REPLY_BYTES: usize = 32;
+/// Zeroes behind the answer to `EXPORT_NAME`, unless both sides leave them out.
+pub const EXPORT_NAME_ZEROES: usize = 124;
 
 bitflags! {
     /// What the server says of itself in the first frame.
@@ -125,12 +137,16 @@ pub mod reply {
     pub const ERR_POLICY: u32 = 0x8000_0002;
     /// The option makes no sense.
     pub const ERR_INVALID: u32 = 0x8000_0003;
+    /// The server cannot do it on its platform.
+    pub const ERR_PLATFORM: u32 = 0x8000_0004;
     /// TLS comes first.
     pub const ERR_TLS_REQD: u32 = 0x8000_0005;
     /// There is no such export.
     pub const ERR_UNKNOWN: u32 = 0x8000_0006;
     /// The server is about to end.
     pub const ERR_SHUTDOWN: u32 = 0x8000_0007;
+    /// The client has to ask for the block size.
+    pub const ERR_BLOCK_SIZE_REQD: u32 = 0x8000_0008;
     /// Too much was asked.
     pub const ERR_TOO_BIG: u32 = 0x8000_0009;
     /// Extended headers were agreed on already.
@@ -279,6 +295,79 @@ impl Frame {
     }
 }
 
+impl Frame {
+    /// Prints a request, compact or extended; a compact one has no length beyond 32 bits.
+    pub fn put(&self, out: &mut Vec<u8>, is_extended: bool) {
+        out.put32(if is_extended { EXTENDED_REQUEST_MAGIC } else { REQUEST_MAGIC });
+        out.put16(self.flags.bits());
+        out.put16(self.command);
+        out.put64(self.cookie);
+        out.put64(self.at);
+        if is_extended {
+            out.put64(self.len);
+        } else {
+            out.put32(u32::try_from(self.len).unwrap_or(u32::MAX));
+        }
+    }
+}
+
+/// What stands before a reply's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplyHead {
+    /// A reply in one piece.
+    Simple {
+        /// The request's cookie.
+        cookie: u64,
+        /// The number of an error, or 0.
+        error: u32,
+    },
+    /// One chunk of a reply.
+    Chunk {
+        /// The request's cookie.
+        cookie: u64,
+        /// Nothing follows it.
+        is_last: bool,
+        /// One of [`chunk`].
+        kind: u16,
+        /// Bytes of payload.
+        len: u64,
+    },
+}
+
+impl ReplyHead {
+    /// Parses a simple reply; `None` if it is none.
+    pub fn simple(bytes: &[u8; SIMPLE_REPLY_BYTES]) -> Option<Self> {
+        let mut fields = Fields(bytes);
+        (fields.u32()? == SIMPLE_REPLY_MAGIC).then_some(())?;
+        Some(Self::Simple { error: fields.u32()?, cookie: fields.u64()? })
+    }
+
+    /// Parses a chunk of a structured reply; `None` if it is none.
+    pub fn structured(bytes: &[u8; STRUCTURED_REPLY_BYTES]) -> Option<Self> {
+        let mut fields = Fields(bytes);
+        (fields.u32()? == STRUCTURED_REPLY_MAGIC).then_some(())?;
+        let (flags, kind, cookie) = (fields.u16()?, fields.u16()?, fields.u64()?);
+        Some(Self::Chunk { cookie, is_last: flags & chunk::DONE != 0, kind, len: fields.u32()?.into() })
+    }
+
+    /// Parses a chunk of an extended reply; `None` if it is none.
+    pub fn extended(bytes: &[u8; EXTENDED_REPLY_BYTES]) -> Option<Self> {
+        let mut fields = Fields(bytes);
+        (fields.u32()? == EXTENDED_REPLY_MAGIC).then_some(())?;
+        let (flags, kind, cookie) = (fields.u16()?, fields.u16()?, fields.u64()?);
+        // The request's offset once more.
+        fields.u64()?;
+        Some(Self::Chunk { cookie, is_last: flags & chunk::DONE != 0, kind, len: fields.u64()? })
+    }
+
+    /// The cookie of the request that is answered.
+    pub fn cookie(&self) -> u64 {
+        match self {
+            Self::Simple { cookie, .. } | Self::Chunk { cookie, .. } => *cookie,
+        }
+    }
+}
+
 /// Prints fields into a frame.
 pub trait Put {
     /// 16 bits.
@@ -301,6 +390,22 @@ impl Put for Vec<u8> {
     fn put64(&mut self, value: u64) {
         self.extend_from_slice(&value.to_be_bytes());
     }
+}
+
+/// Prints an option.
+pub fn put_option(out: &mut Vec<u8>, option: u32, data: &[u8]) {
+    out.put64(OPTION_MAGIC);
+    out.put32(option);
+    // Options are a few KiB.
+    out.put32(u32::try_from(data.len()).unwrap_or(u32::MAX));
+    out.extend_from_slice(data);
+}
+
+/// Prints a string behind its length.
+pub fn put_string(out: &mut Vec<u8>, text: &[u8]) {
+    // Names are limited.
+    out.put32(u32::try_from(text.len()).unwrap_or(u32::MAX));
+    out.extend_from_slice(text);
 }
 
 /// Prints an answer to an option.

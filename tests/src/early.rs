@@ -121,6 +121,12 @@ impl Before {
         Self { guest, free }
     }
 
+    /// Says that some more bytes mean nothing.
+    pub fn spare(&mut self, at: u64, len: u64) {
+        self.free.push(Span::new(at, len).expect("inside the disk"));
+        self.free.sort_unstable();
+    }
+
     /// Whether `found` differs from it; anywhere but in what is free, it may not.
     pub fn differs(&self, found: &Sparse, when: &str) -> bool {
         let mut differs = false;

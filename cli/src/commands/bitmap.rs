@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Args, Command, FromArgMatches};
-use racker_formats::open::{OpenOptions, open};
+use racker_formats::open::OpenOptions;
 use racker_formats::registry::{BitmapChange, BitmapFacts, BitmapSource, Bitmaps, Image};
 
 use crate::exit::Exit;
 use crate::fault::{About, Failure, Outcome};
 use crate::output;
+use crate::remote::open;
 use crate::target::ImageArgs;
 
 /// Make, clear, merge and remove the bitmaps inside an image, which tell what was written since they were made

@@ -3,7 +3,6 @@
 use clap::{Args, ValueEnum};
 use racker_formats::check::{Finding, Report, Severity, Statistics};
 use racker_formats::error::Kind;
-use racker_formats::open::open;
 use racker_fs::partition;
 use serde_json::{Map, Value, json};
 
@@ -11,6 +10,7 @@ use crate::clean::clean;
 use crate::exit::Exit;
 use crate::fault::{About, Outcome};
 use crate::output::{self, OutputArgs, line};
+use crate::remote::open;
 use crate::target::ImageArgs;
 
 /// Look for inconsistencies in an image's tables and in its partition table, and mend them if asked
@@ -70,11 +70,7 @@ impl Check {
         } else {
             text(&report)?;
         }
-        Ok(match report.worst() {
-            None => Exit::Done,
-            Some(Severity::Corruption) => Exit::Corrupt,
-            Some(Severity::Leak) => Exit::Leaks,
-        })
+        Ok(exit(&report))
     }
 
     /// Judges the partition table; says whether there is one.
@@ -127,27 +123,15 @@ impl Check {
             put("fragmented-clusters", fragmented);
             put("compressed-clusters", compressed);
         }
-        for (name, severity, repaired) in [
-            ("leaks", Severity::Leak, false),
-            ("corruptions", Severity::Corruption, false),
-            ("leaks-fixed", Severity::Leak, true),
-            ("corruptions-fixed", Severity::Corruption, true),
-        ] {
-            put(name, report.count(severity, repaired));
-        }
-        all.insert("check-errors".into(), 0.into());
+        put_findings(report, &mut all);
         all.insert("filename".into(), self.image.image.display().to_string().into());
         all.insert("format".into(), format.into());
-        let finding = |f: &Finding| {
-            let severity = if f.severity == Severity::Leak { "leak" } else { "corruption" };
-            json!({ "what": f.what, "severity": severity, "repaired": f.repaired, "count": f.count })
-        };
-        all.insert("findings".into(), report.findings.iter().map(finding).collect());
         Value::Object(all)
     }
 }
 
-fn text(report: &Report) -> Outcome<()> {
+/// Prints the findings one a line, and what they come to; `what` was checked, and `else_by` mends the rest.
+pub(super) fn summary(report: &Report, what: &str, else_by: Option<&str>) -> Outcome<()> {
     for finding in &report.findings {
         let word = match (finding.repaired, finding.severity) {
             (true, _) => "repaired",
@@ -158,11 +142,11 @@ fn text(report: &Report) -> Outcome<()> {
     }
     let mended = report.count(Severity::Leak, true).saturating_add(report.count(Severity::Corruption, true));
     match report.worst() {
-        None if report.findings.is_empty() => line("No errors were found on the image.")?,
-        None => line(&format!("All that was found has been repaired ({mended} in all)."))?,
+        None if report.findings.is_empty() => line(&format!("No errors were found on the {what}.")),
+        None => line(&format!("All that was found has been repaired ({mended} in all).")),
         Some(Severity::Leak) => {
             let leaks = report.count(Severity::Leak, false);
-            line(&format!("Space is lost ({leaks} in all), data are safe; --repair gives it back."))?;
+            line(&format!("Space is lost ({leaks} in all), data are safe; --repair gives it back."))
         }
         Some(Severity::Corruption) => {
             let errors = report.count(Severity::Corruption, false);
@@ -170,11 +154,47 @@ fn text(report: &Report) -> Outcome<()> {
                 0 => String::new(),
                 leaks => format!(", {leaks} leaked"),
             };
-            line(&format!(
-                "The image is corrupt ({errors} in all{leaks}); make a copy before you try --repair."
-            ))?;
+            let next = match else_by {
+                Some(program) if report.repair => format!("{program} may mend what is left"),
+                _ => "make a copy before you try --repair".into(),
+            };
+            line(&format!("The {what} is corrupt ({errors} in all{leaks}); {next}."))
         }
     }
+}
+
+/// What `check` ends with.
+pub(super) fn exit(report: &Report) -> Exit {
+    match report.worst() {
+        None => Exit::Done,
+        Some(Severity::Corruption) => Exit::Corrupt,
+        Some(Severity::Leak) => Exit::Leaks,
+    }
+}
+
+/// Puts the counts and the findings into an object.
+pub(super) fn put_findings(report: &Report, all: &mut Map<String, Value>) {
+    for (name, severity, repaired) in [
+        ("leaks", Severity::Leak, false),
+        ("corruptions", Severity::Corruption, false),
+        ("leaks-fixed", Severity::Leak, true),
+        ("corruptions-fixed", Severity::Corruption, true),
+    ] {
+        let count = report.count(severity, repaired);
+        if count > 0 {
+            all.insert(name.into(), count.into());
+        }
+    }
+    all.insert("check-errors".into(), 0.into());
+    let finding = |f: &Finding| {
+        let severity = if f.severity == Severity::Leak { "leak" } else { "corruption" };
+        json!({ "what": f.what, "severity": severity, "repaired": f.repaired, "count": f.count })
+    };
+    all.insert("findings".into(), report.findings.iter().map(finding).collect());
+}
+
+fn text(report: &Report) -> Outcome<()> {
+    summary(report, "image", None)?;
     if let Some(s) = report.statistics {
         let percent = |n: u64, of: u64| match of {
             0 => "0.00%".to_string(),

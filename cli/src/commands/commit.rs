@@ -8,7 +8,7 @@ use racker_formats::commit::commit;
 use racker_formats::convert::Pace;
 use racker_formats::error::Kind;
 use racker_formats::limits::CHAIN_DEPTH_MAX;
-use racker_formats::open::{OpenOptions, Opened, open};
+use racker_formats::open::{OpenOptions, Opened};
 use racker_formats::opening::Policy;
 use racker_formats::registry::Image;
 
@@ -16,6 +16,7 @@ use crate::exit::Exit;
 use crate::fault::{About, Failure, Outcome};
 use crate::output::{self, line};
 use crate::progress::ProgressArgs;
+use crate::remote::open;
 use crate::target::ImageArgs;
 
 /// Move what an image holds into its backing file, and empty the image

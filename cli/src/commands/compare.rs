@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 use racker_formats::compare::{Strictness, Verdict, compare};
-use racker_formats::open::open;
 use serde_json::json;
 
 use crate::exit::Exit;
 use crate::fault::{About, Outcome};
 use crate::output::{self, line};
 use crate::progress::ProgressArgs;
+use crate::remote::open;
 use crate::target::HowArgs;
 
 /// Compare what two disks read as, whatever their formats

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use racker_formats::block::{Disk, FileDevice};
-use racker_formats::convert::NewFile;
 use racker_formats::options::{Values, parse_size};
 use racker_formats::registry::{Plan, by_name};
 
@@ -14,6 +13,7 @@ use crate::exit::Exit;
 use crate::fault::{About, Failure, Outcome};
 use crate::output::line;
 use crate::progress::ProgressArgs;
+use crate::remote::{is_remote, new_file};
 use crate::typed;
 
 /// Make a new, empty disk image, or one that shows what a backing file holds
@@ -82,12 +82,16 @@ impl Create {
             let failure = Failure::new("a new disk needs a size");
             return Err(failure.hint("type it last: 512M, 20G")).about(&self.image);
         };
-        let name = self.image.file_name().map(|n| n.to_string_lossy().into_owned());
+        let name = self
+            .image
+            .file_name()
+            .filter(|_| !is_remote(&self.image))
+            .map(|n| n.to_string_lossy().into_owned());
         let data_file = match options.text("data_file") {
             Some(name) => Some(self.make_data_file(name)?),
             None => None,
         };
-        let file = NewFile::prepare(&self.image).about(&self.image)?;
+        let file = new_file(&self.image, true).about(&self.image)?;
         let plan = Plan { size, name, options, compress: false, backing, data_file, beside: file.beside() };
         let image = format.create(file.disk().clone(), &plan).inspect_err(|_| {
             if let (Some(name), true) = (plan.options.text("data_file"), plan.data_file.is_some()) {

@@ -11,6 +11,7 @@ use crate::clean::clean;
 use crate::exit::Exit;
 use crate::fault::Outcome;
 use crate::output::{self, human, line};
+use crate::remote::is_remote;
 use crate::target::{ImageArgs, Target};
 
 /// Show what an image is and what is on it: format, sizes, backing chain, snapshots, partitions, filesystems,
@@ -110,10 +111,13 @@ fn view(target: &Target) -> Value {
     Value::Object(out)
 }
 
-/// Bytes that the image's file takes on the host.
-fn actual_size(target: &Target) -> u64 {
+/// Bytes that the image's file takes on the host; on another machine nobody says.
+fn actual_size(target: &Target) -> Option<u64> {
     use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(&target.path).map_or(0, |m| m.blocks().saturating_mul(512))
+    if is_remote(&target.path) {
+        return None;
+    }
+    Some(std::fs::metadata(&target.path).map_or(0, |m| m.blocks().saturating_mul(512)))
 }
 
 fn volume(volume: &Volume) -> Value {

@@ -5,13 +5,14 @@ use std::path::Path;
 use clap::Args;
 use racker_formats::block::{RunKind, Span};
 use racker_formats::map::{Extent, map};
-use racker_formats::open::{Opened, open};
+use racker_formats::open::Opened;
 use serde_json::{Map as Object, Value};
 
 use crate::clean::clean;
 use crate::exit::Exit;
 use crate::fault::{About, Failure, Outcome};
 use crate::output::{OutputArgs, Stream, line};
+use crate::remote::open;
 use crate::target::ImageArgs;
 
 /// Show where each stretch of a disk lies: in which file of the backing chain, at which offset

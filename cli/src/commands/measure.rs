@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::Args;
 use racker_formats::convert::SPARSE_DEFAULT;
 use racker_formats::measure::{Measure, measure};
-use racker_formats::open::open;
 use racker_formats::options::Values;
 use racker_formats::registry::{Plan, by_name};
 use serde_json::json;
@@ -15,6 +14,7 @@ use crate::exit::Exit;
 use crate::fault::{About, Failure, Outcome};
 use crate::output::{self, OutputArgs, line};
 use crate::progress::ProgressArgs;
+use crate::remote::open;
 use crate::target::HowArgs;
 use crate::typed;
 

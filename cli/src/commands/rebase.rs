@@ -1,7 +1,7 @@
 //! `racker disk rebase`
 
 use clap::Args;
-use racker_formats::open::{OpenOptions, open};
+use racker_formats::open::OpenOptions;
 use racker_formats::opening::{Reference, Role};
 use racker_formats::rebase::rebase;
 
@@ -9,6 +9,7 @@ use crate::backing::open_backing;
 use crate::exit::Exit;
 use crate::fault::{About, Failure, Outcome};
 use crate::progress::ProgressArgs;
+use crate::remote::open;
 use crate::target::ImageArgs;
 
 /// Give an image another backing file, or none, and keep what it holds

@@ -2,7 +2,6 @@
 
 use clap::{Args, ValueEnum};
 use racker_formats::block::{Disk, Span};
-use racker_formats::open::open;
 use racker_formats::options::parse_size;
 use racker_fs::partition;
 
@@ -10,6 +9,7 @@ use crate::exit::Exit;
 use crate::fault::{About, Failure, Outcome};
 use crate::output::{human, line};
 use crate::progress::ProgressArgs;
+use crate::remote::open;
 use crate::target::ImageArgs;
 
 /// Change the size of a disk in place; the backup partition table moves to the new end

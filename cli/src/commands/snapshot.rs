@@ -1,7 +1,6 @@
 //! `racker disk snapshot`
 
 use clap::Args;
-use racker_formats::open::open;
 use racker_formats::registry::{Moment, Snapshot, Snapshots};
 use racker_fs::filesystem::Time;
 use serde_json::{Value, json};
@@ -10,6 +9,7 @@ use crate::clean::clean;
 use crate::exit::Exit;
 use crate::fault::{About, Failure, Outcome};
 use crate::output::{self, OutputArgs, human, line};
+use crate::remote::open;
 use crate::target::ImageArgs;
 
 /// Nanoseconds in a second.

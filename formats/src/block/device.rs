@@ -159,6 +159,13 @@ pub trait BlockDevice: Debug + Send + Sync {
         self.write_at(at, data)
     }
 
+    /// Where `span` lies in the file that an edit is held back over, if it has the disk's bytes one by one there, in
+    /// one piece.
+    fn place(&self, span: Span) -> Option<Span> {
+        let _ = span;
+        None
+    }
+
     /// The first run of `span`: never empty, never past its end.
     fn first_run(&self, span: Span) -> Result<Run> {
         Ok(Run { len: span.len(), kind: RunKind::Data })

@@ -101,6 +101,13 @@ impl Disk {
         self.device.write_fresh(at, data)
     }
 
+    /// Where `span` lies in the file that an edit is held back over, if its bytes are there one by one and in one
+    /// piece.
+    pub fn place(&self, span: Span) -> Option<Span> {
+        self.check(span.start(), span.len()).ok()?;
+        self.device.place(span)
+    }
+
     /// Makes `span` read as zeroes; falls back to writing them.
     pub fn write_zeroes(&self, span: Span) -> Result<()> {
         self.for_write()?;

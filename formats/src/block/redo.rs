@@ -5,12 +5,16 @@
 //!
 //! | part | content |
 //! | --- | --- |
-//! | header, 64 bytes | magic, size of the image before and after, CRC-32C of these |
+//! | header, 64 bytes | magic, size of the image before and after, scope, CRC-32C of these |
 //! | record, once per change of at most 1 MiB | 32 bytes (magic, kind, offset, length, CRC-32C of all that follows and of the first 24 bytes), CRC-32C of each old sector, then the new bytes (none for zeroes) |
 //! | trailer, 32 bytes | magic, count of records, CRC-32C over the records' checksums and these |
 //!
 //! With a valid trailer the edit is decided and is applied, as often as it takes; without, it never happened. Each
 //! sector that is applied must be the old or the new one, so a redo file never lands on some other image.
+//!
+//! Programs that know nothing of the redo file must not take a half-applied disk for a good one. So the sectors by
+//! which they recognise what is going to change (the gates: a filesystem's superblock, an image's header) hold a
+//! [notice](GATE) while the rest is applied, and get what belongs there last.
 
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -25,9 +29,28 @@ const RECORD_MAGIC: u32 = 0x4f44_4552; // "REDO"
 const TRAILER_MAGIC: [u8; 16] = *b"racker redo end\n";
 const DATA: u32 = 1;
 const ZERO: u32 = 2;
+/// A sector, with its new bytes, that is shut while the other records are applied.
+const SHUT: u32 = 3;
+/// Sectors that are shut in one edit: one for each of its filesystems.
+const GATES_MAX: usize = 4096;
 /// The unit a disk writes whole: a torn write leaves each sector old or new.
 const SECTOR: u64 = 512;
 const PIECE_MAX: u64 = MIB;
+
+/// How the notice in a shut sector begins.
+pub const GATE: &[u8] = b"racker: an edit of this disk was interrupted while it was being applied.\n";
+
+/// What stands in a sector that is shut.
+fn notice() -> [u8; 512] {
+    let rest: &[u8] =
+        b"Keep the file that ends in .racker-redo beside the image, and let racker finish the edit:\n\
+        racker disk check --repair IMAGE\n";
+    let mut sector = [0; 512];
+    for (to, from) in sector.iter_mut().zip(GATE.iter().chain(rest)) {
+        *to = *from;
+    }
+    sector
+}
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
 #[repr(C)]
@@ -35,7 +58,8 @@ struct Header {
     magic: [u8; 16],
     old_size: U64,
     new_size: U64,
-    reserved: [u8; 28],
+    scope: U32,
+    reserved: [u8; 24],
     crc: U32,
 }
 const _: () = assert!(size_of::<Header>() == 64);
@@ -62,6 +86,15 @@ struct Trailer {
 }
 const _: () = assert!(size_of::<Trailer>() == 32);
 
+/// What the offsets of a redo file count in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The image's file.
+    File,
+    /// The disk in the image, whose bytes lie in several files.
+    Disk,
+}
+
 /// Why a redo file is not applied.
 #[derive(Debug, thiserror::Error)]
 pub enum RedoFault {
@@ -81,6 +114,12 @@ pub enum RedoFault {
         /// Of the image.
         found: u64,
     },
+    /// What only opening the image by itself finishes.
+    #[error("an edit of it was interrupted: racker disk check --repair finishes it")]
+    Pending,
+    /// The image is half-way between old and new, and what would finish it is not there.
+    #[error("an edit of this disk was interrupted while it was being applied, and the rest of it is missing")]
+    Lost,
     /// A record contradicts its checksum although the trailer is there.
     #[error("the redo file is damaged in record {0}")]
     Damaged(u64),
@@ -99,12 +138,16 @@ impl Fault for RedoFault {
     }
 }
 
-fn header(old_size: u64, new_size: u64) -> Header {
+fn header(old_size: u64, new_size: u64, scope: Scope) -> Header {
     let mut h = Header {
         magic: MAGIC,
         old_size: old_size.into(),
         new_size: new_size.into(),
-        reserved: [0; 28],
+        scope: match scope {
+            Scope::File => 0.into(),
+            Scope::Disk => 1.into(),
+        },
+        reserved: [0; 24],
         crc: 0.into(),
     };
     h.crc = crc32c::crc32c(part_of(h.as_bytes(), 60)).into();
@@ -133,25 +176,33 @@ impl Appender<'_> {
     }
 }
 
-/// Writes down how `staged` differs from `image`. The redo file is on stable storage afterwards.
-pub fn seal(redo: &Disk, image: &Disk, staged: &Disk, changes: &[Change]) -> Result<()> {
+/// Writes down how `staged` differs from `image`, and which sectors are shut while that is applied. The redo file is
+/// on stable storage afterwards.
+pub fn seal(
+    redo: &Disk,
+    (image, scope): (&Disk, Scope),
+    staged: &Disk,
+    changes: &[Change],
+    gates: &[Span],
+) -> Result<()> {
     let mut out = Appender { redo, at: 0 };
-    out.put(header(image.size(), staged.size()).as_bytes())?;
+    out.put(header(image.size(), staged.size(), scope).as_bytes())?;
+    let shut = gates.iter().filter(|gate| gate.end() <= staged.size()).map(|gate| (*gate, SHUT));
+    let changed = changes.iter().map(|c| (c.span, if c.kind == ChangeKind::Data { DATA } else { ZERO }));
     let (mut chain, mut count) = (0u32, 0u64);
-    for change in changes {
-        let mut rest = change.span;
+    for (mut rest, kind) in shut.chain(changed) {
         while !rest.is_empty() {
             let piece = rest.truncate(PIECE_MAX);
             rest = rest.skip(piece.len());
             let old = sector_sums(&old_bytes(image, piece)?);
             let mut data = Vec::new();
-            if change.kind == ChangeKind::Data {
+            if kind != ZERO {
                 data.resize(index(piece.len())?, 0);
                 staged.read_at(piece.start(), &mut data)?;
             }
             let mut record = Record {
                 magic: RECORD_MAGIC.into(),
-                kind: if change.kind == ChangeKind::Data { DATA } else { ZERO }.into(),
+                kind: kind.into(),
                 at: piece.start().into(),
                 len: piece.len().into(),
                 crc: 0.into(),
@@ -200,6 +251,8 @@ pub struct Sealed {
     old_size: u64,
     new_size: u64,
     count: u64,
+    /// What it is applied to.
+    pub scope: Scope,
 }
 
 /// Looks whether a redo file is complete; `None` means that its edit never happened.
@@ -217,8 +270,9 @@ pub fn sealed(redo: &Disk) -> Result<Option<Sealed>> {
     if !sound {
         return Ok(None);
     }
-    let sealed =
-        Sealed { old_size: head.old_size.get(), new_size: head.new_size.get(), count: end.count.get() };
+    let scope = if head.scope.get() == 0 { Scope::File } else { Scope::Disk };
+    let (old_size, new_size) = (head.old_size.get(), head.new_size.get());
+    let sealed = Sealed { old_size, new_size, count: end.count.get(), scope };
     // A trailer behind records that never arrived whole is a torn file, not a decision.
     let mut chain = 0u32;
     let complete = each_record(redo, &sealed, |record, _, _| {
@@ -243,12 +297,12 @@ fn each_record(
     for number in 0..sealed.count {
         let record: Record = wire::read(redo, at, "redo record")?;
         let len = record.len.get();
-        let known = record.magic.get() == RECORD_MAGIC && matches!(record.kind.get(), DATA | ZERO);
+        let known = record.magic.get() == RECORD_MAGIC && matches!(record.kind.get(), DATA | ZERO | SHUT);
         if !known || len == 0 || len > PIECE_MAX {
             return Err(RedoFault::Damaged(number).into());
         }
         let sums = len.div_ceil(SECTOR).saturating_mul(4);
-        let data = if record.kind.get() == DATA { len } else { 0 };
+        let data = if record.kind.get() == ZERO { 0 } else { len };
         let old_at = at.saturating_add(32);
         let old = wire::bytes(redo, old_at, sums, PIECE_MAX, "old sums")?;
         let new = wire::bytes(redo, old_at.saturating_add(sums), data, PIECE_MAX, "new bytes")?;
@@ -268,32 +322,91 @@ pub fn apply(redo: &Disk, image: &Disk, sealed: &Sealed) -> Result<()> {
     if size != old && size != new {
         return Err(RedoFault::Size { expected: old, found: size }.into());
     }
+    let gates = gates(redo, sealed)?;
     // All sectors are judged before the first is written: a foreign image stays untouched.
-    each_record(redo, sealed, |record, old, new| foreign(image, record, old, new))?;
+    each_record(redo, sealed, |record, old, new| foreign(image, record, old, new, &gates))?;
     if new > size {
         image.resize(new)?;
     }
-    each_record(redo, sealed, |record, _, new| {
-        let span = Span::new(record.at.get(), record.len.get())?;
-        if record.kind.get() == ZERO { image.write_zeroes(span) } else { image.write_at(span.start(), new) }
-    })?;
+    for gate in &gates {
+        image.write_at(gate.start(), part_of(&notice(), index(gate.len())?))?;
+    }
+    if !gates.is_empty() {
+        image.flush()?;
+    }
+    each_record(redo, sealed, |record, _, new| put(image, record, new, &gates))?;
     if new < size {
         image.resize(new)?;
     }
+    image.flush()?;
+    if gates.is_empty() {
+        return Ok(());
+    }
+    each_record(redo, sealed, |record, _, new| match record.kind.get() {
+        SHUT => image.write_at(record.at.get(), new),
+        _ => Ok(()),
+    })?;
     image.flush()
 }
 
+/// The sectors that are shut meanwhile.
+fn gates(redo: &Disk, sealed: &Sealed) -> Result<Vec<Span>> {
+    let mut gates = Vec::new();
+    let mut number = 0u64;
+    each_record(redo, sealed, |record, _, _| {
+        if record.kind.get() == SHUT {
+            if record.len.get() > SECTOR || gates.len() >= GATES_MAX {
+                return Err(RedoFault::Damaged(number).into());
+            }
+            gates.push(Span::new(record.at.get(), record.len.get())?);
+        }
+        number = number.saturating_add(1);
+        Ok(())
+    })?;
+    Ok(gates)
+}
+
+/// Applies one record, and leaves what is shut as it is.
+fn put(image: &Disk, record: &Record, new: &[u8], gates: &[Span]) -> Result<()> {
+    let span = Span::new(record.at.get(), record.len.get())?;
+    if record.kind.get() == SHUT {
+        return Ok(());
+    }
+    let mut inside: Vec<Span> = gates.iter().filter_map(|gate| gate.intersect(span)).collect();
+    inside.sort_by_key(|shut| shut.start());
+    let mut rest = span;
+    for shut in inside {
+        put_part(image, span, rest.truncate(shut.start().saturating_sub(rest.start())), new)?;
+        rest = rest.skip(shut.end().saturating_sub(rest.start()));
+    }
+    put_part(image, span, rest, new)
+}
+
+/// Writes `part` of a record that covers `span`.
+fn put_part(image: &Disk, span: Span, part: Span, new: &[u8]) -> Result<()> {
+    if part.is_empty() {
+        return Ok(());
+    }
+    if new.is_empty() {
+        return image.write_zeroes(part);
+    }
+    let from = index(part.start().saturating_sub(span.start()))?;
+    image.write_at(part.start(), wire::part(new, from, index(part.len())?, "new bytes")?)
+}
+
 /// Whether some sector of the image is neither the old nor the new one.
-fn foreign(image: &Disk, record: &Record, old_sums: &[u8], new: &[u8]) -> Result<()> {
+fn foreign(image: &Disk, record: &Record, old_sums: &[u8], new: &[u8], gates: &[Span]) -> Result<()> {
     let span = Span::new(record.at.get(), record.len.get())?;
     let now = old_bytes(image, span)?;
-    let zero = [0u8; 512];
+    let (zero, notice) = ([0u8; 512], notice());
     for (i, (sector, sum)) in now.chunks(512).zip(old_sums.chunks(4)).enumerate() {
         let start = i.checked_mul(512).ok_or(Common::Index(len64(i)))?;
         let wanted = new.get(start..).map(|n| part_of(n, sector.len())).unwrap_or_default();
         let wanted = if new.is_empty() { part_of(&zero, sector.len()) } else { wanted };
-        if crc32c::crc32c(sector).to_le_bytes() != sum && sector != wanted {
-            return Err(RedoFault::Foreign { at: span.start().saturating_add(len64(start)) }.into());
+        let at = span.start().saturating_add(len64(start));
+        let is_shut = || gates.iter().any(|g| g.start() == at) && sector == part_of(&notice, sector.len());
+        if crc32c::crc32c(sector).to_le_bytes() != sum && sector != wanted && !is_shut() {
+            return Err(RedoFault::Foreign { at }.into());
         }
     }
     Ok(())
@@ -323,7 +436,7 @@ mod tests {
         top.write_zeroes(Span::new(20_480, 8192).unwrap()).unwrap();
         top.write_at(44_000, &[3; 1000]).unwrap();
         let redo = Disk::new(MemDevice::new(0));
-        seal(&redo, &image, &top, &staged.changes().unwrap()).unwrap();
+        seal(&redo, (&image, Scope::File), &top, &staged.changes().unwrap(), &[]).unwrap();
         assert_eq!(bytes(&image), old, "sealing changes nothing");
         assert_eq!(staged.size(), 45_000);
         (old, bytes(&top), redo)

@@ -50,6 +50,10 @@ impl BlockDevice for SliceDevice {
         self.inner.write_fresh(self.locate(at)?, data)
     }
 
+    fn place(&self, span: Span) -> Option<Span> {
+        self.inner.place(Span::new(self.locate(span.start()).ok()?, span.len()).ok()?)
+    }
+
     fn write_zeroes(&self, span: Span) -> Result<()> {
         self.inner.write_zeroes(Span::new(self.locate(span.start())?, span.len())?)
     }

@@ -28,6 +28,8 @@ pub struct Staged {
     state: RwLock<State>,
     /// What nothing refers to may be written below.
     through: bool,
+    /// What lies below is the file that an edit lands on.
+    over_file: bool,
 }
 
 #[derive(Debug)]
@@ -100,12 +102,17 @@ impl Staged {
         let size = below.size();
         let (pages, fresh) = (BTreeMap::new(), Fresh::default());
         let state = State { size, visible: size, pages, in_memory: 0, spill: None, fresh };
-        Self { below, state: RwLock::new(state), through: false }
+        Self { below, state: RwLock::new(state), through: false, over_file: false }
     }
 
-    /// The same, and `below` gets at once what is written to places that nothing there refers to.
+    /// Such a layer, and `below` gets at once what is written to places that nothing there refers to.
     pub fn through(below: Disk) -> Self {
-        Self { through: true, ..Self::new(below) }
+        Self { through: true, ..Self::over(below) }
+    }
+
+    /// The same over the file that the changes are going to land on, of which [places](BlockDevice::place) are told.
+    pub fn over(below: Disk) -> Self {
+        Self { over_file: true, ..Self::new(below) }
     }
 
     /// Makes sure that what was written below is on stable storage. It stays there from then on; an error after
@@ -336,6 +343,10 @@ impl BlockDevice for Staged {
         }
         state.fresh.note(&self.below, span)?;
         self.below.write_at(at, data)
+    }
+
+    fn place(&self, span: Span) -> Option<Span> {
+        self.over_file.then_some(span)
     }
 
     fn write_zeroes(&self, span: Span) -> Result<()> {

@@ -34,7 +34,8 @@ pub fn abandon() {
 pub struct NewFile {
     disk: Disk,
     /// Where it will be.
-    path: PathBuf,
+    /// Where it lies; nowhere if that is on another machine.
+    path: Option<PathBuf>,
     state: State,
     beside: Option<Beside>,
     /// It is on stable storage before it has its name.
@@ -132,7 +133,7 @@ impl NewFile {
                 let file = File::options().read(true).write(true).open(&target)?;
                 lock(&file, LockMode::Write)?;
                 let disk = device(file)?;
-                return Ok(Self { disk, path: target, state: State::InPlace, beside: None, durable });
+                return Ok(Self { disk, path: Some(target), state: State::InPlace, beside: None, durable });
             }
             if !meta.is_file() {
                 return Err(std::io::Error::other("is neither a regular file nor a block device").into());
@@ -160,7 +161,12 @@ impl NewFile {
         };
         lock(&file, LockMode::Write)?;
         let beside = Some(Beside { durable, ..Beside::new(folder) });
-        Ok(Self { disk: device(file)?, path, state, beside, durable })
+        Ok(Self { disk: device(file)?, path: Some(path), state, beside, durable })
+    }
+
+    /// A disk on another machine, written in place as a block device is.
+    pub fn over(disk: Disk) -> Self {
+        Self { disk, path: None, state: State::InPlace, beside: None, durable: true }
     }
 
     /// The file, empty and writable.
@@ -199,7 +205,7 @@ impl NewFile {
     }
 
     fn opening(&self, policy: Policy, write: bool) -> Opening {
-        let opening = Opening::new(Some(&self.path), policy, write);
+        let opening = Opening::new(self.path.as_deref(), policy, write);
         match &self.beside {
             Some(beside) => opening.with_made(beside.clone()),
             None => opening,

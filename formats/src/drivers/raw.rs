@@ -79,6 +79,10 @@ impl Image for RawImage {
         Facts { format: "raw", virtual_size: self.file.size(), ..Facts::default() }
     }
 
+    fn heads(&self) -> Vec<Span> {
+        Vec::new()
+    }
+
     /// Holes are the disk's own.
     fn locate(&self, span: Span) -> Result<Location> {
         let location = locate_plain(&self.file, span.start(), span.len())?;
@@ -113,6 +117,10 @@ impl BlockDevice for RawImage {
 
     fn write_fresh(&self, at: u64, data: &[u8]) -> Result<()> {
         self.file.write_fresh(at, data)
+    }
+
+    fn place(&self, span: Span) -> Option<Span> {
+        self.file.place(span)
     }
 
     fn write_zeroes(&self, span: Span) -> Result<()> {

@@ -54,6 +54,7 @@ impl<'t> Writer<'t> {
     pub fn open(driver: &dyn Driver, volume: &EditDisk<'t>) -> Result<Self> {
         let open = volume.writer();
         let fs = driver.open_mut(volume.disk().clone())?;
+        volume.own(driver.gate(), driver.journal())?;
         let keeps = fs.keeps();
         let core = Arc::new(RwLock::new(Some(fs)));
         let fs: Arc<dyn Filesystem> = Arc::new(Live::of(Arc::clone(&core)));
@@ -288,16 +289,19 @@ impl<'t> Writer<'t> {
     }
 
     /// Makes the filesystem as large as it can be in the first `size` bytes of its volume, at most all of it.
-    pub fn grow(&mut self, size: u64) -> Result<()> {
+    pub fn resize(&mut self, size: u64) -> Result<()> {
         let have = self.disk.disk().size();
         if size > have {
             return Err(EditFault::Room { size, have }.into());
         }
         let now = self.fs.facts()?.size;
-        if size < now {
+        if size >= now {
+            return self.run(|fs| fs.grow(size));
+        }
+        if !self.ask(|fs| Ok(fs.shrinks()))? {
             return Err(EditFault::Smaller { size, now }.into());
         }
-        self.run(|fs| fs.grow(size))
+        self.run(|fs| fs.shrink(size))
     }
 
     /// Gives the filesystem another identifier.

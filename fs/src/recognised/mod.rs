@@ -11,6 +11,7 @@ mod text;
 mod zfs;
 
 use racker_formats::block::Disk;
+use racker_formats::block::redo::GATE;
 use racker_formats::error::Result;
 use racker_formats::registry::{Head, with_head};
 
@@ -48,6 +49,7 @@ type ByHead = fn(&Head<'_>) -> Option<Recognised>;
 
 /// In order: what encrypts or holds other volumes may be in front of remnants of what was there before.
 const BY_HEAD: &[ByHead] = &[
+    unfinished,
     luks,
     bitlocker,
     lvm2,
@@ -165,6 +167,15 @@ fn jbd(head: &Head<'_>) -> Option<Recognised> {
         let found = Recognised::new("jbd").label(label_at(head, 1024 + 120, 16));
         found.uuid(head.at(1024 + 104).and_then(|u| uuid(&u)))
     })
+}
+
+/// The name of a filesystem that an interrupted edit of racker has left half-way.
+pub const UNFINISHED: &str = "unfinished_edit";
+
+/// The notice stands where a superblock was.
+fn unfinished(head: &Head<'_>) -> Option<Recognised> {
+    let at = |start: usize| head.first.get(start..).is_some_and(|bytes| bytes.starts_with(GATE));
+    (at(0) || at(1024)).then(|| Recognised::new(UNFINISHED))
 }
 
 fn swap(head: &Head<'_>) -> Option<Recognised> {

@@ -202,6 +202,15 @@ impl BlockDevice for Mapped {
         Ok(true)
     }
 
+    fn place(&self, span: Span) -> Option<Span> {
+        let number = self.segments.partition_point(|s| s.at <= span.start()).checked_sub(1)?;
+        let (start, there) = self.segments.get(number)?.locate(span.start())?;
+        if there < span.len() {
+            return None;
+        }
+        self.disk.place(Span::new(start, span.len()).ok()?)
+    }
+
     fn write_fresh(&self, at: u64, data: &[u8]) -> Result<()> {
         self.pieces(at, data.len(), |place, done, take| {
             self.disk.write_fresh(place, part(data, done, take, "write")?)

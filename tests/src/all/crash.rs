@@ -133,7 +133,7 @@ fn qcow2(edit: Edit) {
     let crash = Arc::new(CrashDisk::new(start.clone()));
     let file = Disk::from_arc(crash.clone() as Arc<dyn BlockDevice>);
     let image = open_disk("qcow2", file.clone(), true).unwrap();
-    let transaction = Transaction::begin(image, &file, &path, |_| panic!("qcow2 can switch")).unwrap();
+    let transaction = Transaction::begin(image, &file, Some(&path), |_| panic!("qcow2 can switch")).unwrap();
     edit.make(&transaction.disk());
     transaction.commit().unwrap();
     let guests = Guests { old: guest_of(&start), new: guest_of(&crash.bytes()) };
@@ -193,7 +193,7 @@ fn raw(edit: Edit) {
     let watched = Arc::new(Watched::new(image.clone(), &path));
     let file = Disk::from_arc(watched.clone() as Arc<dyn BlockDevice>);
     let reopen = |disk: Disk| open_disk("raw", disk, true);
-    let transaction = Transaction::begin(reopen(file.clone()).unwrap(), &file, &path, reopen).unwrap();
+    let transaction = Transaction::begin(reopen(file.clone()).unwrap(), &file, Some(&path), reopen).unwrap();
     edit.make(&transaction.disk());
     transaction.commit().unwrap();
     let sealed = watched.sealed().unwrap();
@@ -237,7 +237,10 @@ fn journal(edit: Edit, before: &Before, sealed: &Sealed) -> CrashDisk {
     let inspection = Inspection::of(&top).unwrap();
     let place = edit.place(&inspection);
     let volume = &inspection.volumes[place.volume];
-    let part = top.slice(volume.span().unwrap()).unwrap();
+    let span = volume.span().unwrap();
+    // Both are XFS, whose superblock comes first.
+    let gate = Span::new(span.start(), 512).unwrap();
+    let part = top.slice(span).unwrap();
     assert!(part.claim(Span::first(part.size())).unwrap());
     let transaction = Transaction::overlay(old.clone());
     let part = transaction.disk().map(|_| Ok(part)).unwrap();
@@ -246,7 +249,7 @@ fn journal(edit: Edit, before: &Before, sealed: &Sealed) -> CrashDisk {
     writer.close().unwrap();
     let journal = Arc::new(CrashDisk::new(Vec::new()));
     let journal_disk = Disk::from_arc(journal.clone() as Arc<dyn BlockDevice>);
-    redo::seal(&journal_disk, &old, &top, &staged.changes().unwrap()).unwrap();
+    redo::seal(&journal_disk, (&old, redo::Scope::File), &top, &staged.changes().unwrap(), &[gate]).unwrap();
     drop(journal_disk);
     assert!(journal.bytes() == sealed.bytes);
     Arc::into_inner(journal).unwrap()

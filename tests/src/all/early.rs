@@ -28,7 +28,7 @@ fn writes(guest: &Sparse, volume: impl FnOnce(&Inspection) -> usize) -> usize {
     let file = Disk::from_arc(crash.clone() as Arc<dyn BlockDevice>);
     let reopen = |disk: Disk| open_disk("raw", disk, true);
     let image = reopen(file.clone()).unwrap();
-    let transaction = Transaction::begin(image, &file, Path::new("none"), reopen).unwrap();
+    let transaction = Transaction::begin(image, &file, Some(Path::new("none")), reopen).unwrap();
     let edit = transaction.disk();
     let inspection = Inspection::of(edit.disk()).unwrap();
     let mut session = Session::new(&inspection, edit.clone());

@@ -67,7 +67,7 @@ pub(crate) fn nbdsh(uri: &str, script: &str) -> Ran {
 }
 
 /// A disk with some data, some zeroes, as `NAME`.
-fn make(at: &Path, format: &str, name: &str) {
+pub(crate) fn make(at: &Path, format: &str, name: &str) {
     tool("qemu-img").args(["create", "-q", "-f", format, name, "40M"]).dir(at).ok();
     let commands = ["write -P 1 1M 300k", "write -z 8M 2M", "write -P 3 20M 64k", "write -P 5 41942528 512"];
     let commands = commands.iter().flat_map(|c| ["-c", c]);
@@ -401,7 +401,7 @@ fn disks_grow_where_that_is_allowed() {
 }
 
 /// An authority, a server's certificate for this machine, and a client's, as QEMU and libnbd name their files.
-fn certificates(at: &Path) {
+pub(crate) fn certificates(at: &Path) {
     let script = "
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca-key.pem -out ca-cert.pem -days 2 -subj /CN=authority \\
   -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign

@@ -45,7 +45,8 @@ fn a_power_cut_leaves_the_old_raw_disk_or_the_new_one() {
         let new = content(&top);
         let journal = Arc::new(CrashDisk::new(Vec::new()));
         let journal_disk = Disk::from_arc(journal.clone() as Arc<dyn BlockDevice>);
-        redo::seal(&journal_disk, &image_disk, &top, &staged.changes().unwrap()).unwrap();
+        redo::seal(&journal_disk, (&image_disk, redo::Scope::File), &top, &staged.changes().unwrap(), &[])
+            .unwrap();
         let sealed = redo::sealed(&journal_disk).unwrap().unwrap();
         redo::apply(&journal_disk, &image_disk, &sealed).unwrap();
         assert!(image.bytes() == new);
@@ -91,7 +92,7 @@ fn an_interrupted_edit_of_a_parent_shows_through() {
     let staged = Arc::new(Staged::new(host.clone()));
     let top = Disk::from_arc(staged.clone() as Arc<dyn BlockDevice>);
     top.write_at(70_000, &[9; 100]).unwrap();
-    redo::seal(&journal, &host, &top, &staged.changes().unwrap()).unwrap();
+    redo::seal(&journal, (&host, redo::Scope::File), &top, &staged.changes().unwrap(), &[]).unwrap();
     let opened = open(&dir.path().join("top.qcow2"), &OpenOptions::default()).unwrap();
     let mut buf = [0; 2];
     opened.disk.read_at(69_999, &mut buf).unwrap();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use racker_formats::block::Disk;
 use racker_formats::convert::{self, Base, Concat};
 use racker_formats::error::Error;
-use racker_formats::open::{OpenOptions, Opened, open, open_disk};
+use racker_formats::open::{OpenOptions, Opened, open_disk};
 use racker_formats::registry::{Backing, Image, Snapshot};
 
 use super::super::bitmap;
@@ -17,6 +17,7 @@ use super::pack::folder;
 use super::{Convert, is_dash};
 use crate::backing::open_backing;
 use crate::fault::{About, Failure, Outcome};
+use crate::remote::open;
 use crate::typed;
 
 /// Disks begin at sectors.

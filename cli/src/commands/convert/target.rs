@@ -8,11 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use racker_formats::block::{Disk, Span};
-use racker_formats::convert::{
-    self, Base, Copied, ExistingSink, NewFile, Options, Pipe, Settle, Sink, Throttle,
-};
+use racker_formats::convert::{self, Base, Copied, ExistingSink, Options, Pipe, Settle, Sink, Throttle};
 use racker_formats::error::{Error, Kind};
-use racker_formats::open::{OpenOptions, open};
+use racker_formats::open::OpenOptions;
 use racker_formats::opening::Policy;
 use racker_formats::options::Values;
 use racker_formats::registry::{Format, Image, Plan, by_name};
@@ -22,6 +20,7 @@ use super::NewImage;
 use super::source::{Named, Over};
 use crate::fault::{About, Failure, Outcome};
 use crate::progress::ProgressArgs;
+use crate::remote::{is_remote, new_file, open};
 use crate::target::HowArgs;
 use crate::typed;
 
@@ -142,8 +141,9 @@ impl Copy<'_> {
             let what = format!("{} images as asked for hold no bitmaps (--bitmaps)", format.name());
             return Err(Failure::new(what)).about(target);
         }
-        plan.name = target.file_name().map(|n| n.to_string_lossy().into_owned());
-        let file = NewFile::prepare_for(target, self.durable).about(target)?;
+        plan.name =
+            target.file_name().filter(|_| !is_remote(target)).map(|n| n.to_string_lossy().into_owned());
+        let file = new_file(target, self.durable).about(target)?;
         plan.beside = file.beside();
         if let (Some(name), Some(beside)) = (plan.options.text("data_file"), &plan.beside) {
             plan.data_file = Some(beside.create(name).about(Path::new(name))?);

@@ -63,7 +63,8 @@ pub(super) struct Uuid {
     /// A new UUID at random
     #[arg(long)]
     random: bool,
-    /// ext4 with metadata_csum: let the checksums go on to start from the old UUID, by turning metadata_csum_seed on
+    /// ext4 with metadata_csum: leave all checksums as they are, by turning metadata_csum_seed on (Linux knows it since
+    /// 4.4, GRUB since 2.12); else they are made anew
     #[arg(long)]
     csum_seed: bool,
     #[command(flatten)]

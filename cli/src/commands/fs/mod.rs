@@ -1,7 +1,8 @@
 //! `racker disk fs`
 //!
-//! * [`identity`]: label and UUID; [`resize`]: more space
+//! * [`check`]: what is wrong with it; [`identity`]: label and UUID; [`resize`]: more space
 
+mod check;
 mod identity;
 mod resize;
 
@@ -9,6 +10,7 @@ use clap::{Args, Subcommand};
 use racker_fs::edit::Writer;
 use racker_fs::inspect::{Found, Volume, describe};
 
+use self::check::Check;
 use self::identity::{Label, Uuid};
 use self::resize::Resize;
 use crate::exit::Exit;
@@ -16,7 +18,7 @@ use crate::fault::{About, Failure, Outcome};
 use crate::progress::ProgressArgs;
 use crate::target::{ImageArgs, Target};
 
-/// Show or change a filesystem as a whole: its label, its UUID, its size
+/// Show or change a filesystem as a whole: its label, its UUID, its size; check it
 ///
 /// The filesystem is the only one of the disk, or the one that -p names. Each change lands whole or not at all. Options
 /// of the image stand before the verb.
@@ -25,7 +27,8 @@ use crate::target::{ImageArgs, Target};
     racker disk fs boot.qcow2 -p 2 label boot2\n  \
     racker disk fs boot.qcow2 -p boot2 uuid --random\n  \
     racker disk resize boot.qcow2 +1G\n  racker disk part boot.qcow2 resize 3 --max\n  \
-    racker disk fs boot.qcow2 -p 3 resize")]
+    racker disk fs boot.qcow2 -p 3 resize\n  \
+    racker disk fs boot.qcow2 -p 1 check")]
 pub(crate) struct Fs {
     #[command(flatten)]
     image: ImageArgs,
@@ -41,6 +44,7 @@ enum Verb {
     Label(Label),
     Uuid(Uuid),
     Resize(Resize),
+    Check(Check),
 }
 
 impl Fs {
@@ -49,6 +53,7 @@ impl Fs {
             Verb::Label(verb) => verb.writes(),
             Verb::Uuid(verb) => verb.writes(),
             Verb::Resize(_) => true,
+            Verb::Check(verb) => verb.writes(),
         };
         let target = Target::open_for(&self.image, write)?;
         let volume = chosen(&target, self.partition.as_deref())?;
@@ -57,6 +62,7 @@ impl Fs {
             Verb::Label(verb) => verb.run(on)?,
             Verb::Uuid(verb) => verb.run(on)?,
             Verb::Resize(verb) => verb.run(on)?,
+            Verb::Check(verb) => return verb.run(on),
         }
         Ok(Exit::Done)
     }

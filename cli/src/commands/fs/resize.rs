@@ -7,9 +7,10 @@ use super::On;
 use crate::fault::Outcome;
 use crate::output::{self, OutputArgs, human, line, size};
 
-/// Make a filesystem larger: up to the end of its partition or volume, or up to a size
+/// Make a filesystem larger or smaller: up to the end of its partition or volume, or up to a size
 ///
-/// Today XFS grows; nothing is made smaller.
+/// XFS, ext2/3/4 and FAT grow. ext2/3/4 are made smaller, too, if what is in them fits: the filesystem first, its partition
+/// after it.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  racker disk resize boot.qcow2 +1G\n  \
     racker disk part boot.qcow2 resize 3 --max\n  racker disk fs boot.qcow2 resize -p 3")]
@@ -25,7 +26,7 @@ impl Resize {
     pub(super) fn run(self, on: On<'_>) -> Outcome<()> {
         let size = self.size.unwrap_or(on.volume.disk.size());
         let facts = on.change(|fs| {
-            fs.grow(size)?;
+            fs.resize(size)?;
             fs.facts()
         })?;
         if self.output.is_json() {

@@ -56,6 +56,10 @@ impl BlockDevice for FixedVhd {
         self.file.write_at(at, data)
     }
 
+    fn place(&self, span: Span) -> Option<Span> {
+        self.file.place(span)
+    }
+
     fn write_zeroes(&self, span: Span) -> Result<()> {
         self.file.write_zeroes(span)
     }
@@ -94,6 +98,11 @@ impl BlockDevice for FixedVhd {
 }
 
 impl Image for FixedVhd {
+    /// The footer is hardly ever changed, and what lies before it is the disk.
+    fn heads(&self) -> Vec<Span> {
+        Vec::new()
+    }
+
     fn locate(&self, span: Span) -> Result<Location> {
         locate_plain(&self.file, span.start(), span.len())
     }

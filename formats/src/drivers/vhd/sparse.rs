@@ -366,6 +366,12 @@ impl BlockDevice for SparseVhd {
 }
 
 impl Image for SparseVhd {
+    /// Without the copy of the footer at its beginning it would be taken for a fixed disk.
+    fn heads(&self) -> Vec<Span> {
+        let last = self.file.size().checked_sub(512);
+        [Some(0), last].into_iter().flatten().filter_map(|at| Span::new(at, 512).ok()).collect()
+    }
+
     fn facts(&self) -> Facts {
         let Ok(state) = self.state() else { return Facts::default() };
         let mut facts = facts::of_footer(&state.footer);

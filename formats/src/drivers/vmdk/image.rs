@@ -309,6 +309,12 @@ impl State {
 }
 
 impl Image for VmdkImage {
+    /// The file has the descriptor, and nothing else.
+    fn is_spread(&self) -> bool {
+        let described = |state: &State| state.descriptor.is_some() && state.home.embedded.is_none();
+        self.shared().is_ok_and(|state| described(&state))
+    }
+
     fn facts(&self) -> Facts {
         let mut facts = self.shared().map(|state| state.facts()).unwrap_or_default();
         if let Some(cid) = facts.specific.get_mut("cid") {

@@ -88,7 +88,7 @@ impl Ext4 {
     }
 
     /// The length of an entry: blocks of 64 KiB do not fit into 16 bits and have two ways to say so.
-    fn entry_len(&self, rec_len: u16) -> usize {
+    pub(super) fn entry_len(&self, rec_len: u16) -> usize {
         let len = usize::from(rec_len);
         match usize::try_from(self.sb.block_size.bytes()) {
             Ok(block) if block >= 65536 => match len {

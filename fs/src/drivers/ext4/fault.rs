@@ -179,17 +179,15 @@ pub(super) enum Ext4Fault {
     /// Something that this filesystem cannot hold.
     #[error("{0}")]
     Cannot(String),
-    /// All checksums would have to change.
-    #[error(
-        "all checksums of this filesystem start from its UUID (metadata_csum without metadata_csum_seed)"
-    )]
-    NeedsSeed,
     /// What keeps a filesystem from being written.
     #[error("racker does not write to this filesystem: {0}")]
     Unwritable(String),
     /// It was not closed, or found damaged.
     #[error("the filesystem {0}")]
     Unsound(&'static str),
+    /// Something contradicts itself, as a check has found.
+    #[error("{0}: run e2fsck before changing anything")]
+    Damaged(String),
     /// A hash of names that is not known.
     #[error("directory index: hash version {0} is not known")]
     HashVersion(u8),
@@ -242,7 +240,6 @@ impl Fault for Ext4Fault {
             | Self::ExternalJournal(_)
             | Self::JournalFeatures(_)
             | Self::Cannot(_)
-            | Self::NeedsSeed
             | Self::Unwritable(_)
             | Self::Limit { .. } => Kind::Unsupported,
             Self::NoSpace { .. } | Self::NoInodes(_) | Self::NoRoom(_) => Kind::NoSpace,
@@ -254,11 +251,7 @@ impl Fault for Ext4Fault {
         match self {
             Self::LargerThanVolume { .. } => Some("the image may be cut short".into()),
             Self::Unsound(_) => Some("e2fsck can repair it".into()),
-            Self::NeedsSeed => {
-                let why = "--csum-seed turns the feature on that lets them stay: Linux knows it since 4.4, GRUB \
-                           since 2.12";
-                Some(why.into())
-            }
+            Self::Damaged(_) => Some("`racker disk fs IMAGE check` lists all that is wrong".into()),
             Self::ExternalJournal(_) => Some("mount it once together with its journal, or run e2fsck".into()),
             Self::Journal { .. } | Self::JournalChecksum { .. } => {
                 Some("e2fsck can decide what to keep of a damaged journal".into())

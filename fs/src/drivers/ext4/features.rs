@@ -8,6 +8,7 @@ bitflags! {
     pub(super) struct Compat: u32 {
         const HAS_JOURNAL = 0x4;
         const EXT_ATTR = 0x8;
+        const RESIZE_INODE = 0x10;
         const DIR_INDEX = 0x20;
         const SPARSE_SUPER2 = 0x200;
         const FAST_COMMIT = 0x400;

@@ -152,7 +152,7 @@ impl Inode {
     }
 
     /// Bytes that it takes on the volume.
-    fn allocated(&self, sb: &Superblock) -> u64 {
+    pub(super) fn allocated(&self, sb: &Superblock) -> u64 {
         let lo = u64::from(self.raw.blocks_lo.get());
         if !sb.features.ro_compat.contains(RoCompat::HUGE_FILE) {
             return lo << 9;

@@ -4,6 +4,9 @@
 //! by a commit block. All of them carry the transaction's number, and numbers ascend by one; the log ends where the
 //! next number is not found.
 
+use std::ops::ControlFlow;
+
+use racker_formats::block::Span;
 use racker_formats::error::{Result, Within};
 use racker_formats::wire::{bytes, index, sum_holds, take};
 use zerocopy::IntoBytes;
@@ -52,18 +55,21 @@ pub(super) struct Journal<'a> {
     fs: &'a Ext4,
     inode: Inode,
     pub(super) checksums: Checksums,
-    wide: bool,
+    /// Block numbers have 64 bits.
+    pub(super) wide: bool,
     /// Transactions may have been written without waiting for their blocks before the commit block.
     pub(super) is_async: bool,
     /// The ring: first block and the one behind the last.
-    first: u32,
-    end: u32,
+    pub(super) first: u32,
+    pub(super) end: u32,
     /// Blocks of the fast commit area; empty without the feature.
     pub(super) fast: std::ops::Range<u32>,
     /// Number of the first transaction.
     pub(super) sequence: u32,
     /// Its first block; 0 for an empty log.
     pub(super) start: u32,
+    /// Why the kernel gave it up; 0 if it did not.
+    pub(super) errno: u32,
     pub(super) seed: u32,
 }
 
@@ -164,18 +170,24 @@ impl<'a> Journal<'a> {
             fast,
             sequence: raw.sequence.get(),
             start,
+            errno: raw.errno.get(),
             seed,
         })
     }
 
     /// The journal's superblock as that of an empty log whose next transaction is `sequence`, and its block.
     pub(super) fn emptied(&self, sequence: u32) -> Result<(u64, Vec<u8>)> {
+        self.started(sequence, 0)
+    }
+
+    /// The same of a log whose first transaction is `sequence`, at block `start`.
+    pub(super) fn started(&self, sequence: u32, start: u32) -> Result<(u64, Vec<u8>)> {
         let Mapping::Data(at) = self.fs.map(&self.inode, 0)?.to else {
             return Err(wrong("a hole at block", 0, "stored blocks"));
         };
         let mut head = self.block(0)?;
         let mut raw = take::<RawJournalSuperblock>(&head, 0, "journal superblock")?;
-        (raw.sequence, raw.start, raw.head) = (sequence.into(), 0.into(), 0.into());
+        (raw.sequence, raw.start, raw.head) = (sequence.into(), start.into(), 0.into());
         if self.has_block_checksums() {
             raw.checksum = 0.into();
             raw.checksum = crc32c(!0, raw.as_bytes()).into();
@@ -184,6 +196,30 @@ impl<'a> Journal<'a> {
             *to = *from;
         }
         Ok((at, head))
+    }
+
+    /// Where all blocks of the journal lie: stretches of blocks of the filesystem, in the journal's order.
+    pub(super) fn stretches(&self) -> Result<Vec<Span>> {
+        let mut stretches = Vec::new();
+        self.fs.runs(&self.inode, &mut |first, run| match run.to {
+            Mapping::Data(block) => {
+                stretches.push(Span::new(block, run.len)?);
+                Ok(ControlFlow::Continue(()))
+            }
+            _ => Err(wrong("a hole at block", first, "stored blocks")),
+        })?;
+        Ok(stretches)
+    }
+
+    /// Bytes of one tag in a descriptor block.
+    pub(super) fn tag_bytes(&self) -> usize {
+        match (self.checksums, self.wide) {
+            (Checksums::V3, _) => 16,
+            (Checksums::V2, true) => 14,
+            (Checksums::V2, false) => 10,
+            (_, true) => 12,
+            (_, false) => 8,
+        }
     }
 
     /// A cursor at the first transaction.
@@ -245,13 +281,7 @@ impl<'a> Journal<'a> {
 
     /// The blocks that a descriptor announces, in the order in which they follow it.
     pub(super) fn tags(&self, descriptor: &[u8]) -> Result<Vec<Tag>> {
-        let bytes = match (self.checksums, self.wide) {
-            (Checksums::V3, _) => 16usize,
-            (Checksums::V2, true) => 14,
-            (Checksums::V2, false) => 10,
-            (_, true) => 12,
-            (_, false) => 8,
-        };
+        let bytes = self.tag_bytes();
         let usable = self.usable(descriptor);
         let mut tags = Vec::new();
         let mut at = size_of::<RawJournalHeader>();

@@ -19,6 +19,8 @@
 
 mod acl;
 mod block_map;
+mod check;
+mod commit;
 mod csum;
 mod dir;
 mod edit;
@@ -32,6 +34,7 @@ mod held;
 mod inline;
 mod inode;
 mod journal;
+mod land;
 mod layout;
 mod map;
 mod read;
@@ -43,8 +46,10 @@ mod xattr;
 use std::sync::Arc;
 
 use racker_formats::block::Disk;
+use racker_formats::check::Report;
 use racker_formats::error::Result;
 use racker_formats::registry::{Guess, Head};
+use racker_formats::transaction::Journal;
 
 use crate::filesystem::{Driver, Filesystem, FilesystemMut};
 
@@ -80,5 +85,17 @@ impl Driver for Ext4Driver {
 
     fn open_mut(&self, volume: Disk) -> Result<Box<dyn FilesystemMut>> {
         Ok(Box::new(edit::Writer::open(volume)?))
+    }
+
+    fn gate(&self) -> u64 {
+        layout::SUPERBLOCK_AT
+    }
+
+    fn journal(&self) -> Option<Box<dyn Journal>> {
+        Some(Box::new(land::Land))
+    }
+
+    fn check(&self, volume: Disk, report: &mut Report) -> Result<()> {
+        check::check(volume, report)
     }
 }

@@ -93,7 +93,7 @@ impl Superblock {
     }
 
     /// Judges the sizes and counts.
-    fn sizes(raw: RawSuperblock, features: Features) -> Result<Self> {
+    pub(super) fn sizes(raw: RawSuperblock, features: Features) -> Result<Self> {
         let log = raw.log_block_size.get();
         require(log <= 6, "s_log_block_size", log.into(), "0 to 6")?;
         let block_size = BlockSize::from_shift(log.saturating_add(10)).ok_or(Ext4Fault::Limit {

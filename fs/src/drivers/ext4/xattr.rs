@@ -36,13 +36,13 @@ fn prefix(name_index: u8) -> Option<&'static [u8]> {
 }
 
 /// One attribute as stored.
-struct Stored<'a> {
-    name_index: u8,
-    name: &'a [u8],
-    value: Value<'a>,
+pub(super) struct Stored<'a> {
+    pub(super) name_index: u8,
+    pub(super) name: &'a [u8],
+    pub(super) value: Value<'a>,
 }
 
-enum Value<'a> {
+pub(super) enum Value<'a> {
     Here(&'a [u8]),
     /// In this inode, of that size.
     Inode(u32, u32),
@@ -128,7 +128,7 @@ impl Ext4 {
     }
 
     /// The value that inode `number` holds for an attribute of `owner`.
-    fn ea_inode(&self, owner: &Inode, number: u32, size: u32) -> Result<Vec<u8>> {
+    pub(super) fn ea_inode(&self, owner: &Inode, number: u32, size: u32) -> Result<Vec<u8>> {
         let place = || format!("attribute inode {number}");
         if number < self.sb.first_inode || size > VALUE_BYTES_MAX {
             return Err(wrong("inode or size of a value", u64::from(number)).within(place()));

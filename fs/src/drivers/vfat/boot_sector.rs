@@ -11,9 +11,9 @@ use super::layout::{ENTRY_BYTES, EXTENDED16_AT, RawBoot, RawExtended};
 pub(super) const BOOT_BYTES: u64 = 512;
 
 /// The largest numbers of clusters (fatgen103, "FAT Type Determination").
-const CLUSTERS_MAX_FAT12: u64 = 4084;
-const CLUSTERS_MAX_FAT16: u64 = 65524;
-const CLUSTERS_MAX_FAT32: u64 = 0x0fff_fff4;
+pub(super) const CLUSTERS_MAX_FAT12: u64 = 4084;
+pub(super) const CLUSTERS_MAX_FAT16: u64 = 65524;
+pub(super) const CLUSTERS_MAX_FAT32: u64 = 0x0fff_fff4;
 
 /// How wide an entry of the table is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

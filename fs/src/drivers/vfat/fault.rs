@@ -84,6 +84,16 @@ pub(super) enum FatFault {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// More clusters than the type can have.
+    #[error("{name} has no room for {size} bytes with clusters of this size: {most} at most")]
+    TypeTooSmall {
+        /// The type.
+        name: &'static str,
+        /// Bytes asked for.
+        size: u64,
+        /// Bytes that it can have.
+        most: u64,
+    },
     /// An operation stopped half-way.
     #[error("an earlier change failed half-way")]
     HalfDone,
@@ -102,6 +112,7 @@ impl Fault for FatFault {
         match self {
             Self::WrongKind { kind, .. } => *kind,
             Self::Full { .. } | Self::DirFull => Kind::NoSpace,
+            Self::TypeTooSmall { .. } => Kind::Unsupported,
             Self::FileSize(_) | Self::Name { .. } => Kind::Invalid,
             Self::HalfDone => Kind::Io,
             _ => Kind::Corrupt,
@@ -111,6 +122,9 @@ impl Fault for FatFault {
     fn hint(&self) -> Option<String> {
         match self {
             Self::PastVolume { .. } | Self::CutShort { .. } => Some("the image may be cut short".into()),
+            Self::TypeTooSmall { most, .. } => {
+                Some(format!("another type would be another filesystem; {most} is a size that it can have"))
+            }
             _ => None,
         }
     }

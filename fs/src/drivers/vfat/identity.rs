@@ -26,9 +26,9 @@ const NOT_IN_LABELS: &str = "\"*+,./:;<=>?[\\]|";
 const COPY_AT: usize = core::mem::offset_of!(RawBoot, bk_boot_sec);
 
 /// A boot sector to be changed, and where the fields in question are.
-struct Boot {
-    at: u64,
-    sector: Vec<u8>,
+pub(super) struct Boot {
+    pub(super) at: u64,
+    pub(super) sector: Vec<u8>,
 }
 
 impl FatMut {
@@ -132,7 +132,7 @@ impl FatMut {
     }
 
     /// The boot sector, and its copy if there is one that is one.
-    fn boots(&self) -> Result<Vec<Boot>> {
+    pub(super) fn boots(&self) -> Result<Vec<Boot>> {
         let read = |at: u64| -> Result<Boot> {
             Ok(Boot { at, sector: bytes(&self.fat.disk, at, BOOT_BYTES, BOOT_BYTES, "boot sector")? })
         };

@@ -19,14 +19,16 @@
 //! * [`boot_sector`], [`layout`]: where everything is; [`table`]: chains; [`dir`], [`name`], [`time`]: entries;
 //!   [`volume`]: the reader
 //! * [`writer`]: what writing keeps in memory; [`alloc`]: clusters; [`index`]: directories; [`places`]: nodes that move
-//! * [`create`], [`rename`], [`write`](mod@write), [`short_name`], [`identity`]: changes; [`traits`]: all of it as the
+//! * [`create`], [`rename`], [`write`](mod@write), [`short_name`], [`identity`], [`grow`]: changes; [`traits`]: all of it as the
 //!   trait has it
 
 mod alloc;
 mod boot_sector;
+mod check;
 mod create;
 mod dir;
 mod fault;
+mod grow;
 mod identity;
 mod index;
 mod layout;
@@ -45,6 +47,7 @@ mod writer;
 use std::sync::Arc;
 
 use racker_formats::block::Disk;
+use racker_formats::check::Report;
 use racker_formats::error::Result;
 use racker_formats::registry::{Guess, Head};
 
@@ -74,5 +77,9 @@ impl Driver for Vfat {
     }
     fn open_mut(&self, volume: Disk) -> Result<Box<dyn FilesystemMut>> {
         Ok(Box::new(writer::FatMut::open(volume)?))
+    }
+
+    fn check(&self, volume: Disk, report: &mut Report) -> Result<()> {
+        check::check(volume, report)
     }
 }

@@ -141,6 +141,11 @@ impl FilesystemMut for FatMut {
         self.rename_volume(label, now)
     }
 
+    /// With a larger table all entries move: nodes from before are none any more.
+    fn grow(&mut self, size: u64) -> Result<()> {
+        self.grow_volume(size)
+    }
+
     fn set_uuid(&mut self, new: &NewUuid) -> Result<()> {
         self.renumber_volume(new)
     }

@@ -84,6 +84,12 @@ impl FatMut {
         Ok(())
     }
 
+    /// Forgets all directories.
+    pub(super) fn drop_indexes(&self) -> Result<()> {
+        self.indexes.lock().map_err(|_| Common::Poisoned)?.clear();
+        Ok(())
+    }
+
     /// Says that changes begin. Those before must have ended.
     pub(super) fn begin(&mut self) -> Result<()> {
         if self.half_done {
@@ -158,7 +164,7 @@ impl FatMut {
 }
 
 /// The sector with hints, if it is one.
-fn hints(fat: &Fat) -> Result<Option<RawInfo>> {
+pub(super) fn hints(fat: &Fat) -> Result<Option<RawInfo>> {
     let Some(sector) = fat.boot.info_sector else { return Ok(None) };
     let at = sector.saturating_mul(fat.boot.sector);
     let info: RawInfo = take(&bytes(&fat.disk, at, BOOT_BYTES, BOOT_BYTES, "FSInfo")?, 0, "FSInfo")?;

@@ -84,6 +84,9 @@ impl Volume {
             if held > HELD_BYTES_MAX {
                 return Err(Fault::Unsupported { what: "copying so many attributes" }.into());
             }
+            if name.is_empty() || name.contains(&0) {
+                return Err(Fault::Structure { what: "attribute", why: "a name that cannot be" }.into());
+            }
             let flags = flags.difference(AttrFlags::LOCAL);
             if flags != AttrFlags::from_bits_truncate(flags.bits()) || flags.bits().count_ones() > 1 {
                 let (found, why) = (flags.bits().into(), "not one space of names");
@@ -166,7 +169,7 @@ impl Volume {
     }
 
     /// A value of `len` bytes in blocks of its own from `block` of the fork on.
-    fn remote_value(&self, inode: &Inode, block: u32, len: u64) -> Result<Vec<u8>> {
+    pub(super) fn remote_value(&self, inode: &Inode, block: u32, len: u64) -> Result<Vec<u8>> {
         if len > VALUE_BYTES_MAX {
             let why = "a value has at most 64 KiB";
             return Err(Fault::Field { what: "valuelen", found: len, why }.into());

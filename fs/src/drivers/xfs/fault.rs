@@ -211,6 +211,9 @@ pub(super) enum Fault {
         /// Where the log's next record goes.
         head: String,
     },
+    /// A check found so much that it makes no sense to go on.
+    #[error("so much is wrong that the check ends here")]
+    TooMuch,
     /// Something that racker does not do.
     #[error("{what} is not supported")]
     Unsupported {

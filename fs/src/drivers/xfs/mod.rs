@@ -35,15 +35,18 @@
 //! | `layout`, `described` | structures as they lie on disk; where blocks say what they are |
 //! | `superblock`, `units` | the checked superblock; the ways XFS counts places |
 //! | `volume`, `crc` | metadata blocks and what they say of themselves |
-//! | `inode`, `bmap`, `pending` | inodes; which blocks a fork has; those only promised |
+//! | `inode`, `sound` | inodes; what those that are changed have to be |
+//! | `bmap`, `pending` | which blocks a fork has; those only promised |
 //! | `da`, `dir`, `attr` | trees over hashes of names; directories; extended attributes |
 //! | `file` | content and link targets |
 //! | `log` | the log: replay and end |
 //! | `edit` | writing |
+//! | `check` | the check, and what it mends |
 //! | `facts`, `fault` | what is said to users, and what can be wrong |
 
 mod attr;
 mod bmap;
+mod check;
 mod crc;
 mod da;
 mod described;
@@ -56,6 +59,7 @@ mod inode;
 mod layout;
 mod log;
 mod pending;
+mod sound;
 mod superblock;
 mod units;
 mod volume;
@@ -63,6 +67,7 @@ mod volume;
 use std::sync::Arc;
 
 use racker_formats::block::{Disk, Span, Staged};
+use racker_formats::check::Report;
 use racker_formats::error::Result;
 use racker_formats::registry::{Guess, Head};
 
@@ -122,6 +127,10 @@ impl Driver for Format {
 
     fn open_mut(&self, volume: Disk) -> Result<Box<dyn FilesystemMut>> {
         Ok(Box::new(edit::Writer::open(volume)?))
+    }
+
+    fn check(&self, volume: Disk, report: &mut Report) -> Result<()> {
+        check::check(volume, report)
     }
 }
 

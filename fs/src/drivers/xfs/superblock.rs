@@ -176,6 +176,10 @@ impl Superblock {
 
     /// Checks the superblock in `sector`, which is all of the sector, for a volume of `volume_size` bytes.
     pub(super) fn parse(sector: &[u8], volume_size: u64) -> Result<Self> {
+        Self::parse_any(sector, volume_size, false)
+    }
+
+    fn parse_any(sector: &[u8], volume_size: u64, copy: bool) -> Result<Self> {
         let raw: RawSuperblock = take(sector, 0, "superblock")?;
         if raw.sb_magicnum.get() != SB_MAGIC {
             let found = raw.sb_magicnum.get();
@@ -190,9 +194,20 @@ impl Superblock {
             crc::check(sector, CRC_AT, "superblock")?;
         }
         let sb = Self::build(raw, v5)?;
+        if sb.raw.sb_inprogress != 0 && !copy {
+            return Err(Fault::InProgress.into());
+        }
         sb.check_features()?;
         sb.check_geometry(volume_size)?;
+        if !copy {
+            sb.inode_offset(sb.root)?;
+        }
         Ok(sb)
+    }
+
+    /// The same for a copy in another group: mkfs wrote it before it was done.
+    pub(super) fn parse_copy(sector: &[u8], volume_size: u64) -> Result<Self> {
+        Self::parse_any(sector, volume_size, true)
     }
 
     fn build(raw: RawSuperblock, v5: bool) -> Result<Self> {
@@ -288,9 +303,6 @@ impl Superblock {
     }
 
     fn check_features(&self) -> Result<()> {
-        if self.raw.sb_inprogress != 0 {
-            return Err(Fault::InProgress.into());
-        }
         if self.incompat.contains(Incompat::NEEDSREPAIR) {
             return Err(Fault::NeedsRepair.into());
         }
@@ -328,7 +340,6 @@ impl Superblock {
         if self.raw.sb_shared_vn != 0 {
             return Err(Fault::Unsupported { what: "a shared superblock" }.into());
         }
-        self.inode_offset(self.root)?;
         if self.log.start.0 == 0 {
             return Err(Fault::ExternalLog.into());
         }

@@ -79,7 +79,7 @@ impl Patient {
         let file = self.disk(true);
         let reopen = |disk: Disk| open_disk("raw", disk, true);
         let image = reopen(file.clone()).unwrap();
-        let transaction = Transaction::begin(image, &file, &self.path, reopen).unwrap();
+        let transaction = Transaction::begin(image, &file, Some(&self.path), reopen).unwrap();
         let disk = transaction.disk();
         assert!(disk.disk().claim(Span::first(disk.disk().size())).unwrap());
         let mut writer = Writer::open(driver(), &disk).unwrap();

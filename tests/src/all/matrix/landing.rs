@@ -5,15 +5,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use racker_formats::block::{BlockDevice, Disk, FileDevice, redo};
+use racker_formats::open::{OpenOptions, open};
 use racker_formats::transaction::{Transaction, recover, redo_path};
+use racker_fs::inspect::Inspection;
 use racker_tests::early::{Sealed, Watched};
 use racker_tests::image::{disk, open_disk};
 use racker_tests::qemu;
 use racker_tests::rng::Rng;
 use racker_tests::sim::{CrashDisk, FaultDisk, Medium, Sparse};
+use racker_tests::tool::tool;
 
 use super::edits::Edits;
-use super::{Count, Old};
+use super::journal::{self, Found, Journal};
+use super::{Count, Kind, Old};
 
 /// One of so many states is recovered by the way that leads over the host's files.
 const BY_FILE: u64 = 64;
@@ -29,6 +33,7 @@ pub(super) struct Image {
     host: Sparse,
     /// Where its file would be.
     path: PathBuf,
+    journal: Option<Journal>,
 }
 
 /// Writes a file with holes.
@@ -49,13 +54,14 @@ fn memory(bytes: &Sparse) -> (Arc<CrashDisk<Sparse>>, Disk) {
 
 impl Image {
     /// An image of the raw disk at `raw`, made by `qemu-img`.
-    pub(super) fn of(format: &'static str, raw: &Path, dir: &Path) -> Self {
+    pub(super) fn of(kind: Kind, format: &'static str, raw: &Path, dir: &Path) -> Self {
         let path = dir.join(format!("image.{format}"));
         let (from, to) = (raw.display().to_string(), path.display().to_string());
         qemu::img(&["convert", "-q", "-f", "raw", "-O", format, &from, &to]);
         let file = std::fs::File::open(&path).unwrap();
         let host = Sparse::of(&Disk::new(FileDevice::new(file, false).unwrap())).unwrap();
-        Self { format, host, path }
+        let journal = (kind.driver == "ext4" && format == "raw").then(|| Journal::of(raw));
+        Self { format, host, path, journal }
     }
 
     fn guest_of(&self, host: &Sparse) -> Sparse {
@@ -70,9 +76,14 @@ impl Image {
         self.guest_of(&self.host)
     }
 
+    /// The disk as it is.
+    pub(super) fn old(&self, kind: Kind) -> Old {
+        Old::of(kind, self.guest(), self.journal.as_ref())
+    }
+
     fn begin(&self, file: &Disk) -> Transaction {
         let reopen = |disk: Disk| open_disk(self.format, disk, true);
-        Transaction::begin(reopen(file.clone()).unwrap(), file, &self.path, reopen).unwrap()
+        Transaction::begin(reopen(file.clone()).unwrap(), file, Some(&self.path), reopen).unwrap()
     }
 
     /// An edit that is thrown away: everything stays as it was.
@@ -95,7 +106,7 @@ impl Image {
             let file = Disk::from_arc(fault.clone() as Arc<dyn BlockDevice>);
             let reopen = |disk: Disk| open_disk(self.format, disk, true);
             let done = reopen(file.clone()).and_then(|image| {
-                let transaction = Transaction::begin(image, &file, &self.path, reopen)?;
+                let transaction = Transaction::begin(image, &file, Some(&self.path), reopen)?;
                 edits.clone().make(&transaction.disk())?;
                 transaction.commit()
             });
@@ -122,6 +133,16 @@ impl Image {
                     continue;
                 }
             }
+            if let Some(journal) = &self.journal {
+                journal.judge(
+                    before.kind,
+                    &before.before,
+                    &new,
+                    &found,
+                    &format!("{when}, operation {good}"),
+                );
+                continue;
+            }
             before.differs(&found, &format!("{when}, operation {good} fails"));
         }
         failed
@@ -138,7 +159,7 @@ impl Image {
         when: &str,
     ) {
         let (crash, file) = memory(&self.host);
-        if self.format != "raw" {
+        if ["qcow2", "vhdx"].contains(&self.format) {
             let transaction = self.begin(&file);
             edits.make(&transaction.disk()).unwrap();
             transaction.commit().unwrap();
@@ -153,6 +174,8 @@ impl Image {
             if let Some(sealed) = watched.sealed() {
                 self.cut_sealing(before, &sealed, torn, rng, count, when);
                 self.cut_landing(before, &crash, &sealed, (torn, foreign), rng, count, when);
+            } else if let Some(journal) = &self.journal {
+                self.cut_journal(before, &crash, journal, (torn, foreign), rng, count, when);
             }
         }
         self.host = crash.bytes();
@@ -258,10 +281,24 @@ impl Image {
             bytes
         });
         let decided = redo::sealed(&redo).unwrap().unwrap();
+        let new_guest = self.guest_of(&new);
         let mut early = 0;
         crash.cuts(rng, torn, |cut, host| {
             count.cuts += 1;
             let when = format!("{when}, after {cut} of {} operations", crash.len());
+            // Without the redo file, as others see it.
+            if *host != new && self.is_shut(before.kind, host) {
+                count.shut += 1;
+                if count.shut % BY_CHECKER == 1 {
+                    self.is_refused(host, &when);
+                }
+            } else if *host != new {
+                // The last gate that opens is not the one that decides what is seen.
+                let guest = self.guest_of(host);
+                if guest != new_guest {
+                    before.differs(&guest, &when);
+                }
+            }
             if cut <= sealed.operations {
                 let found = self.guest_of(host);
                 if before.differs(&found, &when) {
@@ -285,5 +322,70 @@ impl Image {
         });
         count.early += early;
         assert!(self.format == "raw" || early == 0);
+    }
+
+    /// The image's file, into which the filesystem's journal goes first.
+    #[allow(clippy::too_many_arguments)]
+    fn cut_journal(
+        &self,
+        before: &Old,
+        crash: &CrashDisk<Sparse>,
+        journal: &Journal,
+        (torn, foreign): (u32, bool),
+        rng: &mut Rng,
+        count: &mut Count,
+        when: &str,
+    ) {
+        let new = crash.bytes();
+        let (mut last, mut replayed) = (None, 0);
+        crash.cuts(rng, torn, |cut, host| {
+            count.cuts += 1;
+            // In haste, some of them stand for all.
+            if last.as_ref() == Some(host) || (torn < 2 && !count.cuts.is_multiple_of(3)) {
+                return;
+            }
+            let when = format!("{when}, after {cut} of {} operations", crash.len());
+            let found = journal.judge(before.kind, &before.before, &new, host, &when);
+            match found {
+                Found::ToReplay => (count.to_replay, replayed) = (count.to_replay + 1, replayed + 1),
+                Found::Early => count.early += 1,
+                Found::Old | Found::New => {}
+            }
+            let turn = if found == Found::ToReplay { replayed } else { count.cuts };
+            if foreign && turn % BY_CHECKER == 1 {
+                let dir = self.path.parent().unwrap();
+                journal::others_agree(before.kind, host, [before.guest(), &new], dir, count.judged, &when);
+                count.judged += 1;
+            }
+            last = Some(host.clone());
+        });
+    }
+
+    /// Whether other programs do not take it for a filesystem, and are told why.
+    fn is_shut(&self, kind: Kind, host: &Sparse) -> bool {
+        let mut head = vec![0; redo::GATE.len()];
+        let at = if kind.driver == "ext4" && self.format == "raw" { 1024 } else { 0 };
+        host.read(at, &mut head);
+        // A VHD says at both ends what it is.
+        head == redo::GATE && (self.format != "vpc" || open_disk("vpc", memory(host).1, false).is_err())
+    }
+
+    /// Another program does not read it, and racker says what it is.
+    fn is_refused(&self, host: &Sparse, when: &str) {
+        let path = self.path.with_extension("shut");
+        write(host, &path);
+        if self.format == "raw" {
+            let ran = tool("blkid").args(["-p", "-o", "value", "-s", "TYPE"]).arg(&path).run();
+            assert!(ran.status == 2 && ran.out.is_empty(), "{when}: {ran}");
+        } else {
+            let (status, said) = qemu::img_status(&["check", "-f", self.format, &path.display().to_string()]);
+            assert_ne!(status, 0, "{when}: {said}");
+        }
+        let opened = open(&path, &OpenOptions::default());
+        let said = match opened.and_then(|image| Inspection::of(&image.disk)?.volumes[0].filesystem()) {
+            Ok(_) => panic!("{when}: racker reads it"),
+            Err(e) => e.to_string(),
+        };
+        assert!(said.contains("interrupted"), "{when}: {said}");
     }
 }

@@ -5,9 +5,14 @@
 //! before the edit or the one of after it. In raw images the content of new files is stored early: there the disk of
 //! before may differ in what its filesystem calls free, and nowhere else.
 //!
-//! * [`edits`]: what is done to a filesystem; [`landing`]: how it lands, and where it is cut
+//! Programs that know nothing of racker find one of the two as well, or a disk that they do not take for one: that is
+//! judged without the redo file.
+//!
+//! * [`edits`]: what is done to a filesystem; [`landing`]: how it lands, and where it is cut; [`journal`]: how it
+//!   lands by ext4's journal
 
 mod edits;
+mod journal;
 mod landing;
 
 use std::path::Path;
@@ -24,6 +29,7 @@ use racker_tests::sim::{CrashDisk, Sparse};
 use racker_tests::tool::tool;
 
 use edits::Edits;
+use journal::Journal;
 use landing::Image;
 
 /// A way to make a filesystem: the driver, bytes, the program.
@@ -57,6 +63,10 @@ pub(super) struct Count {
     cuts: u64,
     /// Of these, states of a raw image where content was stored before the edit was decided.
     early: u64,
+    /// Of these, states in which ext4's journal has the edit.
+    to_replay: u64,
+    /// Of these, states that other programs do not take for a disk.
+    shut: u64,
     /// States shown to the filesystem's own checker, or to `qemu-img check`.
     judged: u64,
     /// Edits that were given up.
@@ -106,8 +116,12 @@ pub(super) struct Old {
 }
 
 impl Old {
-    fn of(kind: Kind, guest: Sparse) -> Self {
-        Self { kind, before: Before::of(guest) }
+    fn of(kind: Kind, guest: Sparse, journal: Option<&Journal>) -> Self {
+        let mut before = Before::of(guest);
+        if let Some(journal) = journal {
+            journal.is_spare(&mut before);
+        }
+        Self { kind, before }
     }
 
     pub(super) fn guest(&self) -> &Sparse {
@@ -133,11 +147,11 @@ fn play(kind: Kind, format: &'static str, plan: Plan) -> Count {
     let dir = scratch();
     let raw = dir.path().join("new.raw");
     kind.make(&raw);
-    let mut image = Image::of(format, &raw, dir.path());
+    let mut image = Image::of(kind, format, &raw, dir.path());
     let mut edits = Edits::new(Rng::new(1));
     let mut count = Count::default();
     for number in 0..plan.edits {
-        let before = Old::of(kind, image.guest());
+        let before = image.old(kind);
         let foreign = number % plan.judge == plan.judge - 1;
         let when = format!("{} in {format}, edit {number}", kind.driver);
         count.edits += 1;
@@ -164,19 +178,28 @@ const FAST: Plan = Plan { edits: 8, torn: 1, judge: 4 };
 #[test]
 fn xfs_outlives_power_cuts() {
     let counts = ["raw", "qcow2", "vhdx"].map(|format| play(XFS, format, FAST));
-    assert!(counts[0].early > 0 && counts.iter().all(|c| c.cuts > 50));
+    assert!(counts[0].early > 0 && counts[0].shut > 0 && counts.iter().all(|c| c.cuts > 50));
 }
 
 #[test]
 fn ext4_outlives_power_cuts() {
     let counts = ["raw", "qcow2", "vhdx"].map(|format| play(EXT4, format, FAST));
-    assert!(counts[0].early > 0 && counts.iter().all(|c| c.cuts > 50));
+    assert!(counts[0].early > 0 && counts[0].to_replay > 0 && counts.iter().all(|c| c.cuts > 50));
 }
 
 #[test]
 fn fat_outlives_power_cuts() {
     let counts = ["raw", "qcow2", "vhdx"].map(|format| play(FAT, format, FAST));
-    assert!(counts[0].early > 0 && counts.iter().all(|c| c.cuts > 50));
+    assert!(counts[0].early > 0 && counts[0].shut > 0 && counts.iter().all(|c| c.cuts > 50));
+}
+
+/// Formats that cannot switch, and whose file is not the disk itself.
+#[test]
+fn tables_of_blocks_outlive_power_cuts() {
+    for (kind, format) in [(XFS, "vmdk"), (EXT4, "vdi"), (FAT, "vpc")] {
+        let count = play(kind, format, FAST);
+        assert!(count.shut > 0 && count.cuts > 50, "{count:?}");
+    }
 }
 
 #[test]
@@ -185,10 +208,10 @@ fn a_host_that_fails_leaves_a_raw_disk_as_it_was() {
         let dir = scratch();
         let raw = dir.path().join("new.raw");
         kind.make(&raw);
-        let mut image = Image::of("raw", &raw, dir.path());
+        let mut image = Image::of(kind, "raw", &raw, dir.path());
         let mut edits = Edits::new(Rng::new(2));
         for number in 0..3 {
-            let (before, when) = (Old::of(kind, image.guest()), format!("{}, edit {number}", kind.driver));
+            let (before, when) = (image.old(kind), format!("{}, edit {number}", kind.driver));
             assert!(image.fail(&before, &edits, 15, &when) >= 8);
             let (rng, mut count) = (&mut Rng::new(number), Count::default());
             image.edit(&before, &mut edits, (0, false), rng, &mut count, &when);
@@ -206,6 +229,8 @@ fn whole(kind: Kind) {
         all.edits += count.edits;
         all.cuts += count.cuts;
         all.early += count.early;
+        all.to_replay += count.to_replay;
+        all.shut += count.shut;
         all.judged += count.judged;
         all.dropped += count.dropped;
     }

@@ -6,6 +6,7 @@ mod live;
 mod new;
 mod read;
 mod size;
+mod spread;
 mod write;
 
 use std::path::Path;

@@ -22,17 +22,17 @@ fn find(bits: &[u8], from: usize, end: usize, set: bool) -> usize {
 }
 
 /// The first clear bit of `from..end`, or `end`.
-pub(super) fn next_clear(bits: &[u8], from: usize, end: usize) -> usize {
+pub(in super::super) fn next_clear(bits: &[u8], from: usize, end: usize) -> usize {
     find(bits, from, end, false)
 }
 
 /// The first set bit of `from..end`, or `end`.
-pub(super) fn next_set(bits: &[u8], from: usize, end: usize) -> usize {
+pub(in super::super) fn next_set(bits: &[u8], from: usize, end: usize) -> usize {
     find(bits, from, end, true)
 }
 
 /// Sets or clears the bits `from..end`.
-pub(super) fn fill(bits: &mut [u8], from: usize, end: usize, set: bool) {
+pub(in super::super) fn fill(bits: &mut [u8], from: usize, end: usize, set: bool) {
     let mut at = from;
     while at < end {
         let first = at & 7;
@@ -47,7 +47,7 @@ pub(super) fn fill(bits: &mut [u8], from: usize, end: usize, set: bool) {
 }
 
 /// How many of the bits `0..end` are clear.
-pub(super) fn count_clear(bits: &[u8], end: usize) -> usize {
+pub(in super::super) fn count_clear(bits: &[u8], end: usize) -> usize {
     let (whole, rest) = (end >> 3, end & 7);
     let ones: usize = bits
         .get(..whole)

@@ -206,12 +206,12 @@ impl Edit {
     }
 
     /// The two stretches of an inline directory's entries.
-    fn inline_stretches(&self, dir: &Node) -> Result<(Vec<u8>, Vec<u8>)> {
+    pub(super) fn inline_stretches(&self, dir: &Node) -> Result<(Vec<u8>, Vec<u8>)> {
         let [first, second] = self.fs.inline_dir(&dir.view(&self.fs.sb)?)?;
         Ok((first, second))
     }
 
-    fn put_stretches(&mut self, dir: &mut Node, first: &[u8], second: &[u8]) -> Result<()> {
+    pub(super) fn put_stretches(&mut self, dir: &mut Node, first: &[u8], second: &[u8]) -> Result<()> {
         put(&mut dir.raw.block, INLINE_FROM, first)?;
         let mut list = self.inode_attrs(dir)?;
         for attr in list.iter_mut().filter(|a| a.is_inline_data()) {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use racker_formats::block::Span;
 use racker_formats::error::{Result, Within};
 use racker_formats::wire::{bytes, index, len64, part, sum_holds};
+use zerocopy::little_endian::U32;
 
 use super::super::csum::crc32c;
 use super::super::fault::Ext4Fault;
@@ -21,46 +22,66 @@ use super::bits;
 use super::bytes::{low16, low32, put16};
 
 /// Groups of the largest filesystem that is changed: 128 TiB with blocks of 4 KiB.
-const GROUPS_MAX: u64 = 1 << 20;
+pub(super) const GROUPS_MAX: u64 = 1 << 20;
 
 /// `bg_flags`.
-pub(super) const INODE_UNINIT: u16 = 1;
-pub(super) const BLOCK_UNINIT: u16 = 2;
-pub(super) const INODE_ZEROED: u16 = 4;
+pub(in super::super) const INODE_UNINIT: u16 = 1;
+pub(in super::super) const BLOCK_UNINIT: u16 = 2;
+pub(in super::super) const INODE_ZEROED: u16 = 4;
 
 /// What a bitmap is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Which {
+pub(in super::super) enum Which {
     Blocks,
     Inodes,
 }
 
 /// A group descriptor, and what is known of its free space.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Desc {
-    pub(super) block_bitmap: u64,
-    pub(super) inode_bitmap: u64,
-    pub(super) inode_table: u64,
+pub(in super::super) struct Desc {
+    pub(in super::super) block_bitmap: u64,
+    pub(in super::super) inode_bitmap: u64,
+    pub(in super::super) inode_table: u64,
     /// Free clusters.
-    pub(super) free: u32,
-    pub(super) free_inodes: u32,
-    pub(super) dirs: u32,
+    pub(in super::super) free: u32,
+    pub(in super::super) free_inodes: u32,
+    pub(in super::super) dirs: u32,
     /// Inodes at the table's end that were never used.
-    pub(super) unused: u32,
-    pub(super) flags: u16,
-    block_csum: u32,
-    inode_csum: u32,
-    dirty: bool,
+    pub(in super::super) unused: u32,
+    pub(in super::super) flags: u16,
+    pub(in super::super) block_csum: u32,
+    pub(in super::super) inode_csum: u32,
+    pub(super) dirty: bool,
     /// No run of free clusters is longer.
-    pub(super) longest: u32,
+    pub(in super::super) longest: u32,
     /// All clusters before are in use.
-    pub(super) first_free: u32,
+    pub(in super::super) first_free: u32,
     /// All inodes before are in use.
-    pub(super) first_inode: u32,
+    pub(in super::super) first_inode: u32,
 }
 
 impl Desc {
-    fn parse(sb: &Superblock, number: u64, raw: &[u8]) -> Result<Self> {
+    /// That of a new group: still to be written.
+    pub(super) fn new() -> Self {
+        Self {
+            block_bitmap: 0,
+            inode_bitmap: 0,
+            inode_table: 0,
+            free: 0,
+            free_inodes: 0,
+            dirs: 0,
+            unused: 0,
+            flags: 0,
+            block_csum: 0,
+            inode_csum: 0,
+            dirty: true,
+            longest: 0,
+            first_free: 0,
+            first_inode: 0,
+        }
+    }
+
+    pub(in super::super) fn parse(sb: &Superblock, number: u64, raw: &[u8]) -> Result<Self> {
         let checked = group::Group::parse(sb, number, raw)?;
         let g = group::long(raw)?;
         let wide = |hi: u16, lo: u16| u32::from(hi) << 16 | u32::from(lo);
@@ -94,11 +115,14 @@ impl Desc {
         })
     }
 
-    fn store(&self, sb: &Superblock, number: u64, raw: &mut [u8]) -> Result<()> {
+    pub(in super::super) fn store(&self, sb: &Superblock, number: u64, raw: &mut [u8]) -> Result<()> {
         let has_flags = sb.features.has_group_csum();
         let hi = |n: u32| low16(u64::from(n) >> 16);
         let mut long = group::long(raw)?;
         let g = &mut long;
+        (g.block_bitmap_lo, g.block_bitmap_hi) = halves(self.block_bitmap);
+        (g.inode_bitmap_lo, g.inode_bitmap_hi) = halves(self.inode_bitmap);
+        (g.inode_table_lo, g.inode_table_hi) = halves(self.inode_table);
         g.free_blocks_count_lo = low16(self.free.into()).into();
         g.free_blocks_count_hi = hi(self.free).into();
         g.free_inodes_count_lo = low16(self.free_inodes.into()).into();
@@ -122,23 +146,28 @@ impl Desc {
     }
 }
 
+/// A block number as a descriptor has it: low and high half.
+fn halves(block: u64) -> (U32, U32) {
+    (low32(block).into(), low32(block >> 32).into())
+}
+
 /// A bitmap in memory.
 #[derive(Clone, Debug)]
-pub(super) struct Bitmap {
-    pub(super) bits: Arc<[u8]>,
+pub(in super::super) struct Bitmap {
+    pub(in super::super) bits: Arc<[u8]>,
     dirty: bool,
 }
 
 /// All groups.
 #[derive(Debug, Default)]
-pub(super) struct Groups {
-    pub(super) list: Vec<Desc>,
-    pub(super) maps: HashMap<(u32, Which), Bitmap>,
+pub(in super::super) struct Groups {
+    pub(in super::super) list: Vec<Desc>,
+    pub(in super::super) maps: HashMap<(u32, Which), Bitmap>,
 }
 
 impl Groups {
     /// Reads all descriptors.
-    pub(super) fn read(fs: &Ext4) -> Result<Self> {
+    pub(in super::super) fn read(fs: &Ext4) -> Result<Self> {
         let sb = &fs.sb;
         if sb.groups > GROUPS_MAX {
             return Err(Ext4Fault::Limit { what: "block groups", found: sb.groups, max: GROUPS_MAX }.into());
@@ -155,8 +184,13 @@ impl Groups {
         Ok(Self { list, maps: HashMap::new() })
     }
 
+    /// Puts a bitmap in place of whatever is there.
+    pub(super) fn put_map(&mut self, group: u32, which: Which, bits: Vec<u8>) {
+        self.maps.insert((group, which), Bitmap { bits: bits.into(), dirty: true });
+    }
+
     /// Bytes of bitmaps in memory.
-    pub(super) fn held(&self, block: u64) -> u64 {
+    pub(in super::super) fn held(&self, block: u64) -> u64 {
         len64(self.maps.len()).saturating_mul(block)
     }
 }
@@ -172,17 +206,50 @@ impl Superblock {
         let cluster = 1u64.checked_shl(self.cluster_shift).unwrap_or(1);
         self.blocks_of(group).div_ceil(cluster)
     }
+
+    /// The checksum of a bitmap.
+    pub(in super::super) fn bitmap_sum(&self, which: Which, map: &[u8]) -> Result<u32> {
+        self.bitmap_sum_from(self.csum_seed, which, map)
+    }
+
+    /// The same from another seed: 16 bits of it with short descriptors.
+    pub(in super::super) fn bitmap_sum_from(&self, seed: u32, which: Which, map: &[u8]) -> Result<u32> {
+        let count = match which {
+            Which::Blocks => self.blocks_per_group >> self.cluster_shift,
+            Which::Inodes => u64::from(self.inodes_per_group),
+        };
+        let sum = crc32c(seed, part(map, 0, index(count >> 3)?, "bitmap")?);
+        Ok(if self.group_bytes < 64 { sum & 0xffff } else { sum })
+    }
+
+    /// Marks what a group holds of itself, which is all that is in use of a group without a bitmap.
+    pub(in super::super) fn own_blocks(&self, group: u64, desc: &Desc, map: &mut [u8]) -> Result<()> {
+        let first = self.first_block(group);
+        let end = first.saturating_add(self.blocks_of(group));
+        let (base, len) = self.base_blocks(group);
+        let table = self.table_blocks();
+        for (start, len) in
+            [(base, len), (desc.block_bitmap, 1), (desc.inode_bitmap, 1), (desc.inode_table, table)]
+        {
+            let (from, to) = (start.max(first), start.saturating_add(len).min(end));
+            if from < to {
+                let bit = |block: u64| index(block.saturating_sub(first) >> self.cluster_shift);
+                bits::fill(map, bit(from)?, bit(to.saturating_sub(1))?.saturating_add(1), true);
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Edit {
     /// A descriptor.
-    pub(super) fn desc(&self, group: u32) -> Result<&Desc> {
+    pub(in super::super) fn desc(&self, group: u32) -> Result<&Desc> {
         let found = usize::try_from(group).ok().and_then(|g| self.groups.list.get(g));
         found.ok_or_else(|| Ext4Fault::Unsound("has fewer groups than it needs").into())
     }
 
     /// A descriptor, to be changed.
-    pub(super) fn desc_mut(&mut self, group: u32) -> Result<&mut Desc> {
+    pub(in super::super) fn desc_mut(&mut self, group: u32) -> Result<&mut Desc> {
         let desc = *self.desc(group)?;
         if let Some(undo) = &mut self.undo {
             undo.descs.entry(group).or_insert(desc);
@@ -194,7 +261,7 @@ impl Edit {
     }
 
     /// Keeps what a search in vain has found of a group: the longest run, and the first free cluster.
-    pub(super) fn learn(&mut self, group: u32, longest: u32, first_free: u32) {
+    pub(in super::super) fn learn(&mut self, group: u32, longest: u32, first_free: u32) {
         if let Some(desc) = usize::try_from(group).ok().and_then(|g| self.groups.list.get_mut(g)) {
             desc.longest = longest;
             desc.first_free = desc.first_free.max(first_free);
@@ -202,7 +269,7 @@ impl Edit {
     }
 
     /// A group's bitmap, read on first use.
-    pub(super) fn bits(&mut self, group: u32, which: Which) -> Result<Arc<[u8]>> {
+    pub(in super::super) fn bits(&mut self, group: u32, which: Which) -> Result<Arc<[u8]>> {
         if let Some(map) = self.groups.maps.get(&(group, which)) {
             return Ok(Arc::clone(&map.bits));
         }
@@ -234,7 +301,13 @@ impl Edit {
     }
 
     /// Sets or clears bits of a bitmap, all of which are the other way so far.
-    pub(super) fn mark(&mut self, group: u32, which: Which, run: (usize, usize), set: bool) -> Result<()> {
+    pub(in super::super) fn mark(
+        &mut self,
+        group: u32,
+        which: Which,
+        run: (usize, usize),
+        set: bool,
+    ) -> Result<()> {
         let bits = self.bits(group, which)?;
         let odd =
             if set { bits::next_set(&bits, run.0, run.1) } else { bits::next_clear(&bits, run.0, run.1) };
@@ -263,7 +336,7 @@ impl Edit {
     }
 
     /// Makes the block bitmap of a group that has none yet, as every group with inodes in use has one.
-    pub(super) fn materialise(&mut self, group: u32) -> Result<()> {
+    pub(in super::super) fn materialise(&mut self, group: u32) -> Result<()> {
         if self.desc(group)?.flags & BLOCK_UNINIT != 0 {
             self.mark(group, Which::Blocks, (0, 0), true)?;
         }
@@ -288,13 +361,13 @@ impl Edit {
         let map = if desc.flags & flag != 0 {
             let mut map = vec![0; index(size)?];
             if which == Which::Blocks {
-                self.own_blocks(group, &desc, &mut map)?;
+                sb.own_blocks(group.into(), &desc, &mut map)?;
             }
             bits::fill(&mut map, count, all, true);
             map
         } else {
             let map = bytes(&self.fs.disk, self.fs.byte_of(block)?, size, size, "a bitmap")?;
-            let computed = self.bitmap_sum(which, &map)?;
+            let computed = sb.bitmap_sum(which, &map)?;
             if sb.features.has_metadata_csum() && !sum_holds(found, computed) {
                 let what = if which == Which::Blocks { "the block bitmap" } else { "the inode bitmap" };
                 return Err(Ext4Fault::Checksum { what, found, computed }.into());
@@ -308,38 +381,8 @@ impl Edit {
         Ok(map)
     }
 
-    /// Marks what a group holds of itself, which is all that is in use of a group without a bitmap.
-    fn own_blocks(&self, group: u32, desc: &Desc, map: &mut [u8]) -> Result<()> {
-        let sb = &self.fs.sb;
-        let first = sb.first_block(group.into());
-        let end = first.saturating_add(sb.blocks_of(group.into()));
-        let (base, len) = sb.base_blocks(group.into());
-        let table = sb.table_blocks();
-        for (start, len) in
-            [(base, len), (desc.block_bitmap, 1), (desc.inode_bitmap, 1), (desc.inode_table, table)]
-        {
-            let (from, to) = (start.max(first), start.saturating_add(len).min(end));
-            if from < to {
-                let bit = |block: u64| index(block.saturating_sub(first) >> sb.cluster_shift);
-                bits::fill(map, bit(from)?, bit(to.saturating_sub(1))?.saturating_add(1), true);
-            }
-        }
-        Ok(())
-    }
-
-    /// The checksum of a bitmap: 16 bits of it with short descriptors.
-    fn bitmap_sum(&self, which: Which, map: &[u8]) -> Result<u32> {
-        let sb = &self.fs.sb;
-        let count = match which {
-            Which::Blocks => sb.blocks_per_group >> sb.cluster_shift,
-            Which::Inodes => u64::from(sb.inodes_per_group),
-        };
-        let sum = crc32c(sb.csum_seed, part(map, 0, index(count >> 3)?, "bitmap")?);
-        Ok(if sb.group_bytes < 64 { sum & 0xffff } else { sum })
-    }
-
     /// Writes back bitmaps and descriptors that changed; forgets the bitmaps if `shed`.
-    pub(super) fn write_groups(&mut self, shed: bool) -> Result<()> {
+    pub(in super::super) fn write_groups(&mut self, shed: bool) -> Result<()> {
         let mut dirty: Vec<(u32, Which)> =
             self.groups.maps.iter().filter(|(_, m)| m.dirty).map(|(key, _)| *key).collect();
         dirty.sort_unstable_by_key(|(group, which)| (*group, *which == Which::Inodes));
@@ -347,7 +390,7 @@ impl Edit {
             let Some(map) = self.groups.maps.get_mut(&(group, which)) else { continue };
             map.dirty = false;
             let bits = Arc::clone(&map.bits);
-            let sum = self.bitmap_sum(which, &bits)?;
+            let sum = self.fs.sb.bitmap_sum(which, &bits)?;
             let has_sums = self.fs.sb.features.has_metadata_csum();
             let desc = self.desc_mut(group)?;
             let block = match which {

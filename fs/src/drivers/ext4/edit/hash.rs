@@ -15,7 +15,7 @@ const END: u32 = 0x7fff_ffff << 1;
 
 /// How one directory's names are hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Hasher {
+pub(in super::super) struct Hasher {
     version: u8,
     signed: bool,
     seed: [u32; 4],
@@ -23,7 +23,7 @@ pub(super) struct Hasher {
 
 impl Hasher {
     /// The hash of `version` with the filesystem's seed, whose characters are `signed` by default.
-    pub(super) fn new(version: u8, signed: bool, seed: [u32; 4]) -> Result<Self> {
+    pub(in super::super) fn new(version: u8, signed: bool, seed: [u32; 4]) -> Result<Self> {
         let (version, signed) = match version {
             LEGACY..=TEA => (version, signed),
             3..=5 => (version.saturating_sub(UNSIGNED), false),
@@ -34,7 +34,7 @@ impl Hasher {
     }
 
     /// The hash of a name: an even number.
-    pub(super) fn hash(&self, name: &[u8]) -> u32 {
+    pub(in super::super) fn hash(&self, name: &[u8]) -> u32 {
         let mut buf = self.seed;
         let hash = match self.version {
             LEGACY => self.legacy(name),

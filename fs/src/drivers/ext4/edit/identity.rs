@@ -1,8 +1,9 @@
 //! Label and UUID, which stand in every copy of the superblock.
 //!
 //! Checksums start from the UUID. With `uninit_bg` those of the descriptors are made anew, in their copies, too. With
-//! `metadata_csum` that would be all checksums there are: instead the seed that they start from is written down, as
-//! `tune2fs -O metadata_csum_seed` does, if whoever asks allows it; old boot loaders do not know that feature.
+//! `metadata_csum` that is all checksums there are, and with `ea_inode` the hashes of values. Instead the seed that
+//! they start from can be written down, as `tune2fs -O metadata_csum_seed` does, if whoever asks wants it: that is
+//! quick, but old boot loaders do not know the feature.
 
 use racker_formats::error::{Result, Within};
 use racker_formats::wire::len64;
@@ -32,25 +33,21 @@ impl Edit {
     /// Gives the filesystem another UUID.
     pub(super) fn set_uuid(&mut self, new: &NewUuid) -> Result<()> {
         let uuid = new.uuid()?.into_bytes();
-        self.may_rename(new)?;
-        let now = self.now;
+        self.may_rename()?;
+        let (now, keep) = (self.now, new.keep_checksums);
         self.run(now, |edit| {
             edit.undo = None;
-            edit.put_uuid(uuid)
+            edit.put_uuid(uuid, keep)
         })
     }
 
     /// What keeps a UUID from being changed.
-    fn may_rename(&self, new: &NewUuid) -> Result<()> {
+    fn may_rename(&self) -> Result<()> {
         let sb = &self.fs.sb;
         let why = if sb.features.compat.contains(Compat::STABLE_INODES) {
             "its UUID is part of how files are encrypted (stable_inodes)"
         } else if sb.raw.journal_dev.get() != 0 || sb.raw.journal_uuid != [0; 16] {
             "its journal on another device knows it by its UUID"
-        } else if !sb.features.has_metadata_csum() && sb.features.incompat.contains(Incompat::EA_INODE) {
-            "checksums of attributes in inodes (ea_inode) start from the UUID"
-        } else if self.needs_seed() && !new.keep_checksums {
-            return Err(Ext4Fault::NeedsSeed.into());
         } else {
             return Ok(());
         };
@@ -60,32 +57,35 @@ impl Edit {
     /// Whether checksums start from the UUID itself.
     fn needs_seed(&self) -> bool {
         let features = &self.fs.sb.features;
-        features.has_metadata_csum() && !features.incompat.contains(Incompat::CSUM_SEED)
+        let has_sums = features.has_metadata_csum() || features.incompat.contains(Incompat::EA_INODE);
+        has_sums && !features.incompat.contains(Incompat::CSUM_SEED)
     }
 
-    fn put_uuid(&mut self, uuid: [u8; 16]) -> Result<()> {
-        if self.needs_seed() {
+    fn put_uuid(&mut self, uuid: [u8; 16], keep: bool) -> Result<()> {
+        let has_sums = self.fs.sb.features.has_metadata_csum();
+        let anew = self.needs_seed() && !(keep && has_sums);
+        if anew {
+            self.reseed(crc32c(!0, &uuid))?;
+        } else if self.needs_seed() {
             self.fs.sb.raw.checksum_seed = self.fs.sb.csum_seed.into();
             self.fs.sb.features.incompat.insert(Incompat::CSUM_SEED);
         }
         self.fs.sb.raw.uuid = uuid;
-        let features = &self.fs.sb.features;
-        let old_sums = features.ro_compat.contains(RoCompat::GDT_CSUM) && !features.has_metadata_csum();
-        if !features.has_metadata_csum() {
+        if !self.fs.sb.features.incompat.contains(Incompat::CSUM_SEED) {
             self.fs.sb.csum_seed = crc32c(!0, &uuid);
         }
-        if old_sums {
+        if anew || self.fs.sb.features.ro_compat.contains(RoCompat::GDT_CSUM) && !has_sums {
             for group in 0..self.groups.list.len() {
                 self.desc_mut(u32::try_from(group).unwrap_or(u32::MAX))?;
             }
-            self.write_back(false)?;
+            self.write_back(true)?;
             self.write_descriptor_copies()?;
         }
         self.write_copies()
     }
 
     /// Writes the superblock over all its copies, as tune2fs does.
-    fn write_copies(&mut self) -> Result<()> {
+    pub(super) fn write_copies(&mut self) -> Result<()> {
         self.write_superblock()?;
         let mut copy = self.fs.sb.clone();
         copy.features.incompat.remove(Incompat::RECOVER);
@@ -107,7 +107,7 @@ impl Edit {
     }
 
     /// Writes the descriptors over all their copies.
-    fn write_descriptor_copies(&mut self) -> Result<()> {
+    pub(super) fn write_descriptor_copies(&mut self) -> Result<()> {
         let sb = self.fs.sb.clone();
         let per_block = sb.block_size.bytes().checked_div(len64(sb.group_bytes)).unwrap_or(1).max(1);
         let all = sb.groups.div_ceil(per_block);

@@ -29,7 +29,7 @@ impl Edit {
         self.take_inode(group, is_dir).within(|| format!("group {group}"))
     }
 
-    fn take_inode(&mut self, group: u32, is_dir: bool) -> Result<u32> {
+    pub(super) fn take_inode(&mut self, group: u32, is_dir: bool) -> Result<u32> {
         let per_group = self.fs.sb.inodes_per_group;
         let count = index(per_group.into())?;
         let map = self.bits(group, Which::Inodes)?;

@@ -21,21 +21,21 @@
 //! - `hash.rs`, `dirblock.rs`, `probe.rs`, `index.rs`, `dir.rs`: directories
 //! - `xattr.rs`, `xattr_list.rs`, `ea_inode.rs`: extended attributes; `quota.rs`: what owners take
 //! - `create.rs`, `unlink.rs`, `rename.rs`, `attributes.rs`: the operations
-//! - `identity.rs`: label and UUID
+//! - `identity.rs`, `reseed.rs`: label and UUID; `resize/`: larger and smaller
 //! - `open.rs`, `orphans.rs`: what is done before the first of them; `writer.rs`: all of it as
 //!   [`FilesystemMut`](crate::filesystem::FilesystemMut)
 
 mod attributes;
-mod bits;
-mod bytes;
+pub(super) mod bits;
+pub(super) mod bytes;
 mod content;
 mod create;
 mod dir;
 mod dirblock;
 mod ea_inode;
 mod extents;
-mod groups;
-mod hash;
+pub(super) mod groups;
+pub(super) mod hash;
 mod identity;
 mod index;
 mod indirect;
@@ -45,10 +45,12 @@ mod mapping;
 mod node;
 mod open;
 mod orphans;
-mod probe;
+pub(super) mod probe;
 mod quota;
 mod rename;
 mod replace;
+mod reseed;
+mod resize;
 mod space;
 mod tree;
 mod undo;
@@ -64,7 +66,7 @@ use racker_formats::error::{Error, Kind, Result};
 use racker_formats::wire::{index, len64};
 use zerocopy::IntoBytes;
 
-use self::groups::Groups;
+use self::groups::{Desc, Groups};
 use self::quota::Quota;
 use self::undo::Undo;
 use self::zones::Zones;
@@ -75,7 +77,7 @@ use super::superblock::Superblock;
 use super::volume::Ext4;
 use crate::filesystem::Time;
 use crate::fresh::Fresh;
-pub(super) use open::unwritable;
+pub(super) use open::{check_mmp, replayed, unwritable};
 pub(super) use writer::Writer;
 
 /// Bytes of metadata that stay in memory between two operations.
@@ -115,15 +117,21 @@ struct Totals {
     free_inodes: u64,
 }
 
+impl Totals {
+    fn of(groups: &[Desc]) -> Self {
+        groups.iter().fold(Self::default(), |sum, desc| Self {
+            free: sum.free.saturating_add(desc.free.into()),
+            free_inodes: sum.free_inodes.saturating_add(desc.free_inodes.into()),
+        })
+    }
+}
+
 impl Edit {
     /// Changes `fs`, whose journal is empty.
     fn new(fs: Ext4) -> Result<Self> {
         let groups = Groups::read(&fs)?;
         let zones = Zones::new(&fs, &groups.list)?;
-        let totals = groups.list.iter().fold(Totals::default(), |sum, desc| Totals {
-            free: sum.free.saturating_add(desc.free.into()),
-            free_inodes: sum.free_inodes.saturating_add(desc.free_inodes.into()),
-        });
+        let totals = Totals::of(&groups.list);
         let size = fs.sb.block_size.start_of(fs.sb.blocks).unwrap_or(0);
         let fresh = if fs.is_clean() { Fresh::of(size) } else { Fresh::default() };
         Ok(Self {

@@ -8,10 +8,12 @@ use super::super::csum::crc32c;
 use super::super::fault::Ext4Fault;
 use super::super::features::{Incompat, RoCompat};
 use super::super::inode::Inode;
-use super::super::layout::{INODE_CHECKSUM_HI_AT, INODE_CHECKSUM_LO_AT, RawInode, inode_flags};
+use super::super::layout::{
+    INODE_CHECKSUM_HI_AT, INODE_CHECKSUM_LO_AT, INODE_GENERATION_AT, OLD_INODE_BYTES, RawInode, inode_flags,
+};
 use super::super::superblock::Superblock;
 use super::Edit;
-use super::bytes::{low16, low32, put, put16};
+use super::bytes::{get16, low16, low32, put, put16};
 use crate::filesystem::{NodeKind, Time};
 
 /// Where the field behind the project id would be: all fields that are known end before.
@@ -183,6 +185,11 @@ impl Edit {
 
     /// Stores an inode with its checksum.
     pub(super) fn save(&mut self, node: &mut Node) -> Result<()> {
+        self.store(node, true)
+    }
+
+    /// The same; only if it is `charged` its owner's quota counts what is new.
+    pub(super) fn store(&mut self, node: &mut Node, charged: bool) -> Result<()> {
         let sb = &self.fs.sb;
         node.raw.size_lo = low32(node.size).into();
         let has_high = node.kind == NodeKind::File || sb.features.incompat.contains(Incompat::LARGEDIR);
@@ -199,20 +206,13 @@ impl Edit {
         let sb = &self.fs.sb;
         let mut bytes = node.all();
         if sb.features.has_metadata_csum() {
-            let has_hi = node.fixed >= INODE_CHECKSUM_HI_AT.saturating_add(2);
-            put16(&mut bytes, INODE_CHECKSUM_LO_AT, 0)?;
-            if has_hi {
-                put16(&mut bytes, INODE_CHECKSUM_HI_AT, 0)?;
-            }
-            let sum = crc32c(node.seed(sb), &bytes);
-            put16(&mut bytes, INODE_CHECKSUM_LO_AT, low16(sum.into()))?;
-            if has_hi {
-                put16(&mut bytes, INODE_CHECKSUM_HI_AT, low16(u64::from(sum) >> 16))?;
-            }
+            sum_inode(&mut bytes, node.number, sb.csum_seed)?;
         }
         let (block, within) = self.place_of(node.number)?;
         let table = self.fs.block("an inode table", block)?;
-        self.charge(node.number, part(&table, within, bytes.len(), "inode")?, &bytes)?;
+        if charged {
+            self.charge(node.number, part(&table, within, bytes.len(), "inode")?, &bytes)?;
+        }
         drop(table);
         self.change_system("an inode table", block, |table| put(table, within, &bytes))?;
         node.bytes = bytes;
@@ -220,13 +220,30 @@ impl Edit {
     }
 
     /// The block of an inode's table entry, and where it is in it.
-    fn place_of(&self, number: u32) -> Result<(u64, usize)> {
+    pub(super) fn place_of(&self, number: u32) -> Result<(u64, usize)> {
         let sb = &self.fs.sb;
         let slot = number.saturating_sub(1).checked_rem(sb.inodes_per_group).unwrap_or(0);
         let table = self.desc(self.group_of(number))?.inode_table;
         let (block, within) = sb.block_size.split(u64::from(slot).saturating_mul(len64(sb.inode_bytes)));
         Ok((table.saturating_add(block), index(within)?))
     }
+}
+
+/// Puts the checksum into the bytes of an inode; `base` is where all checksums start from.
+pub(super) fn sum_inode(bytes: &mut [u8], number: u32, base: u32) -> Result<()> {
+    let extra = if bytes.len() > OLD_INODE_BYTES { usize::from(get16(bytes, OLD_INODE_BYTES)?) } else { 0 };
+    let has_hi = OLD_INODE_BYTES.saturating_add(extra) >= INODE_CHECKSUM_HI_AT.saturating_add(2);
+    put16(bytes, INODE_CHECKSUM_LO_AT, 0)?;
+    if has_hi {
+        put16(bytes, INODE_CHECKSUM_HI_AT, 0)?;
+    }
+    let generation = part(bytes, INODE_GENERATION_AT, 4, "inode")?;
+    let sum = crc32c(crc32c(crc32c(base, &number.to_le_bytes()), generation), bytes);
+    put16(bytes, INODE_CHECKSUM_LO_AT, low16(sum.into()))?;
+    if has_hi {
+        put16(bytes, INODE_CHECKSUM_HI_AT, low16(u64::from(sum) >> 16))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

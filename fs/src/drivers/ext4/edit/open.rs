@@ -4,6 +4,7 @@ use racker_formats::block::Disk;
 use racker_formats::error::{Result, Within};
 use racker_formats::wire::{part, sum_holds};
 
+use super::super::check;
 use super::super::csum::crc32c;
 use super::super::fast_commit;
 use super::super::fault::Ext4Fault;
@@ -39,11 +40,24 @@ impl Edit {
         let mut fs = Ext4::new(volume, sb);
         check_mmp(&fs)?;
         fs.replayed = replayed;
+        check::refuse_unsound(&fs)?;
         let mut edit = Self::new(fs)?;
         edit.finish_orphans()?;
         edit.fs.sb.features.incompat.remove(Incompat::RECOVER);
         Ok((edit, replayed))
     }
+}
+
+/// The filesystem on `volume` with its journal replayed for good, and nothing else changed.
+pub(in super::super) fn replayed(volume: Disk) -> Result<Ext4> {
+    let sb = Superblock::read(&volume)?;
+    check_features(&sb)?;
+    let needs = sb.features.incompat.contains(Incompat::RECOVER);
+    let below = Ext4::new(volume.clone(), sb);
+    let replayed = needs && replay(&below, &volume).within(|| "journal")?;
+    let mut fs = Ext4::new(volume.clone(), Superblock::read(&volume)?);
+    fs.replayed = replayed;
+    Ok(fs)
 }
 
 /// Replays the journal onto the volume and makes it an empty one; tells whether there was anything.
@@ -99,7 +113,7 @@ fn check_state(sb: &Superblock) -> Result<()> {
 }
 
 /// Refuses a filesystem that some host has mounted.
-fn check_mmp(fs: &Ext4) -> Result<()> {
+pub(in super::super) fn check_mmp(fs: &Ext4) -> Result<()> {
     if !fs.sb.features.incompat.contains(Incompat::MMP) {
         return Ok(());
     }

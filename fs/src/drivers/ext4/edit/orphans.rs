@@ -105,6 +105,7 @@ impl Edit {
             return Err(Ext4Fault::Directory("a block of the orphan file has the wrong magic").into());
         }
         let sums = self.fs.sb.features.has_metadata_csum();
+        let seed_of_file = seed;
         let seed = crc32c(seed, &at.to_le_bytes());
         let (found, computed) =
             (get32(&block, tail.saturating_add(4))?, crc32c(seed, part(&block, 0, tail, "orphans")?));
@@ -117,7 +118,15 @@ impl Edit {
                 self.orphan(number, now).within(|| format!("inode {number}"))?;
             }
         }
+        self.put_orphans(seed_of_file, at)
+    }
+
+    /// Makes a block of the orphan file an empty one.
+    pub(super) fn put_orphans(&mut self, seed: u32, at: u64) -> Result<()> {
+        let sums = self.fs.sb.features.has_metadata_csum();
+        let seed = crc32c(seed, &at.to_le_bytes());
         self.change("the orphan file", at, |bytes| {
+            let tail = bytes.len().saturating_sub(TAIL);
             let (entries, rest) = bytes.split_at_mut_checked(tail).ok_or(Ext4Fault::Directory("short"))?;
             entries.fill(0);
             if sums { put32(rest, 4, crc32c(seed, entries)) } else { Ok(()) }

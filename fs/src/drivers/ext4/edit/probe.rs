@@ -15,14 +15,14 @@ use super::dirblock::{Place, find};
 use super::hash::Hasher;
 
 /// Where the description of the index is in the first block.
-pub(super) const INFO_AT: usize = 24;
+pub(in super::super) const INFO_AT: usize = 24;
 /// Where the table is in the first block, and in the others.
-pub(super) const ROOT_TABLE: usize = 32;
-pub(super) const NODE_TABLE: usize = 8;
+pub(in super::super) const ROOT_TABLE: usize = 32;
+pub(in super::super) const NODE_TABLE: usize = 8;
 /// Bytes of an entry of a table.
-pub(super) const ENTRY: usize = 8;
+pub(in super::super) const ENTRY: usize = 8;
 /// Bits of an entry's block number.
-pub(super) const BLOCK_MASK: u32 = 0x0fff_ffff;
+pub(in super::super) const BLOCK_MASK: u32 = 0x0fff_ffff;
 /// `s_flags`: characters count as unsigned in hashes.
 pub(super) const UNSIGNED_HASH: u32 = 2;
 
@@ -74,7 +74,7 @@ impl Table {
 
 impl Ext4 {
     /// How names are hashed that are not in an index yet.
-    pub(super) fn hasher(&self, version: u8) -> Result<Hasher> {
+    pub(in super::super) fn hasher(&self, version: u8) -> Result<Hasher> {
         let raw = &self.sb.raw;
         let signed = raw.flags.get() & UNSIGNED_HASH == 0;
         Hasher::new(version, signed, raw.hash_seed.map(|word| word.get()))
@@ -86,13 +86,13 @@ impl Ext4 {
     }
 
     /// Entries of a table that begins at byte `at` of a block.
-    pub(super) fn table_limit(&self, at: usize) -> Result<usize> {
+    pub(in super::super) fn table_limit(&self, at: usize) -> Result<usize> {
         let tail = if self.sb.features.has_metadata_csum() { 8 } else { 0 };
         Ok(self.block_len()?.saturating_sub(at).saturating_sub(tail).wrapping_div(ENTRY))
     }
 
     /// Levels of tables that there can be.
-    pub(super) fn levels_max(&self) -> usize {
+    pub(in super::super) fn levels_max(&self) -> usize {
         if self.sb.features.incompat.contains(Incompat::LARGEDIR) { 3 } else { 2 }
     }
 
@@ -186,7 +186,7 @@ impl Ext4 {
     }
 
     /// Whether a directory has an index that can be followed.
-    pub(super) fn is_indexed(&self, dir: &Inode) -> bool {
+    pub(in super::super) fn is_indexed(&self, dir: &Inode) -> bool {
         let has = dir.has(inode_flags::INDEX) && !dir.has(inode_flags::INLINE_DATA);
         has && self.sb.features.compat.contains(Compat::DIR_INDEX)
     }
@@ -201,12 +201,12 @@ impl Ext4 {
     }
 
     /// Bytes of a block, as a length in memory.
-    pub(super) fn block_len(&self) -> Result<usize> {
+    pub(in super::super) fn block_len(&self) -> Result<usize> {
         index(self.sb.block_size.bytes())
     }
 
     /// Bytes of a directory block that hold entries: all but the checksum.
-    pub(super) fn usable(&self) -> Result<usize> {
+    pub(in super::super) fn usable(&self) -> Result<usize> {
         let len = self.block_len()?;
         Ok(if self.sb.features.has_metadata_csum() { len.saturating_sub(DIR_TAIL_BYTES) } else { len })
     }

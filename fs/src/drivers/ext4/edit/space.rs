@@ -27,7 +27,7 @@ impl Edit {
     }
 
     /// The group of a block, and the bit of its cluster there.
-    fn locate(&self, block: u64) -> (u32, usize) {
+    pub(super) fn locate(&self, block: u64) -> (u32, usize) {
         let sb = &self.fs.sb;
         let past = block.saturating_sub(sb.first_data_block);
         let group = past.checked_div(sb.blocks_per_group).unwrap_or(0);

@@ -108,6 +108,11 @@ fn extent_at(bytes: &[u8], at: usize) -> Result<Item> {
 }
 
 impl TreeNode {
+    /// The root of a node's tree.
+    pub(super) fn root(node: &Node) -> Result<Self> {
+        parse(&node.raw.block, 0, None, 0, END)
+    }
+
     /// Puts head and entries into the bytes of the node.
     fn store(&self, bytes: &mut [u8]) -> Result<()> {
         let head = RawExtentHeader {
@@ -155,7 +160,7 @@ impl Edit {
     /// The nodes from the root to the leaf that answers for block `at`. Before the first entry the path goes through
     /// the first one.
     pub(super) fn path(&mut self, node: &Node, at: u64) -> Result<Vec<TreeNode>> {
-        let mut path = vec![parse(&node.raw.block, 0, None, 0, END)?];
+        let mut path = vec![TreeNode::root(node)?];
         let mut end = END;
         while let Some(parent) = path.last_mut().filter(|n| n.depth > 0) {
             let slot = parent.items.partition_point(|item| item.first <= at).saturating_sub(1);
@@ -170,7 +175,13 @@ impl Edit {
         Ok(path)
     }
 
-    fn tree_node(&mut self, node: &Node, block: u64, depth: u16, range: (u64, u64)) -> Result<TreeNode> {
+    pub(super) fn tree_node(
+        &mut self,
+        node: &Node,
+        block: u64,
+        depth: u16,
+        range: (u64, u64),
+    ) -> Result<TreeNode> {
         let place = || format!("extent block {block}");
         self.check_owned("an extent index", block, 1).within(place)?;
         let bytes = self.fs.block("an extent index", block).within(place)?;

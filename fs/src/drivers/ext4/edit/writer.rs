@@ -145,6 +145,18 @@ impl FilesystemMut for Writer {
         self.edit.set_label(label, now)
     }
 
+    fn grow(&mut self, size: u64) -> Result<()> {
+        self.edit.resize_filesystem(size)
+    }
+
+    fn shrinks(&self) -> bool {
+        true
+    }
+
+    fn shrink(&mut self, size: u64) -> Result<()> {
+        self.edit.resize_filesystem(size)
+    }
+
     fn set_uuid(&mut self, new: &NewUuid) -> Result<()> {
         self.edit.set_uuid(new)
     }

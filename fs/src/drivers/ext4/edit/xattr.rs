@@ -205,7 +205,7 @@ impl Edit {
         self.put_block(number, block)
     }
 
-    fn sum_xattr_block(&self, number: u64, block: &mut [u8]) -> Result<()> {
+    pub(super) fn sum_xattr_block(&self, number: u64, block: &mut [u8]) -> Result<()> {
         if !self.fs.sb.features.has_metadata_csum() {
             return Ok(());
         }

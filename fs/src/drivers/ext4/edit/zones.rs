@@ -21,19 +21,7 @@ impl Zones {
     /// Collects them. Tables that overlap are damage.
     pub(super) fn new(fs: &Ext4, groups: &[Desc]) -> Result<Self> {
         let sb = &fs.sb;
-        let table = sb.table_blocks();
-        let mut all = Vec::new();
-        for (number, desc) in (0u64..).zip(groups) {
-            let (start, len) = sb.base_blocks(number);
-            all.push((start, start.saturating_add(len)));
-            all.push((desc.block_bitmap, desc.block_bitmap.saturating_add(1)));
-            all.push((desc.inode_bitmap, desc.inode_bitmap.saturating_add(1)));
-            all.push((desc.inode_table, desc.inode_table.saturating_add(table)));
-        }
-        if sb.features.incompat.contains(Incompat::MMP) {
-            let block = sb.raw.mmp_block.get();
-            all.push((block, block.saturating_add(1)));
-        }
+        let mut all = tables(sb, groups);
         let journal = sb.raw.journal_inum.get();
         if fs.has_journal() && journal != 0 {
             let inode = fs.any_inode(journal)?;
@@ -48,7 +36,12 @@ impl Zones {
         Self::joined(all)
     }
 
-    fn joined(mut all: Vec<(u64, u64)>) -> Result<Self> {
+    /// The same without the journal, whose blocks are those of a file.
+    pub(super) fn without_journal(sb: &Superblock, groups: &[Desc]) -> Result<Self> {
+        Self::joined(tables(sb, groups))
+    }
+
+    pub(super) fn joined(mut all: Vec<(u64, u64)>) -> Result<Self> {
         all.retain(|(start, end)| start < end);
         all.sort_unstable();
         let mut joined: Vec<(u64, u64)> = Vec::with_capacity(all.len().min(1024));
@@ -70,6 +63,48 @@ impl Zones {
         let next = self.0.partition_point(|(_, zone_end)| *zone_end <= start);
         self.0.get(next).filter(|(zone, _)| *zone < end).map(|(zone, _)| (*zone).max(start))
     }
+
+    /// The stretch that holds `block`.
+    pub(super) fn around(&self, block: u64) -> Option<(u64, u64)> {
+        let next = self.0.partition_point(|(_, end)| *end <= block);
+        self.0.get(next).copied().filter(|(start, _)| *start <= block)
+    }
+
+    /// Calls `left` with each piece of a stretch that is none of them.
+    pub(super) fn outside(&self, stretch: (u64, u64), left: &mut dyn FnMut(u64, u64)) {
+        let (mut at, end) = stretch;
+        while at < end {
+            let next = self.overlap(at, end.saturating_sub(at)).and_then(|block| self.around(block));
+            let Some((start, stop)) = next else { return left(at, end) };
+            if at < start {
+                left(at, start);
+            }
+            at = stop;
+        }
+    }
+
+    /// All stretches, in order.
+    pub(super) fn all(&self) -> &[(u64, u64)] {
+        &self.0
+    }
+}
+
+/// Stretches of all tables.
+fn tables(sb: &Superblock, groups: &[Desc]) -> Vec<(u64, u64)> {
+    let table = sb.table_blocks();
+    let mut all = Vec::new();
+    for (number, desc) in (0u64..).zip(groups) {
+        let (start, len) = sb.base_blocks(number);
+        all.push((start, start.saturating_add(len)));
+        all.push((desc.block_bitmap, desc.block_bitmap.saturating_add(1)));
+        all.push((desc.inode_bitmap, desc.inode_bitmap.saturating_add(1)));
+        all.push((desc.inode_table, desc.inode_table.saturating_add(table)));
+    }
+    if sb.features.incompat.contains(Incompat::MMP) {
+        let block = sb.raw.mmp_block.get();
+        all.push((block, block.saturating_add(1)));
+    }
+    all
 }
 
 impl Superblock {

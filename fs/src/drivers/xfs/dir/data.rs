@@ -32,7 +32,7 @@ const TAG: usize = 2;
 
 /// A directory block and where its entries end.
 #[derive(Debug)]
-pub(super) struct Data {
+pub(in super::super) struct Data {
     block: DaBlock,
     start: usize,
     end: usize,
@@ -73,6 +73,17 @@ impl Volume {
         name: &[u8],
         last: &mut Option<Data>,
     ) -> Result<Option<Entry>> {
+        let entry = self.entry_of(fork, at, last)?;
+        Ok((entry.name == name).then_some(entry))
+    }
+
+    /// The block with byte `at` of the fork, and the byte's place in it.
+    fn data_at<'d>(
+        &self,
+        fork: &DaFork<'_>,
+        at: u64,
+        last: &'d mut Option<Data>,
+    ) -> Result<(&'d Data, usize)> {
         let (block, within) = self.sb.dir_block_size.split(at);
         let first = self.sb.dir_block_size.start_of(block).unwrap_or(u64::MAX);
         let first = FileBlock(self.sb.block_size.count(first));
@@ -86,8 +97,18 @@ impl Volume {
             let why = "a leaf points outside of the entries";
             return Err(Fault::Structure { what: WHAT, why }.into());
         }
-        let (entry, _) = self.entry(data, within).within(|| format!("entry at {within}"))?;
-        Ok((entry.name == name).then_some(entry))
+        Ok((data, within))
+    }
+
+    /// The entry at byte `at` of the fork. `last` keeps the block for the next call.
+    pub(in super::super) fn entry_of(
+        &self,
+        fork: &DaFork<'_>,
+        at: u64,
+        last: &mut Option<Data>,
+    ) -> Result<Entry> {
+        let (data, within) = self.data_at(fork, at, last)?;
+        Ok(self.entry(data, within).within(|| format!("entry at {within}"))?.0)
     }
 
     /// The entry `name` of a directory of one block.

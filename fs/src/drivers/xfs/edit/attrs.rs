@@ -126,7 +126,7 @@ pub(super) fn short(attrs: &[Attr]) -> Option<Vec<u8>> {
 }
 
 /// The hash under which an attribute is found.
-fn attr_hash(sb: &Superblock, attr: &Attr) -> Result<u32> {
+pub(in crate::drivers::xfs) fn attr_hash(sb: &Superblock, attr: &Attr) -> Result<u32> {
     let name = hash(&attr.name);
     if !attr.flags.contains(AttrFlags::PARENT) {
         return Ok(name);

@@ -12,7 +12,7 @@ use super::super::volume::BlockKind;
 use super::ground::Ground;
 
 /// A structure that has a sector of each group to itself.
-pub(super) trait GroupHeader: Layout + IntoBytes + Copy {
+pub(in crate::drivers::xfs) trait GroupHeader: Layout + IntoBytes + Copy {
     const KIND: BlockKind;
     /// The sector's number within the group.
     const SECTOR: u32;
@@ -46,21 +46,21 @@ impl GroupHeader for RawAgfl {
 
 /// A header sector: all of its bytes, the structure at its start as a value of its own.
 #[derive(Debug)]
-pub(super) struct Header<T> {
+pub(in crate::drivers::xfs) struct Header<T> {
     at: u64,
     bytes: Vec<u8>,
     /// The structure; written back over the first bytes.
-    pub(super) raw: T,
+    pub(in crate::drivers::xfs) raw: T,
 }
 
 impl<T: GroupHeader> Header<T> {
     /// Reads the header of a group.
-    pub(super) fn read(ground: &Ground) -> Result<Self> {
+    pub(in crate::drivers::xfs) fn read(ground: &Ground) -> Result<Self> {
         Self::read_checked(ground).within(|| format!("group {}", ground.ag.0))
     }
 
     /// A header that is made now; `fill` is what lies behind the structure.
-    pub(super) fn new(ground: &Ground, raw: T, fill: u8) -> Result<Self> {
+    pub(in crate::drivers::xfs) fn new(ground: &Ground, raw: T, fill: u8) -> Result<Self> {
         let sb = &ground.volume.sb;
         let at = sb.ag_header(ground.ag, T::SECTOR)?;
         let mut bytes = vec![fill; index(sb.sector_size.bytes())?];
@@ -81,17 +81,17 @@ impl<T: GroupHeader> Header<T> {
     }
 
     /// The bytes behind the structure.
-    pub(super) fn rest(&self) -> &[u8] {
+    pub(in crate::drivers::xfs) fn rest(&self) -> &[u8] {
         self.bytes.get(size_of::<T>()..).unwrap_or_default()
     }
 
     /// The bytes behind the structure, to be changed.
-    pub(super) fn rest_mut(&mut self) -> &mut [u8] {
+    pub(in crate::drivers::xfs) fn rest_mut(&mut self) -> &mut [u8] {
         self.bytes.get_mut(size_of::<T>()..).unwrap_or_default()
     }
 
     /// Writes the sector; its log sequence number stays.
-    pub(super) fn write(&mut self, ground: &Ground) -> Result<()> {
+    pub(in crate::drivers::xfs) fn write(&mut self, ground: &Ground) -> Result<()> {
         if let Ok((place, _)) = T::mut_from_prefix(&mut self.bytes) {
             *place = self.raw;
         }

@@ -16,7 +16,7 @@ use super::records::Run;
 
 impl Edit {
     /// Does all that is left to do after the log was replayed.
-    pub(super) fn recover(&mut self, intents: &[Intent]) -> Result<()> {
+    pub(in crate::drivers::xfs) fn recover(&mut self, intents: &[Intent]) -> Result<()> {
         self.recover_all(intents).within(|| "finishing what the log began")
     }
 

@@ -11,7 +11,7 @@ const ATTR_BIT: u64 = 1 << 63;
 /// Bit of `rm_offset`: blocks of a fork's extent tree.
 const TREE_BIT: u64 = 1 << 62;
 /// Bit of `rm_offset`: allocated, not written.
-pub(super) const UNWRITTEN_BIT: u64 = 1 << 61;
+pub(in crate::drivers::xfs) const UNWRITTEN_BIT: u64 = 1 << 61;
 /// Bits of the offset proper, in blocks.
 const OFFSET_MASK: u64 = (1 << 54) - 1;
 /// Owners from here on are parts of the filesystem, not inodes.
@@ -27,7 +27,7 @@ fn fork_bit(fork: ForkKind) -> u64 {
 
 /// The owner of a stretch of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Owner {
+pub(in crate::drivers::xfs) struct Owner {
     number: u64,
     /// Flags, and for the content of a fork its first block in the fork.
     offset: u64,
@@ -35,17 +35,19 @@ pub(super) struct Owner {
 
 impl Owner {
     /// The headers of a group.
-    pub(super) const HEADERS: Self = Self::special(3);
+    pub(in crate::drivers::xfs) const HEADERS: Self = Self::special(3);
+    /// The log.
+    pub(in crate::drivers::xfs) const LOG: Self = Self::special(4);
     /// Free space trees, the reverse map itself, spare blocks.
-    pub(super) const GROUP: Self = Self::special(5);
+    pub(in crate::drivers::xfs) const GROUP: Self = Self::special(5);
     /// Inode trees.
-    pub(super) const INODE_TREE: Self = Self::special(6);
+    pub(in crate::drivers::xfs) const INODE_TREE: Self = Self::special(6);
     /// Inodes.
-    pub(super) const INODE_CHUNK: Self = Self::special(7);
+    pub(in crate::drivers::xfs) const INODE_CHUNK: Self = Self::special(7);
     /// The tree of counts.
-    pub(super) const COUNT_TREE: Self = Self::special(8);
+    pub(in crate::drivers::xfs) const COUNT_TREE: Self = Self::special(8);
     /// Copies in the making.
-    pub(super) const STAGING: Self = Self::special(9);
+    pub(in crate::drivers::xfs) const STAGING: Self = Self::special(9);
 
     /// The part of the filesystem with number `-below`.
     const fn special(below: u64) -> Self {
@@ -53,23 +55,28 @@ impl Owner {
     }
 
     /// Content of a fork from its block `offset` on.
-    pub(super) fn content(ino: InodeNo, fork: ForkKind, offset: u64, unwritten: bool) -> Self {
+    pub(in crate::drivers::xfs) fn content(
+        ino: InodeNo,
+        fork: ForkKind,
+        offset: u64,
+        unwritten: bool,
+    ) -> Self {
         let unwritten = if unwritten { UNWRITTEN_BIT } else { 0 };
         Self { number: ino.0, offset: (offset & OFFSET_MASK) | fork_bit(fork) | unwritten }
     }
 
     /// Blocks of a fork's extent tree.
-    pub(super) fn fork_tree(ino: InodeNo, fork: ForkKind) -> Self {
+    pub(in crate::drivers::xfs) fn fork_tree(ino: InodeNo, fork: ForkKind) -> Self {
         Self { number: ino.0, offset: fork_bit(fork) | TREE_BIT }
     }
 
     /// The part of the filesystem with this number, if it is none of an inode.
-    pub(super) fn special_from(number: u64) -> Option<Self> {
+    pub(in crate::drivers::xfs) fn special_from(number: u64) -> Option<Self> {
         (number >= SPECIAL_FIRST).then_some(Self { number, offset: 0 })
     }
 
     /// Out of a record.
-    pub(super) fn parse(number: u64, offset: u64) -> Result<Self> {
+    pub(in crate::drivers::xfs) fn parse(number: u64, offset: u64) -> Result<Self> {
         let special = number >= SPECIAL_FIRST;
         let known = ATTR_BIT | TREE_BIT | UNWRITTEN_BIT | OFFSET_MASK;
         let place = offset & OFFSET_MASK;
@@ -80,12 +87,12 @@ impl Owner {
     }
 
     /// `rm_owner`.
-    pub(super) fn number(self) -> u64 {
+    pub(in crate::drivers::xfs) fn number(self) -> u64 {
         self.number
     }
 
     /// `rm_offset`.
-    pub(super) fn raw_offset(self) -> u64 {
+    pub(in crate::drivers::xfs) fn raw_offset(self) -> u64 {
         self.offset
     }
 
@@ -95,7 +102,7 @@ impl Owner {
     }
 
     /// The owner of what lies `blocks` further on.
-    pub(super) fn advanced(self, blocks: u64) -> Self {
+    pub(in crate::drivers::xfs) fn advanced(self, blocks: u64) -> Self {
         if !self.is_content() {
             return self;
         }

@@ -13,30 +13,30 @@ use super::owner::{Owner, UNWRITTEN_BIT};
 
 /// A stretch of blocks of a group; never empty, its end is known to fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Run {
-    pub(super) start: u32,
-    pub(super) len: u32,
+pub(in crate::drivers::xfs) struct Run {
+    pub(in crate::drivers::xfs) start: u32,
+    pub(in crate::drivers::xfs) len: u32,
 }
 
 impl Run {
     /// The block behind the last one.
-    pub(super) fn end(self) -> u32 {
+    pub(in crate::drivers::xfs) fn end(self) -> u32 {
         self.start.saturating_add(self.len)
     }
 
     /// The last block.
-    pub(super) fn last(self) -> u32 {
+    pub(in crate::drivers::xfs) fn last(self) -> u32 {
         self.end().saturating_sub(1)
     }
 
     /// From `start` to before `end`, if there is anything between them.
-    pub(super) fn between(start: u32, end: u32) -> Option<Self> {
+    pub(in crate::drivers::xfs) fn between(start: u32, end: u32) -> Option<Self> {
         let len = end.checked_sub(start).filter(|l| *l > 0)?;
         Some(Self { start, len })
     }
 
     /// What both have in common.
-    pub(super) fn intersect(self, other: Self) -> Option<Self> {
+    pub(in crate::drivers::xfs) fn intersect(self, other: Self) -> Option<Self> {
         Self::between(self.start.max(other.start), self.end().min(other.end()))
     }
 }
@@ -61,11 +61,12 @@ macro_rules! alloc_parse {
 
 /// Free space by place.
 #[derive(Debug)]
-pub(super) struct ByPlace;
+pub(in crate::drivers::xfs) struct ByPlace;
 
 impl Shape for ByPlace {
     const NAME: &'static str = "bnobt";
     const MAGIC: u32 = BNOBT_MAGIC[1];
+    const PLAIN_MAGIC: u32 = BNOBT_MAGIC[0];
     const RANGES: bool = false;
     /// The record itself; only its start orders it.
     type Key = PlaceKey;
@@ -95,14 +96,14 @@ impl Shape for ByPlace {
 
 /// Key of the tree by place: as on disk it has the length too, which does not take part in the order.
 #[derive(Clone, Copy, Debug, Eq)]
-pub(super) struct PlaceKey {
+pub(in crate::drivers::xfs) struct PlaceKey {
     start: u32,
     len: u32,
 }
 
 impl PlaceKey {
     /// The key of a record that starts at `start`.
-    pub(super) fn at(start: u32) -> Self {
+    pub(in crate::drivers::xfs) fn at(start: u32) -> Self {
         Self { start, len: 0 }
     }
 }
@@ -127,11 +128,12 @@ impl PartialOrd for PlaceKey {
 
 /// Free space by length.
 #[derive(Debug)]
-pub(super) struct ByLength;
+pub(in crate::drivers::xfs) struct ByLength;
 
 impl Shape for ByLength {
     const NAME: &'static str = "cntbt";
     const MAGIC: u32 = CNTBT_MAGIC[1];
+    const PLAIN_MAGIC: u32 = CNTBT_MAGIC[0];
     const RANGES: bool = false;
     /// Length, then start.
     type Key = (u32, u32);
@@ -160,29 +162,29 @@ impl Shape for ByLength {
 
 /// Sixty-four inodes in a row, some of which may be missing from a sparse chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Chunk {
+pub(in crate::drivers::xfs) struct Chunk {
     /// Number of the first one within the group.
-    pub(super) first: u32,
+    pub(in crate::drivers::xfs) first: u32,
     /// One bit for each four inodes that are not there.
-    pub(super) holes: u16,
+    pub(in crate::drivers::xfs) holes: u16,
     /// Whether the record has a count of its inodes: only with sparse inodes.
-    pub(super) counted: bool,
+    pub(in crate::drivers::xfs) counted: bool,
     /// Inodes that are there.
-    pub(super) count: u8,
+    pub(in crate::drivers::xfs) count: u8,
     /// How many of them are free.
-    pub(super) free_count: u8,
+    pub(in crate::drivers::xfs) free_count: u8,
     /// One bit for each free inode, and for each that is not there.
-    pub(super) free: u64,
+    pub(in crate::drivers::xfs) free: u64,
 }
 
 /// Inodes of a chunk.
-pub(super) const CHUNK_INODES: u8 = 64;
+pub(in crate::drivers::xfs) const CHUNK_INODES: u8 = 64;
 /// Inodes for each bit of [`Chunk::holes`].
-pub(super) const HOLE_INODES: u8 = 4;
+pub(in crate::drivers::xfs) const HOLE_INODES: u8 = 4;
 
 impl Chunk {
     /// One bit for each inode that is there.
-    pub(super) fn present(&self) -> u64 {
+    pub(in crate::drivers::xfs) fn present(&self) -> u64 {
         let mut mask = 0u64;
         for bit in 0..16u32 {
             if self.holes.checked_shr(bit).unwrap_or(0) & 1 == 0 {
@@ -228,14 +230,15 @@ impl Chunk {
 }
 
 macro_rules! inode_tree {
-    ($(#[$doc:meta])* $name:ident, $text:literal, $magic:expr) => {
+    ($(#[$doc:meta])* $name:ident, $text:literal, $magic:ident) => {
         $(#[$doc])*
         #[derive(Debug)]
-        pub(super) struct $name;
+        pub(in crate::drivers::xfs) struct $name;
 
         impl Shape for $name {
             const NAME: &'static str = $text;
-            const MAGIC: u32 = $magic;
+            const MAGIC: u32 = $magic[1];
+            const PLAIN_MAGIC: u32 = $magic[0];
             const RANGES: bool = false;
             type Record = Chunk;
             type Key = u32;
@@ -287,46 +290,46 @@ inode_tree!(
     /// All chunks of inodes.
     Inodes,
     "inobt",
-    INOBT_MAGIC[1]
+    INOBT_MAGIC
 );
 inode_tree!(
     /// Chunks of which an inode is free.
     FreeInodes,
     "finobt",
-    FINOBT_MAGIC[1]
+    FINOBT_MAGIC
 );
 
 /// Who owns a stretch of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Mapped {
-    pub(super) run: Run,
-    pub(super) owner: Owner,
+pub(in crate::drivers::xfs) struct Mapped {
+    pub(in crate::drivers::xfs) run: Run,
+    pub(in crate::drivers::xfs) owner: Owner,
 }
 
 /// Key of the reverse map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct MapKey {
-    pub(super) block: u32,
-    pub(super) owner: u64,
+pub(in crate::drivers::xfs) struct MapKey {
+    pub(in crate::drivers::xfs) block: u32,
+    pub(in crate::drivers::xfs) owner: u64,
     /// Offset and flags as on disk, but for the unwritten flag, which takes no part in the order.
-    pub(super) offset: u64,
+    pub(in crate::drivers::xfs) offset: u64,
 }
 
 impl MapKey {
     /// Below all keys of `block`.
-    pub(super) fn first(block: u32) -> Self {
+    pub(in crate::drivers::xfs) fn first(block: u32) -> Self {
         Self { block, owner: 0, offset: 0 }
     }
 
     /// Above all keys of `block`.
-    pub(super) fn last(block: u32) -> Self {
+    pub(in crate::drivers::xfs) fn last(block: u32) -> Self {
         Self { block, owner: u64::MAX, offset: u64::MAX }
     }
 }
 
 /// Owners of blocks.
 #[derive(Debug)]
-pub(super) struct Owners;
+pub(in crate::drivers::xfs) struct Owners;
 
 impl Shape for Owners {
     const NAME: &'static str = "rmapbt";
@@ -387,24 +390,24 @@ impl Shape for Owners {
 
 /// How often blocks are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Counted {
+pub(in crate::drivers::xfs) struct Counted {
     /// Copies in the making, which no file has yet, are counted apart: always once.
-    pub(super) staging: bool,
-    pub(super) run: Run,
-    pub(super) count: u32,
+    pub(in crate::drivers::xfs) staging: bool,
+    pub(in crate::drivers::xfs) run: Run,
+    pub(in crate::drivers::xfs) count: u32,
 }
 
 /// The bit of `rc_startblock` that marks copies in the making.
 const STAGING_BIT: u32 = 1 << 31;
 
 /// Key of a stretch of blocks in the tree of counts.
-pub(super) fn count_key(staging: bool, block: u32) -> u32 {
+pub(in crate::drivers::xfs) fn count_key(staging: bool, block: u32) -> u32 {
     if staging { block | STAGING_BIT } else { block }
 }
 
 /// Counts of shared blocks.
 #[derive(Debug)]
-pub(super) struct Counts;
+pub(in crate::drivers::xfs) struct Counts;
 
 impl Shape for Counts {
     const NAME: &'static str = "refcountbt";

@@ -44,6 +44,7 @@ use racker_formats::error::{Result, Within};
 use super::fault::Fault;
 use super::layout::RawUuid;
 use super::superblock::{LogIncompat, Superblock, names};
+use super::units::Lsn;
 use super::volume::Volume;
 use head::State;
 use ring::Ring;
@@ -82,6 +83,11 @@ impl Log {
     /// Whether nothing has to be replayed.
     pub(super) fn is_clean(&self) -> bool {
         self.state.clean
+    }
+
+    /// Where the next record goes: no block was changed later.
+    pub(super) fn head(&self) -> Lsn {
+        self.state.head
     }
 
     /// Replays the log into the volume and reads the superblock again.

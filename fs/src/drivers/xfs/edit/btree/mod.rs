@@ -27,7 +27,7 @@ use super::super::fault::Fault;
 use super::super::units::NULL_AG_BLOCK;
 use super::ground::Ground;
 use node::{Capacity, Entries, Node};
-pub(super) use shape::Shape;
+pub(in crate::drivers::xfs) use shape::Shape;
 
 /// Levels of the highest tree there can be: an allocation group has less than 2^31 blocks, and blocks of the
 /// smallest size with the largest records still have eleven children.
@@ -43,7 +43,7 @@ pub(super) trait Pool {
 
 /// A tree of one group.
 #[derive(Debug)]
-pub(super) struct Tree<S: Shape> {
+pub(in crate::drivers::xfs) struct Tree<S: Shape> {
     ground: Ground,
     root: u32,
     levels: u16,
@@ -80,7 +80,7 @@ impl<K: Ord> Cut<K> {
 }
 
 /// Called for each record; answers whether to go on.
-pub(super) type Each<'a, R> = dyn FnMut(R) -> Result<ControlFlow<()>> + 'a;
+pub(in crate::drivers::xfs) type Each<'a, R> = dyn FnMut(R) -> Result<ControlFlow<()>> + 'a;
 
 fn structure<S: Shape, T>(why: &'static str) -> Result<T> {
     Err(Fault::Structure { what: S::NAME, why }.into())
@@ -94,7 +94,7 @@ pub(super) fn empty<S: Shape>(ground: &Ground, block: u32) -> Result<Vec<u8>> {
 
 impl<S: Shape> Tree<S> {
     /// The tree of group `ground` whose root is `root`, with `levels` levels.
-    pub(super) fn new(ground: &Ground, root: u32, levels: u32) -> Result<Self> {
+    pub(in crate::drivers::xfs) fn new(ground: &Ground, root: u32, levels: u32) -> Result<Self> {
         if levels == 0 || levels > LEVELS_MAX {
             let why = "a tree has one to nine levels";
             return Err(Fault::Field { what: S::NAME, found: levels.into(), why }.into());
@@ -250,7 +250,7 @@ impl<S: Shape> Tree<S> {
     }
 
     /// The last record whose key is not above `key`.
-    pub(super) fn at_or_before(&mut self, key: S::Key) -> Result<Option<S::Record>> {
+    pub(in crate::drivers::xfs) fn at_or_before(&mut self, key: S::Key) -> Result<Option<S::Record>> {
         let path = self.find(Cut::Behind(key))?;
         self.left_of(&path)
     }
@@ -291,7 +291,12 @@ impl<S: Shape> Tree<S> {
     }
 
     /// Visits in order the records that cover any key from `from` to `to`.
-    pub(super) fn scan(&mut self, from: S::Key, to: S::Key, each: &mut Each<'_, S::Record>) -> Result<()> {
+    pub(in crate::drivers::xfs) fn scan(
+        &mut self,
+        from: S::Key,
+        to: S::Key,
+        each: &mut Each<'_, S::Record>,
+    ) -> Result<()> {
         let (root, top) = (self.root, self.top());
         self.scan_below(root, top, (from, to), None, each).map(|_| ())
     }
@@ -366,7 +371,7 @@ impl<S: Shape> Tree<S> {
     }
 
     /// Blocks in memory.
-    pub(super) fn held(&self) -> usize {
+    pub(in crate::drivers::xfs) fn held(&self) -> usize {
         self.nodes.len()
     }
 }

@@ -9,11 +9,13 @@ use zerocopy::IntoBytes;
 use super::super::ground::Ground;
 
 /// One kind of tree within an allocation group.
-pub(in super::super) trait Shape: Debug + 'static {
+pub(in crate::drivers::xfs) trait Shape: Debug + 'static {
     /// The tree's name in errors.
     const NAME: &'static str;
     /// First word of each of its blocks.
     const MAGIC: u32;
+    /// The same without checksums; 0 for a tree that goes with them.
+    const PLAIN_MAGIC: u32 = 0;
     /// Inner blocks hold two keys for each child, the lowest and the highest below it: records may overlap.
     const RANGES: bool;
     /// A record, checked.

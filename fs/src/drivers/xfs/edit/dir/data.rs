@@ -36,7 +36,7 @@ fn damaged(why: &'static str) -> Fault {
 }
 
 /// Bytes of an entry whose name has `name` bytes.
-pub(in super::super) fn entry_bytes(sb: &Superblock, name: usize) -> usize {
+pub(in crate::drivers::xfs) fn entry_bytes(sb: &Superblock, name: usize) -> usize {
     let fixed = size_of::<RawDirEntry>().saturating_add(usize::from(sb.ftype())).saturating_add(TAG);
     fixed.saturating_add(name).next_multiple_of(ALIGN)
 }

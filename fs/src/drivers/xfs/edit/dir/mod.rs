@@ -33,7 +33,7 @@ use super::alloc::Want;
 use super::owner::Owner;
 use super::shortdir::{ShortDir, ShortEntry};
 use data::DataBlock;
-pub(super) use data::entry_bytes;
+pub(in crate::drivers::xfs) use data::entry_bytes;
 pub(super) use index::DirIndex;
 use node::DaNode;
 
