@@ -14,6 +14,7 @@ mod fs;
 mod info;
 mod map;
 mod measure;
+mod mount;
 mod part;
 mod rebase;
 mod resize;
@@ -22,6 +23,7 @@ mod shell;
 mod snapshot;
 mod sparsify;
 mod tar_out;
+mod umount;
 
 use clap::{Parser, Subcommand};
 
@@ -137,6 +139,9 @@ enum Disk {
     Compare(compare::Compare),
     Measure(Box<measure::MeasureCommand>),
     Serve(Box<serve::Serve>),
+    Mount(Box<mount::Mount>),
+    #[command(visible_alias = "unmount")]
+    Umount(umount::Umount),
 }
 
 impl Racker {
@@ -187,6 +192,8 @@ impl Racker {
                 Disk::Compare(c) => c.run(progress),
                 Disk::Measure(c) => c.run(progress),
                 Disk::Serve(c) => c.run(progress),
+                Disk::Mount(c) => c.run(progress),
+                Disk::Umount(c) => c.run(progress),
             },
         }
     }
