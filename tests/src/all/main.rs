@@ -27,6 +27,7 @@ mod identity;
 mod live;
 mod map;
 mod matrix;
+mod mount;
 mod nbd;
 mod nbd_abuse;
 mod nbd_client;
