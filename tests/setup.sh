@@ -7,6 +7,7 @@ packages=(
   e2fsprogs xfsprogs dosfstools mtools     # judges of filesystems: e2fsck, xfs_repair, fsck.vfat
   fdisk gdisk mount util-linux             # sfdisk, sgdisk, mount, losetup, blkid, setpriv
   attr acl libcap2-bin                     # getfattr, getfacl, getcap
+  fuse3                                    # fusermount3: mounts for users
   tar libarchive-tools xz-utils zstd bzip2 # who else reads what tar-out writes
   pigz pbzip2 lbzip2                       # pack in pieces what racker reads in place
   7zip                                     # reads VHD, VHDX and VDI, differences of the first two included

@@ -16,6 +16,7 @@ mod fs;
 mod info;
 mod map;
 mod measure;
+mod mount;
 mod part;
 mod rebase;
 mod resize;
@@ -24,6 +25,7 @@ mod shell;
 mod snapshot;
 mod sparsify;
 mod tar_out;
+mod umount;
 
 use clap::{Parser, Subcommand};
 
@@ -141,6 +143,9 @@ enum Disk {
     Serve(Box<serve::Serve>),
     Attach(Box<attach::Attach>),
     Detach(detach::Detach),
+    Mount(Box<mount::Mount>),
+    #[command(visible_alias = "unmount")]
+    Umount(umount::Umount),
 }
 
 impl Racker {
@@ -193,6 +198,8 @@ impl Racker {
                 Disk::Serve(c) => c.run(progress),
                 Disk::Attach(c) => c.run(),
                 Disk::Detach(c) => c.run(progress),
+                Disk::Mount(c) => c.run(progress),
+                Disk::Umount(c) => c.run(progress),
             },
         }
     }

@@ -31,6 +31,7 @@ mod live;
 mod map;
 mod matrix;
 mod mirror;
+mod mount;
 mod nbd;
 mod nbd_abuse;
 mod nbd_client;

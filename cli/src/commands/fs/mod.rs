@@ -90,7 +90,7 @@ impl On<'_> {
 }
 
 /// The volume that was named, or the only one with a filesystem that racker reads.
-fn chosen<'a>(target: &'a Target, name: Option<&str>) -> Outcome<Found<'a>> {
+pub(super) fn chosen<'a>(target: &'a Target, name: Option<&str>) -> Outcome<Found<'a>> {
     if let Some(name) = name {
         return target.inspection.find(target.disk(), name).about(&target.path);
     }
