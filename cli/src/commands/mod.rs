@@ -1,11 +1,13 @@
 //! The list of commands: one file each, an args struct whose comments are the manual, and `run`.
 
+mod attach;
 mod bitmap;
 mod check;
 mod commit;
 mod compare;
 mod convert;
 mod create;
+mod detach;
 mod diff;
 mod edit;
 pub(crate) mod extract;
@@ -137,6 +139,8 @@ enum Disk {
     Compare(compare::Compare),
     Measure(Box<measure::MeasureCommand>),
     Serve(Box<serve::Serve>),
+    Attach(Box<attach::Attach>),
+    Detach(detach::Detach),
 }
 
 impl Racker {
@@ -187,6 +191,8 @@ impl Racker {
                 Disk::Compare(c) => c.run(progress),
                 Disk::Measure(c) => c.run(progress),
                 Disk::Serve(c) => c.run(progress),
+                Disk::Attach(c) => c.run(),
+                Disk::Detach(c) => c.run(progress),
             },
         }
     }

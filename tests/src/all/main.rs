@@ -31,6 +31,7 @@ mod nbd;
 mod nbd_abuse;
 mod nbd_client;
 mod nbd_frames;
+mod nbd_overlay;
 mod nbd_replies;
 mod noise;
 mod package;

@@ -24,6 +24,7 @@
 
 mod alloc;
 mod boot_sector;
+mod check;
 mod create;
 mod dir;
 mod fault;
@@ -78,7 +79,7 @@ impl Driver for Vfat {
         Ok(Box::new(writer::FatMut::open(volume)?))
     }
 
-    fn check(&self, volume: Disk, _: &mut Report) -> Result<()> {
-        volume::Fat::open(volume)?.verify().map(|_| ())
+    fn check(&self, volume: Disk, report: &mut Report) -> Result<()> {
+        check::check(volume, report)
     }
 }

@@ -1,6 +1,7 @@
 //! XFS written: random operations against a model, judged by `xfs_repair` and by the kernel.
 
 mod check;
+mod damage;
 mod edges;
 mod model;
 mod play;
