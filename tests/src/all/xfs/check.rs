@@ -4,11 +4,11 @@ use std::path::Path;
 
 use racker_formats::block::{Disk, MemDevice, Span};
 use racker_formats::check::{Report, Severity};
-use racker_formats::open::{OpenOptions, open};
+use racker_formats::open::OpenOptions;
 
 use racker_tests::rng::Rng;
 
-use super::{Image, driver};
+use super::{Image, driver, open_when_free};
 
 /// What racker finds in an image that is not changed.
 pub(super) fn findings(path: &Path) -> Vec<(Severity, String)> {
@@ -18,7 +18,7 @@ pub(super) fn findings(path: &Path) -> Vec<(Severity, String)> {
 /// The same for a part of it.
 fn findings_in(path: &Path, span: Option<Span>) -> Vec<(Severity, String)> {
     let options = OpenOptions { ..OpenOptions::default() };
-    let opened = open(path, &options).unwrap();
+    let opened = open_when_free(path, &options);
     let mut report = Report::default();
     let disk = span.map_or_else(|| opened.disk.clone(), |span| opened.disk.slice(span).unwrap());
     match driver().check(disk, &mut report) {

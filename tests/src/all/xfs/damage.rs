@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use racker_formats::block::Span;
 use racker_formats::check::Report;
 use racker_formats::error::Result;
-use racker_formats::open::{OpenOptions, open};
+use racker_formats::open::OpenOptions;
 use racker_fs::edit::Writer;
 use racker_fs::filesystem::{Content, Filesystem, Name, New, NewKind, NodeId, Time};
 use racker_tests::tool::tool;
 use tempfile::TempDir;
 
 use super::check::findings;
-use super::{Image, driver};
+use super::{Image, driver, open_when_free};
 
 const NOW: Time = Time { sec: 1_700_000_000, nsec: 0 };
 
@@ -277,7 +277,7 @@ fn opinion(path: &Path) -> Opinion {
 /// An edit that lands, or is refused.
 fn attempt(path: &Path, work: &dyn Fn(&mut Writer<'_>) -> Result<()>) -> Result<()> {
     let options = OpenOptions { write: true, format: Some("raw"), ..OpenOptions::default() };
-    let opened = open(path, &options).unwrap();
+    let opened = open_when_free(path, &options);
     let transaction = opened.begin().unwrap();
     let disk = transaction.disk();
     assert!(disk.disk().claim(Span::first(disk.disk().size())).unwrap());
@@ -551,7 +551,7 @@ fn what_can_be_counted_is_mended() {
 /// Checks and mends for good.
 fn mend(path: &Path) -> Report {
     let options = OpenOptions { write: true, format: Some("raw"), ..OpenOptions::default() };
-    let opened = open(path, &options).unwrap();
+    let opened = open_when_free(path, &options);
     let transaction = opened.begin().unwrap();
     let disk = transaction.disk();
     let mut report = Report { repair: true, ..Report::default() };
