@@ -102,11 +102,7 @@ fn ext_grows_and_becomes_smaller() {
         tool("mke2fs").args(["-q", "-F", "-d"]).arg(&tree).args(options.split(' ')).arg(p.path()).ok();
         let before = p.tree("debugfs");
         // Up, far up, and down to less than it was.
-<<<<<<< .merge_file_HvVCBP
-        for size in [70u64, 300, 30] {
-=======
         for size in [70u64, 600, 100, 30] {
->>>>>>> .merge_file_PhqePx
             if size > 40 {
                 let len = p.path().metadata().unwrap().len();
                 p.set_len(len.max(size << 20));
@@ -151,14 +147,6 @@ fn a_partition_is_cut_behind_its_filesystem() {
     assert_eq!(said.status, 0, "{said}");
 }
 
-<<<<<<< .merge_file_HvVCBP
-/// Name, options, kilobytes at first, and later, with whether that is a size it can have.
-type FatCase = (&'static str, &'static str, u64, &'static [(u64, bool)]);
-
-#[test]
-fn fat_grows() {
-    let cases: [FatCase; 4] = [
-=======
 /// A FAT filesystem: its name, what `mkfs.vfat` is told, kilobytes at first and later, and whether the type has that
 /// many.
 type Fat = (&'static str, &'static str, u64, &'static [(u64, bool)]);
@@ -166,7 +154,6 @@ type Fat = (&'static str, &'static str, u64, &'static [(u64, bool)]);
 #[test]
 fn fat_grows() {
     let cases: [Fat; 4] = [
->>>>>>> .merge_file_PhqePx
         ("fat12", "-F 12 -s 8", 6_000, &[(12_000, true), (16_368, true), (40_000, false)]),
         ("fat16", "-F 16", 20_000, &[(60_000, true), (131_000, true), (200_000, false)]),
         ("fat32", "-F 32 -s 1", 40_000, &[(41_000, true), (90_000, true), (300_000, true)]),
