@@ -12,6 +12,7 @@ use racker_nbd::context::{AllocationDepth, DirtyBitmap};
 
 use crate::fault::{About, Failure, Outcome};
 use crate::output::human;
+use crate::overlay::open_overlay;
 use crate::progress::ProgressArgs;
 use crate::remote::{open, remote_name};
 use crate::target::HowArgs;
@@ -30,40 +31,78 @@ pub(crate) enum Access {
     },
 }
 
-/// Everything that is served of the image at `path`, the whole disk first, under `name` and names below it.
-pub(crate) fn exports(
+/// An image that is served.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    opened: Opened,
+    path: PathBuf,
+    /// What clients see, with what they write.
+    disk: Disk,
+    name: String,
+    access: Access,
+}
+
+/// Opens the image at `path` to be served under `name` and names below it. What clients write goes to `overlay`, if
+/// there is one.
+pub(crate) fn offer(
     path: PathBuf,
     name: Option<&str>,
     how: &HowArgs,
     access: Access,
-    progress: ProgressArgs,
-) -> Outcome<Vec<Export>> {
+    overlay: Option<&Path>,
+) -> Outcome<Offer> {
     let (path, format) = how.described(path)?;
-    let is_write = matches!(access, Access::Write { .. });
     let how = HowArgs { format, ..how.clone() };
-    let opened = open(&path, &how.options(is_write)).map_err(|e| match e.kind() {
-        Kind::ReadOnly => e.with_hint("--read-only or --snapshot serves it"),
-        _ => e,
-    });
-    let opened = opened.about(&path)?;
-    if is_write && opened.guessed_raw {
-        let failure = Failure::new("it is taken for raw only because it looks like no other format");
-        let hint =
-            "a guest could make it look like one: -f raw serves it all the same, and so does --read-only";
-        return Err(failure.hint(hint)).about(&path);
-    }
+    let opened = match overlay {
+        Some(file) => open_overlay(&path, file, &how)?,
+        None => opened(&path, &how, matches!(access, Access::Write { .. }))?,
+    };
     let name = name.map(String::from).or_else(|| remote_name(&path)).unwrap_or_else(|| file_name(&path));
     let disk = match access {
         Access::Snapshot => Disk::new(Staged::new(opened.disk.clone())),
         _ => opened.disk.clone(),
     };
-    let mut all = vec![whole(&opened, &disk, &name, access).about(&path)?];
-    match Inspection::of(&disk) {
-        Ok(inspection) => all.extend(inspection.volumes.iter().filter_map(|v| volume(v, &name))),
-        Err(e) => progress.note(&format!("{}: only the whole disk is served: {e}", path.display())),
+    Ok(Offer { opened, path, disk, name, access })
+}
+
+impl Offer {
+    /// The whole disk.
+    pub(crate) fn whole(&self) -> Outcome<Export> {
+        whole(&self.opened, &self.disk, &self.name, self.access).about(&self.path)
     }
-    all.extend(snapshots(&opened, &name, &path, progress));
-    Ok(all)
+
+    /// Everything that is served of the image, the whole disk first.
+    pub(crate) fn all(&self, progress: ProgressArgs) -> Outcome<Vec<Export>> {
+        let mut all = vec![self.whole()?];
+        match Inspection::of(&self.disk) {
+            Ok(inspection) => all.extend(inspection.volumes.iter().filter_map(|v| volume(v, &self.name))),
+            Err(e) => progress.note(&format!("{}: only the whole disk is served: {e}", self.path.display())),
+        }
+        all.extend(snapshots(&self.opened, &self.name, &self.path, progress));
+        Ok(all)
+    }
+
+    /// Whether what was written is in the image even if this program is killed: nothing but the disk's bytes is.
+    pub(crate) fn outlives_us(&self) -> bool {
+        self.access == Access::Read
+            || (matches!(self.access, Access::Write { .. }) && self.opened.format == "raw")
+    }
+}
+
+/// Opens the image itself.
+fn opened(path: &Path, how: &HowArgs, is_write: bool) -> Outcome<Opened> {
+    let opened = open(path, &how.options(is_write)).map_err(|e| match e.kind() {
+        Kind::ReadOnly => e.with_hint("--read-only or --snapshot serves it"),
+        _ => e,
+    });
+    let opened = opened.about(path)?;
+    if is_write && opened.guessed_raw {
+        let failure = Failure::new("it is taken for raw only because it looks like no other format");
+        let hint =
+            "a guest could make it look like one: -f raw serves it all the same, and so does --read-only";
+        return Err(failure.hint(hint)).about(path);
+    }
+    Ok(opened)
 }
 
 fn file_name(path: &Path) -> String {

@@ -9,6 +9,7 @@ mod fault;
 mod files;
 mod interrupt;
 mod output;
+mod overlay;
 mod progress;
 mod remote;
 mod target;

@@ -30,6 +30,8 @@ pub(crate) struct ImageArgs {
 #[derive(Args, Debug)]
 struct TypedImage {
     /// Disk image, compressed image, archive with a disk inside, block device, or the address of an NBD server's disk
+    /// (nbd://HOST/EXPORT, nbd+unix:///EXPORT?socket=PATH, with TLS nbds:). A raw disk there is edited without a way
+    /// back: should the connection be lost while an edit lands, part of it is on the disk
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
     #[command(flatten)]

@@ -43,8 +43,9 @@ impl Kind {
             Self::Image => crate::walk::image(disk, Clock::start()),
             Self::Partition => crate::walk::partitions(&disk),
             Self::Filesystem => {
-                let fs = crate::walk::open(disk, Some(base)).expect("an undamaged filesystem");
+                let fs = crate::walk::open(disk.clone(), Some(base)).expect("an undamaged filesystem");
                 crate::walk::filesystem(fs, Clock::start());
+                crate::walk::check(&disk, Some(base));
             }
             Self::Editable => {
                 let driver = crate::walk::driver(&disk, Some(base)).expect("an undamaged filesystem");

@@ -182,6 +182,18 @@ pub fn driver(volume: &Disk, base: Option<&Base>) -> Option<&'static dyn Driver>
     by_group.or_else(|| probe(volume).ok().flatten())
 }
 
+/// Checks a filesystem, and mends it in memory.
+pub fn check(volume: &Disk, base: Option<&Base>) {
+    let Some(driver) = driver(volume, base) else { return };
+    let mut report = racker_formats::check::Report::default();
+    let _ = driver.check(volume.clone(), &mut report);
+    if report.findings.is_empty() {
+        return;
+    }
+    let mut report = racker_formats::check::Report { repair: true, ..Default::default() };
+    let _ = driver.check(Disk::new(Staged::new(volume.clone())), &mut report);
+}
+
 /// Looks at everything in a filesystem.
 pub fn filesystem(fs: Arc<dyn Filesystem>, clock: Clock) {
     let _ = fs.facts();

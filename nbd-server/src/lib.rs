@@ -11,6 +11,7 @@
 //! * [`wire`]: numbers and frames; [`errno`]: the numbers of errors
 //! * `handshake`: options; `request`: from a frame to a checked request; `connection`: requests carried out, with
 //!   `read`, `status` and `reply`
+//! * [`kernel`]: the client in the kernel, which makes devices of exports
 //! * [`limits`]: what clients may ask for
 //!
 //! Clients are hostile: each length meets a limit before memory, spans are checked once, in `request`, and what a
@@ -22,6 +23,7 @@ pub mod context;
 pub mod errno;
 pub mod export;
 mod handshake;
+pub mod kernel;
 pub mod limits;
 pub mod listen;
 mod read;

@@ -1,11 +1,13 @@
 //! The list of commands: one file each, an args struct whose comments are the manual, and `run`.
 
+mod attach;
 mod bitmap;
 mod check;
 mod commit;
 mod compare;
 mod convert;
 mod create;
+mod detach;
 mod diff;
 mod edit;
 pub(crate) mod extract;
@@ -139,6 +141,8 @@ enum Disk {
     Compare(compare::Compare),
     Measure(Box<measure::MeasureCommand>),
     Serve(Box<serve::Serve>),
+    Attach(Box<attach::Attach>),
+    Detach(detach::Detach),
     Mount(Box<mount::Mount>),
     #[command(visible_alias = "unmount")]
     Umount(umount::Umount),
@@ -192,6 +196,8 @@ impl Racker {
                 Disk::Compare(c) => c.run(progress),
                 Disk::Measure(c) => c.run(progress),
                 Disk::Serve(c) => c.run(progress),
+                Disk::Attach(c) => c.run(),
+                Disk::Detach(c) => c.run(progress),
                 Disk::Mount(c) => c.run(progress),
                 Disk::Umount(c) => c.run(progress),
             },

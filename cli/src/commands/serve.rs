@@ -25,7 +25,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::exit::Exit;
-use crate::exports::{Access, exports};
+use crate::exports::{Access, offer};
 use crate::fault::{About, Failure, Outcome};
 use crate::interrupt;
 use crate::output::{human, line};
@@ -44,7 +44,8 @@ const PORT: u16 = 10809;
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  \
     racker disk serve --read-only boot.qcow2 --run 'nbdinfo \"$uri\"'\n  \
-    racker disk serve --snapshot boot.qcow2 --run 'qemu-img info \"$uri\"'")]
+    racker disk serve --snapshot boot.qcow2 --run 'qemu-img info \"$uri\"'\n  \
+    racker disk serve --copy-on-write changes.qcow2 boot.qcow2 --run 'qemu-img info \"$uri\"'")]
 pub(crate) struct Serve {
     /// Disk images, compressed images, archives with a disk inside, or block devices
     #[arg(value_name = "IMAGE", required = true)]
@@ -75,6 +76,10 @@ pub(crate) struct Serve {
     /// Throw away what clients write when the server ends
     #[arg(short = 's', long)]
     snapshot: bool,
+    /// Leave the image alone and keep what clients write in this file, a qcow2 over the image that is made if it is
+    /// not there, and gone on with if it is; once for each image
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["read_only", "snapshot"])]
+    copy_on_write: Vec<PathBuf>,
     /// Let clients make the disks larger
     #[arg(long, conflicts_with_all = ["read_only", "snapshot"])]
     allow_resize: bool,
@@ -191,10 +196,16 @@ impl Serve {
             (_, true) => Access::Snapshot,
             _ => Access::Write { resize: self.allow_resize },
         };
+        let (overlays, images) = (self.copy_on_write.len(), self.images.len());
+        if overlays != 0 && overlays != images {
+            let failure = Failure::new(format!("there are {images} images and {overlays} files to write to"));
+            return Err(failure.hint("--copy-on-write FILE is typed once for each image, in their order"));
+        }
         let mut all = Vec::new();
         for (i, image) in self.images.iter().enumerate() {
             let name = self.name.get(i).map(String::as_str);
-            all.extend(exports(image.clone(), name, &self.how, access, progress)?);
+            let overlay = self.copy_on_write.get(i).map(PathBuf::as_path);
+            all.extend(offer(image.clone(), name, &self.how, access, overlay)?.all(progress)?);
         }
         Ok(all)
     }

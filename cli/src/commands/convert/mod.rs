@@ -45,10 +45,12 @@ const SPARSE_MAX: u64 = 16 << 20;
     racker disk convert -O ova -o profile=virtualbox,memory=4G boot.qcow2 boot.ova\n  \
     racker disk convert -O box -o provider=libvirt boot.qcow2 boot.box")]
 pub(crate) struct Convert {
-    /// Disk image, compressed image, archive with a disk inside, or block device; `-` is standard input
+    /// Disk image, compressed image, archive with a disk inside, block device, or the address of an NBD server's disk
+    /// (nbd://HOST/EXPORT, nbd+unix:///EXPORT?socket=PATH); `-` is standard input
     #[arg(value_name = "SRC", required = true)]
     sources: Vec<PathBuf>,
-    /// New image; `-` is standard output, for formats that are written from beginning to end
+    /// New image; `-` is standard output, for formats that are written from beginning to end. A block device and the disk
+    /// of an NBD server are written in place
     #[arg(value_name = "DST")]
     target: PathBuf,
     #[command(flatten)]

@@ -37,7 +37,7 @@ pub(crate) fn folder(dir: &Path) -> Outcome<PathBuf> {
 pub(crate) fn is_ours(dir: &Path) -> Outcome<bool> {
     let list = fs::read("/proc/self/mountinfo")?;
     let lines = list.split(|b| *b == b'\n');
-    let top = lines.filter_map(mount).filter(|(at, _)| at == dir).last();
+    let top = lines.filter_map(mount).rfind(|(at, _)| at == dir);
     Ok(top.is_some_and(|(_, kind)| kind == format!("fuse.{SUBTYPE}").as_bytes()))
 }
 

@@ -11,6 +11,7 @@
 //!   letters; Unicode's other foldings are not known here.
 //! * The list of orphans is not processed: those inodes have no names, and truncations that were cut short are
 //!   finished by the kernel at the next mount; a reader stops at the size anyway.
+//! * Checked ([`check`](mod@check)): everything that e2fsck looks at, before each edit too.
 //! * Written ([`edit`]): all of these but for what follows. Not opened for writing: filesystems with errors noted or
 //!   not closed, mounted elsewhere (`mmp`), with fast commits to replay, of other systems than Linux, with
 //!   `shared_blocks` or other features that a writer has to know; quotas together with `ea_inode`.

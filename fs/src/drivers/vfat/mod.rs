@@ -19,11 +19,13 @@
 //! * [`boot_sector`], [`layout`]: where everything is; [`table`]: chains; [`dir`], [`name`], [`time`]: entries;
 //!   [`volume`]: the reader
 //! * [`writer`]: what writing keeps in memory; [`alloc`]: clusters; [`index`]: directories; [`places`]: nodes that move
+//! * [`verify`], [`check`](mod@check): whether it contradicts itself
 //! * [`create`], [`rename`], [`write`](mod@write), [`short_name`], [`identity`], [`grow`]: changes; [`traits`]: all of it as the
 //!   trait has it
 
 mod alloc;
 mod boot_sector;
+mod check;
 mod create;
 mod dir;
 mod fault;
@@ -78,7 +80,7 @@ impl Driver for Vfat {
         Ok(Box::new(writer::FatMut::open(volume)?))
     }
 
-    fn check(&self, volume: Disk, _: &mut Report) -> Result<()> {
-        volume::Fat::open(volume)?.verify().map(|_| ())
+    fn check(&self, volume: Disk, report: &mut Report) -> Result<()> {
+        check::check(volume, report)
     }
 }

@@ -197,6 +197,50 @@ impl Table {
         Ok(())
     }
 
+    /// All copies, each as the one that counts.
+    pub(super) fn each_copy(&self) -> Vec<Self> {
+        let alone = |disk: &Disk| Self {
+            disk: disk.clone(),
+            copies: vec![disk.clone()],
+            changes: Mutex::default(),
+            width: self.width,
+            clusters: self.clusters,
+            cache: BlockCache::new(PIECE),
+            mark: Mutex::new(None),
+        };
+        self.copies.iter().map(alone).collect()
+    }
+
+    /// Gives all copies the content of one.
+    pub(super) fn copy_from(&self, one: &Self) -> Result<()> {
+        let mut all = Span::first(one.disk.size());
+        while !all.is_empty() {
+            let piece = all.truncate(COUNT_BYTES);
+            let content = bytes(&one.disk, piece.start(), piece.len(), COUNT_BYTES, "table")?;
+            for copy in &self.copies {
+                copy.write_at(piece.start(), &content)?;
+            }
+            all = all.skip(piece.len());
+        }
+        Ok(())
+    }
+
+    /// Says in the table's second entry that the volume was closed; FAT12 has no room for that.
+    pub(super) fn set_clean(&self) -> Result<()> {
+        match self.width {
+            Width::Fat12 => Ok(()),
+            Width::Fat16 => {
+                let [a, b, ..] = (self.entry(1)? | 0xc000).to_le_bytes();
+                self.set_bytes(2, &[a, b])
+            }
+            Width::Fat32 => {
+                let [.., high] = self.word::<4>(4)?;
+                let [a, b, c, d] = (self.entry(1)? | 0x0c00_0000).to_le_bytes();
+                self.set_bytes(4, &[a, b, c, (d & 0xf) | (high & 0xf0)])
+            }
+        }
+    }
+
     /// Whether all tables hold the same.
     pub(super) fn copies_agree(&self) -> Result<bool> {
         let (first, rest) = self.copies.split_first().ok_or(Common::Poisoned)?;

@@ -1,12 +1,15 @@
 //! Whether a filesystem is sound enough to be written: no cluster has two owners, and no directory more than it shows.
 //!
 //! The table is gone through once, and every directory. What is only lost (chains that no entry names) or only wrong
-//! on paper (labels, hints) does no harm, and stays as it is.
+//! on paper (labels, hints) does no harm, and stays as it is; [`check`](super::check) looks at that too, and tells all
+//! that is found instead of the first.
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use racker_formats::block::Span;
-use racker_formats::error::{Common, Result};
+use racker_formats::check::{Finding, Severity};
+use racker_formats::error::{Common, Kind, Result};
 use racker_formats::wire::{index, len64, take};
 
 use super::alloc::Space;
@@ -23,20 +26,20 @@ use crate::fresh::Fresh;
 const WAITING_MAX: usize = 1 << 23;
 
 /// A bit for each cluster: 32 MiB for the largest filesystem.
-struct Bits(Vec<u64>);
+pub(super) struct Bits(Vec<u64>);
 
 impl Bits {
-    fn new(last: u32) -> Result<Self> {
+    pub(super) fn new(last: u32) -> Result<Self> {
         Ok(Self(vec![0; index(u64::from(last >> 6).saturating_add(1))?]))
     }
 
-    fn get(&self, number: u32) -> bool {
+    pub(super) fn get(&self, number: u32) -> bool {
         let word = usize::try_from(number >> 6).ok().and_then(|w| self.0.get(w)).copied().unwrap_or(0);
         word & 1u64.wrapping_shl(number & 63) != 0
     }
 
     /// Sets a bit; says whether it was clear.
-    fn set(&mut self, number: u32) -> bool {
+    pub(super) fn set(&mut self, number: u32) -> bool {
         let word = usize::try_from(number >> 6).ok().and_then(|w| self.0.get_mut(w));
         let bit = 1u64.wrapping_shl(number & 63);
         word.is_some_and(|word| {
@@ -48,17 +51,63 @@ impl Bits {
 }
 
 /// What is known of clusters.
-struct Clusters {
+pub(super) struct Clusters {
     /// Another one leads here.
     linked: Bits,
     /// Part of a chain.
-    used: Bits,
+    pub(super) used: Bits,
     /// The first of a file or directory.
-    begun: Bits,
+    pub(super) begun: Bits,
 }
 
-fn unsound<T>(what: String) -> Result<T> {
-    Err(FatFault::Unsound(what).into())
+/// Findings that are told one by one; the others are counted.
+const TOLD_MAX: usize = 10_000;
+
+/// Where findings go.
+#[derive(Debug, Default)]
+pub(super) struct Sink {
+    /// The first one that makes writing a danger ends everything, as an error.
+    pub(super) strict: bool,
+    pub(super) found: Vec<Finding>,
+    /// Findings that are not told.
+    pub(super) more: u64,
+    /// Something was found that only a guess could mend.
+    pub(super) doubtful: bool,
+    /// So was something harmless that is not mended.
+    pub(super) left: bool,
+}
+
+impl Sink {
+    /// Something that makes writing a danger to other files.
+    pub(super) fn unsound(&mut self, what: String) -> Result<()> {
+        if self.strict {
+            return Err(FatFault::Unsound(what).into());
+        }
+        self.doubtful = true;
+        self.note(Severity::Corruption, 1, what);
+        Ok(())
+    }
+
+    /// Something else.
+    pub(super) fn note(&mut self, severity: Severity, count: u64, what: String) {
+        if self.found.len() < TOLD_MAX {
+            self.found.push(Finding { what, severity, repaired: false, count });
+        } else {
+            self.more = self.more.saturating_add(1);
+        }
+    }
+
+    /// What a step has come to, or nothing if it met damage.
+    fn sound<T>(&mut self, place: &str, done: Result<T>) -> Result<Option<T>> {
+        match done {
+            Ok(done) => Ok(Some(done)),
+            Err(e) if !self.strict && e.kind() == Kind::Corrupt => {
+                self.unsound(format!("{place}: {e}"))?;
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
 }
 
 impl Fat {
@@ -68,19 +117,26 @@ impl Fat {
         if size > volume {
             return Err(FatFault::CutShort { size, volume }.into());
         }
-        if !self.table.copies_agree()? {
-            return unsound("the tables differ from one another".into());
-        }
-        let (mut clusters, mut space) = self.chains()?;
-        self.tree(&mut clusters)?;
+        let mut sink = Sink { strict: true, ..Sink::default() };
+        let (_, mut space) = self.examine(&mut sink)?;
         if self.boot.is_dirty || !self.table.is_clean()? {
             space.fresh = Fresh::default();
         }
         Ok(space)
     }
 
+    /// Goes through the tables and all directories.
+    pub(super) fn examine(&self, sink: &mut Sink) -> Result<(Clusters, Space)> {
+        if !self.table.copies_agree()? {
+            sink.unsound("the tables differ from one another".into())?;
+        }
+        let (mut clusters, space) = self.chains(sink)?;
+        self.tree(&mut clusters, sink)?;
+        Ok((clusters, space))
+    }
+
     /// No two clusters lead to the same one, and none to one that is free.
-    fn chains(&self) -> Result<(Clusters, Space)> {
+    fn chains(&self, sink: &mut Sink) -> Result<(Clusters, Space)> {
         let last = self.table.last();
         let mut clusters =
             Clusters { linked: Bits::new(last)?, used: Bits::new(last)?, begun: Bits::new(last)? };
@@ -90,9 +146,11 @@ impl Fat {
             match self.table.meaning(entry) {
                 Some(Link::Bad) => return Ok(()),
                 Some(Link::Next(next)) => {
-                    self.table.check("the table", next)?;
-                    if !clusters.linked.set(next) {
-                        return unsound(format!("cluster {next:#x} is in two chains"));
+                    let checked = self.table.check("the table", next);
+                    if sink.sound(&format!("cluster {cluster:#x}"), checked)?.is_some()
+                        && !clusters.linked.set(next)
+                    {
+                        sink.unsound(format!("cluster {next:#x} is in two chains"))?;
                     }
                 }
                 None => {}
@@ -106,15 +164,17 @@ impl Fat {
         })?;
         let pairs = clusters.linked.0.iter().zip(&clusters.used.0);
         if let Some((word, _)) = pairs.enumerate().find(|(_, (linked, used))| **linked & !**used != 0) {
-            return unsound(format!("a chain leads to a free cluster near {:#x}", word.saturating_mul(64)));
+            sink.unsound(format!("a chain leads to a free cluster near {:#x}", word.saturating_mul(64)))?;
         }
         Ok((clusters, space))
     }
 
     /// Every file and directory has a chain of its own.
-    fn tree(&self, clusters: &mut Clusters) -> Result<()> {
-        if let Root::Chain(first) = self.boot.root {
-            self.begin(clusters, first, "the root directory")?;
+    fn tree(&self, clusters: &mut Clusters, sink: &mut Sink) -> Result<()> {
+        if let Root::Chain(first) = self.boot.root
+            && !self.begin(clusters, first, "the root directory", sink)?
+        {
+            return Ok(());
         }
         let mut waiting = vec![(self.root_dir(), 0u32)];
         while let Some((dir, parent)) = waiting.pop() {
@@ -122,90 +182,145 @@ impl Fat {
                 Root::Chain(first) if dir.node != super::volume::ROOT => first,
                 _ => 0,
             };
-            let mut number = 0u64;
-            let mut ended = false;
-            self.stretches(dir, &mut |start, block| {
-                for (i, entry) in (0u64..).zip(block.chunks_exact(ENTRY_BYTES)) {
-                    let raw = take::<RawEntry>(entry, 0, "directory entry")?;
-                    let place = (start >> 5).saturating_add(i);
-                    let first = number == 0;
-                    number = number.saturating_add(1);
-                    match raw.name[0] {
-                        _ if own != 0 && number <= 2 => {
-                            let (name, to) = if first { (DOT, own) } else { (DOT_DOT, parent) };
-                            self.check_dot(&raw, place, name, to)?;
+            let read = self.check_dir(dir, (own, parent), clusters, sink, &mut waiting);
+            sink.sound(&format!("the directory at cluster {own:#x}"), read)?;
+        }
+        Ok(())
+    }
+
+    /// Goes through one directory, whose first cluster is `own`; those in it wait for their turn.
+    fn check_dir(
+        &self,
+        dir: Dir,
+        (own, parent): (u32, u32),
+        clusters: &mut Clusters,
+        sink: &mut Sink,
+        waiting: &mut Vec<(Dir, u32)>,
+    ) -> Result<()> {
+        let mut number = 0u64;
+        let mut ended = false;
+        let mut names = HashSet::new();
+        self.stretches(dir, &mut |start, block| {
+            for (i, entry) in (0u64..).zip(block.chunks_exact(ENTRY_BYTES)) {
+                let raw = take::<RawEntry>(entry, 0, "directory entry")?;
+                let place = (start >> 5).saturating_add(i);
+                let first = number == 0;
+                number = number.saturating_add(1);
+                match raw.name[0] {
+                    _ if own != 0 && number <= 2 => {
+                        let (name, to) = if first { (DOT, own) } else { (DOT_DOT, parent) };
+                        self.check_dot(&raw, place, name, to, sink)?;
+                    }
+                    END => ended = true,
+                    DELETED => {}
+                    _ if ended => {
+                        sink.unsound(format!("directory entry {place} is behind its directory's end"))?;
+                    }
+                    _ => {
+                        if raw.attr & attr::VOLUME_ID == 0 && !names.insert(raw.name) {
+                            sink.unsound(format!("directory entry {place} has the name of another"))?;
                         }
-                        END => ended = true,
-                        DELETED => {}
-                        _ if ended => {
-                            return unsound(format!("directory entry {place} is behind its directory's end"));
-                        }
-                        _ => {
-                            if let Some(dir) = self.check_entry(&raw, place, clusters)? {
-                                waiting.push((dir, own));
-                            }
+                        if let Some(dir) = self.check_entry(&raw, place, clusters, sink)? {
+                            waiting.push((dir, own));
                         }
                     }
                 }
-                if waiting.len() > WAITING_MAX {
-                    let (need, max) = (len64(waiting.len()), len64(WAITING_MAX));
-                    return Err(Common::TooLarge { what: "the tree of directories", need, max }.into());
-                }
-                Ok(ControlFlow::Continue(()))
-            })?;
-            if own != 0 && number < 2 {
-                return unsound(format!("the directory at cluster {own:#x} is too short"));
             }
+            if waiting.len() > WAITING_MAX {
+                let (need, max) = (len64(waiting.len()), len64(WAITING_MAX));
+                return Err(Common::TooLarge { what: "the tree of directories", need, max }.into());
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        if own != 0 && number < 2 {
+            sink.unsound(format!("the directory at cluster {own:#x} is too short"))?;
         }
         Ok(())
     }
 
     /// `.` and `..` lead where they must.
-    fn check_dot(&self, raw: &RawEntry, place: u64, name: [u8; 11], to: u32) -> Result<()> {
+    fn check_dot(&self, raw: &RawEntry, place: u64, name: [u8; 11], to: u32, sink: &mut Sink) -> Result<()> {
         let found = self.first_cluster(raw);
         // For the root FAT32 has two words.
         let is_root = matches!(self.boot.root, Root::Chain(root) if to == 0 && found == root);
         let is_dir = raw.attr & attr::MEANING & (attr::DIRECTORY | attr::VOLUME_ID) == attr::DIRECTORY;
         if raw.name != name || !is_dir || found != to && !is_root {
             let name = String::from_utf8_lossy(&name).trim_end().to_string();
-            return unsound(format!("directory entry {place} is not {name:?} of its directory"));
+            sink.unsound(format!("directory entry {place} is not {name:?} of its directory"))?;
         }
         Ok(())
     }
 
     /// An entry has clusters of its own; says which directory it is, if it is one.
-    fn check_entry(&self, raw: &RawEntry, place: u64, clusters: &mut Clusters) -> Result<Option<Dir>> {
+    fn check_entry(
+        &self,
+        raw: &RawEntry,
+        place: u64,
+        clusters: &mut Clusters,
+        sink: &mut Sink,
+    ) -> Result<Option<Dir>> {
         if raw.attr & attr::VOLUME_ID != 0 {
             return Ok(None);
         }
         if [DOT, DOT_DOT].contains(&raw.name) {
-            return unsound(format!("directory entry {place} is \".\" or \"..\" in the wrong place"));
+            sink.unsound(format!("directory entry {place} is \".\" or \"..\" in the wrong place"))?;
+            return Ok(None);
         }
         let is_dir = raw.attr & attr::DIRECTORY != 0;
         let first = self.first_cluster(raw);
         if first == 0 {
-            return if is_dir || raw.file_size.get() != 0 {
-                unsound(format!("directory entry {place} has no clusters"))
-            } else {
-                Ok(None)
-            };
+            if is_dir || raw.file_size.get() != 0 {
+                sink.unsound(format!("directory entry {place} has no clusters"))?;
+            }
+            return Ok(None);
         }
-        self.begin(clusters, first, &format!("directory entry {place}"))?;
-        Ok(is_dir.then_some(Dir { node: NodeId(place), root: Root::Chain(first) }))
+        let begun = self.begin(clusters, first, &format!("directory entry {place}"), sink)?;
+        // Only where no two chains meet are all of them together no longer than the table.
+        if begun && !is_dir && !sink.doubtful {
+            self.check_length(raw, place, first, sink)?;
+        }
+        Ok((begun && is_dir).then_some(Dir { node: NodeId(place), root: Root::Chain(first) }))
     }
 
-    /// A chain begins here, and belongs to nobody else.
-    fn begin(&self, clusters: &mut Clusters, first: u32, what: &str) -> Result<()> {
-        self.table.check("a directory entry", first)?;
-        if !clusters.used.get(first) {
-            return unsound(format!("{what} leads to cluster {first:#x}, which is free or bad"));
-        }
-        if clusters.linked.get(first) {
-            return unsound(format!("{what} leads to cluster {first:#x}, the middle of a chain"));
-        }
-        if !clusters.begun.set(first) {
-            return unsound(format!("{what} has cluster {first:#x} in common with another"));
+    /// A file's chain holds all of its bytes. A longer one does no harm.
+    fn check_length(&self, raw: &RawEntry, place: u64, first: u32, sink: &mut Sink) -> Result<()> {
+        let need = self.boot.cluster.count(raw.file_size.get().into());
+        let length = self.table.end(first);
+        let Some((clusters, _)) = sink.sound(&format!("directory entry {place}"), length)? else {
+            return Ok(());
+        };
+        if clusters < need {
+            let size = raw.file_size.get();
+            sink.unsound(format!(
+                "directory entry {place} has {size} bytes, and its chain {clusters} clusters"
+            ))?;
+        } else if clusters > need && !sink.strict {
+            let count = clusters.saturating_sub(need);
+            sink.left = true;
+            sink.note(
+                Severity::Leak,
+                count,
+                format!("directory entry {place}: {count} clusters behind the file's end"),
+            );
         }
         Ok(())
+    }
+
+    /// A chain begins here, and belongs to nobody else; says whether that is so.
+    fn begin(&self, clusters: &mut Clusters, first: u32, what: &str, sink: &mut Sink) -> Result<bool> {
+        if sink.sound(what, self.table.check("a directory entry", first))?.is_none() {
+            return Ok(false);
+        }
+        let wrong = if !clusters.used.get(first) {
+            "which is free or bad"
+        } else if clusters.linked.get(first) {
+            "the middle of a chain"
+        } else if !clusters.begun.set(first) {
+            "as another does"
+        } else {
+            return Ok(true);
+        };
+        sink.unsound(format!("{what} leads to cluster {first:#x}, {wrong}"))?;
+        Ok(false)
     }
 }

@@ -164,7 +164,7 @@ impl FatMut {
 }
 
 /// The sector with hints, if it is one.
-fn hints(fat: &Fat) -> Result<Option<RawInfo>> {
+pub(super) fn hints(fat: &Fat) -> Result<Option<RawInfo>> {
     let Some(sector) = fat.boot.info_sector else { return Ok(None) };
     let at = sector.saturating_mul(fat.boot.sector);
     let info: RawInfo = take(&bytes(&fat.disk, at, BOOT_BYTES, BOOT_BYTES, "FSInfo")?, 0, "FSInfo")?;

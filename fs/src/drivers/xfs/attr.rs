@@ -84,6 +84,9 @@ impl Volume {
             if held > HELD_BYTES_MAX {
                 return Err(Fault::Unsupported { what: "copying so many attributes" }.into());
             }
+            if name.is_empty() || name.contains(&0) {
+                return Err(Fault::Structure { what: "attribute", why: "a name that cannot be" }.into());
+            }
             let flags = flags.difference(AttrFlags::LOCAL);
             if flags != AttrFlags::from_bits_truncate(flags.bits()) || flags.bits().count_ones() > 1 {
                 let (found, why) = (flags.bits().into(), "not one space of names");

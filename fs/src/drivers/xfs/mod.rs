@@ -35,7 +35,8 @@
 //! | `layout`, `described` | structures as they lie on disk; where blocks say what they are |
 //! | `superblock`, `units` | the checked superblock; the ways XFS counts places |
 //! | `volume`, `crc` | metadata blocks and what they say of themselves |
-//! | `inode`, `bmap`, `pending` | inodes; which blocks a fork has; those only promised |
+//! | `inode`, `sound` | inodes; what those that are changed have to be |
+//! | `bmap`, `pending` | which blocks a fork has; those only promised |
 //! | `da`, `dir`, `attr` | trees over hashes of names; directories; extended attributes |
 //! | `file` | content and link targets |
 //! | `log` | the log: replay and end |
@@ -58,6 +59,7 @@ mod inode;
 mod layout;
 mod log;
 mod pending;
+mod sound;
 mod superblock;
 mod units;
 mod volume;

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use racker_formats::block::{Disk, MemDevice, Span};
+use racker_formats::check::{Report, Severity};
 use racker_formats::transaction::Transaction;
 use racker_fs::edit::Writer;
 use racker_fs::filesystem::{Content, Name, New, NewKind, NodeId, NodeKind, Time};
@@ -129,7 +130,15 @@ fn attack(options: &str, rounds: u64, seed: u64) {
             Err(_) => refused += 1,
             Ok(mut fs) => {
                 edit(&mut fs, &mut rng);
-                if fs.close().is_ok() { went += 1 } else { failed += 1 }
+                if fs.close().is_ok() {
+                    went += 1;
+                    let mut report = Report::default();
+                    driver().check(transaction.finish().unwrap(), &mut report).unwrap();
+                    let worst = report.worst();
+                    assert_ne!(worst, Some(Severity::Corruption), "{options}: {round}: {report:?}");
+                } else {
+                    failed += 1;
+                }
             }
         }
         assert!(start.elapsed() < Duration::from_secs(20), "{options}: round {round} takes long");

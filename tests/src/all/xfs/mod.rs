@@ -1,6 +1,7 @@
 //! XFS written: random operations against a model, judged by `xfs_repair` and by the kernel.
 
 mod check;
+mod damage;
 mod edges;
 mod model;
 mod play;
@@ -61,15 +62,8 @@ impl Image {
         Self { _dir: dir, path, repairable: name != "xfs/today" || repair_version() >= 7 }
     }
 
-    /// Programs that other tests are starting have this image's lock, too, until they have begun.
     fn open(&self, options: &OpenOptions<'_>) -> Opened {
-        for _ in 0..200 {
-            match open(&self.path, options) {
-                Err(e) if e.kind() == Kind::Busy => std::thread::sleep(Duration::from_millis(10)),
-                opened => return opened.unwrap(),
-            }
-        }
-        panic!("{} stays locked", self.path.display());
+        open_when_free(&self.path, options)
     }
 
     /// An edit that lands.
@@ -132,6 +126,17 @@ impl Image {
             .assert_same(&self.read(Manifest::of_filesystem), "kernel / racker, after the kernel's changes");
         is_clean(&self.path);
     }
+}
+
+/// Programs that other tests are starting have an image's lock, too, until they have begun.
+fn open_when_free(path: &Path, options: &OpenOptions<'_>) -> Opened {
+    for _ in 0..200 {
+        match open(path, options) {
+            Err(e) if e.kind() == Kind::Busy => std::thread::sleep(Duration::from_millis(10)),
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("{} stays locked", path.display());
 }
 
 fn repair_version() -> u32 {

@@ -58,10 +58,10 @@ impl Checker<'_> {
                 }
             }
         }
-        if group == 0 {
-            let reserved = index(sb.first_inode.saturating_sub(1).into())?.min(per_group);
-            bits::fill(&mut inodes, 0, reserved, true);
-        }
+        // Small groups leave some of the reserved ones to the next.
+        let before = group.saturating_mul(sb.inodes_per_group.into());
+        let reserved = u64::from(sb.first_inode.saturating_sub(1)).saturating_sub(before);
+        bits::fill(&mut inodes, 0, index(reserved)?.min(per_group), true);
         let free = narrow(bits::count_clear(&blocks, count));
         let free_inodes = narrow(bits::count_clear(&inodes, per_group));
         Ok(InUse { blocks, inodes, free, free_inodes, dirs })
@@ -77,6 +77,12 @@ impl Checker<'_> {
             if self.all_known {
                 wrong |= self.check_map(number, &desc, Which::Blocks, &found.blocks)?;
                 wrong |= self.check_count(number, "clusters are free", found.free, desc.free)?;
+            }
+            let is_last = number.saturating_add(1) == self.fs.sb.groups;
+            if is_last && desc.flags & BLOCK_UNINIT != 0 {
+                wrong = true;
+                self.finds
+                    .mendable(format!("group {number}: it is the last one, and has no block bitmap"))?;
             }
             wrong |= self.check_count(number, "inodes are free", found.free_inodes, desc.free_inodes)?;
             wrong |= self.check_count(number, "directories are there", found.dirs, desc.dirs)?;

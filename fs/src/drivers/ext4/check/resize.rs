@@ -40,6 +40,8 @@ impl Checker<'_> {
         }
         let wrong = "the resize inode does not name the blocks that the superblock keeps";
         let is_one = inode.links != 0 && inode.kind == Some(crate::filesystem::NodeKind::File);
+        let others = inode.block().as_chunks::<4>().0.iter().enumerate();
+        let is_one = is_one && others.filter(|(slot, _)| *slot != DOUBLE_AT >> 2).all(|(_, b)| *b == [0; 4]);
         if !is_one || sb.check_blocks("the resize inode", double, 1).is_err() {
             return self.finds.corrupt(wrong);
         }
@@ -47,9 +49,11 @@ impl Checker<'_> {
         let descriptors = sb.groups.div_ceil(per_block);
         let addresses = sb.block_size.bytes() >> 2;
         let map = fs.block("the resize inode", double)?;
-        for number in 0..reserved.min(addresses) {
-            let block =
-                sb.first_data_block.saturating_add(1).saturating_add(descriptors).saturating_add(number);
+        // With blocks of 1024 bytes the superblock is in block 1, whatever the first one is.
+        let first = if sb.block_size.bytes() == 1024 { 2 } else { 1 };
+        // As e2fsck does: not all that are kept need have been linked.
+        for number in 0..(reserved >> 2).min(addresses) {
+            let block = descriptors.saturating_add(first).saturating_add(number);
             let slot = descriptors.saturating_add(number).checked_rem(addresses).unwrap_or(0);
             if u64::from(get32(&map, index(slot)?.saturating_mul(4))?) != block {
                 return self.finds.corrupt(wrong);

@@ -140,6 +140,10 @@ impl Checker<'_> {
                 self.finds.corrupt(format!("the multiple mount block is {block}"))?;
             } else {
                 sound &= self.table(0, "multiple mount block", block, 1)?;
+                let free = super::super::edit::check_mmp(self.fs);
+                if let Err(e) = free {
+                    self.finds.corrupt(e.to_string())?;
+                }
             }
         }
         Ok(sound)

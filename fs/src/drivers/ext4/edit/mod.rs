@@ -77,7 +77,7 @@ use super::superblock::Superblock;
 use super::volume::Ext4;
 use crate::filesystem::Time;
 use crate::fresh::Fresh;
-pub(super) use open::{replayed, unwritable};
+pub(super) use open::{check_mmp, replayed, unwritable};
 pub(super) use writer::Writer;
 
 /// Bytes of metadata that stay in memory between two operations.

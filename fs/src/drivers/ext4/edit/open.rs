@@ -56,7 +56,6 @@ pub(in super::super) fn replayed(volume: Disk) -> Result<Ext4> {
     let below = Ext4::new(volume.clone(), sb);
     let replayed = needs && replay(&below, &volume).within(|| "journal")?;
     let mut fs = Ext4::new(volume.clone(), Superblock::read(&volume)?);
-    check_mmp(&fs)?;
     fs.replayed = replayed;
     Ok(fs)
 }
@@ -114,7 +113,7 @@ fn check_state(sb: &Superblock) -> Result<()> {
 }
 
 /// Refuses a filesystem that some host has mounted.
-fn check_mmp(fs: &Ext4) -> Result<()> {
+pub(in super::super) fn check_mmp(fs: &Ext4) -> Result<()> {
     if !fs.sb.features.incompat.contains(Incompat::MMP) {
         return Ok(());
     }

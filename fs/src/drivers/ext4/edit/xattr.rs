@@ -187,6 +187,11 @@ impl Edit {
             }
             self.drop_xattr_block(node)?;
         }
+        if self.fs.sb.raw.rev_level.get() == 0 {
+            // Its superblock cannot say that there are any.
+            let why = "a filesystem of revision 0 has no extended attributes";
+            return Err(Ext4Fault::Cannot(why.into()).into());
+        }
         let number = self.take_meta(node)?;
         node.set_xattr_block(number);
         self.fs.sb.features.compat |= Compat::EXT_ATTR;

@@ -9,13 +9,11 @@ use zerocopy::big_endian::{U16, U32};
 use super::super::da::{DaFork, da_kind, hash};
 use super::super::described::DIR_SELF;
 use super::super::dir::{FREE_SPACE, LEAF_SPACE};
-use super::super::edit::dir::entry_bytes;
 use super::super::edit::shortdir::ShortDir;
 use super::super::fault::Fault;
 use super::super::inode::{ForkFormat, ForkKind, Inode};
 use super::super::layout::{
-    DIR_FREE_MAGIC, DIR_LEAF1_MAGIC, DIR_LEAFN_MAGIC, RawDirBlockTail, RawDirData, RawDirData4,
-    RawDirFreeHead, RawDirLeafEntry, RawDirLeafTail, RawDirShort,
+    DIR_FREE_MAGIC, DIR_LEAF1_MAGIC, DIR_LEAFN_MAGIC, RawDirFreeHead, RawDirLeafEntry, RawDirLeafTail,
 };
 use super::super::superblock::{Superblock, VersionBits};
 use super::super::units::{FileBlock, InodeNo};
@@ -131,33 +129,9 @@ impl Checker<'_> {
 
     /// Inside the inode.
     fn short(&mut self, dir: &Inode) -> Result<()> {
-        let volume = std::sync::Arc::clone(&self.volume);
-        let sb = &volume.sb;
-        let short = ShortDir::parse(dir, sb)?;
-        let head: RawDirShort = take(dir.local()?, 0, "directory in the inode")?;
-        let wide = short.entries.iter().map(|e| e.ino).chain([short.parent]);
-        let wide = wide.filter(|ino| ino.0 > u32::MAX.into()).count();
-        if usize::from(head.i8count) != wide {
-            let why = "not as many inode numbers need eight bytes";
-            return Err(Fault::Field { what: "i8count", found: head.i8count.into(), why }.into());
-        }
-        let first = if sb.v5 { size_of::<RawDirData>() } else { size_of::<RawDirData4>() };
-        let mut next = first.saturating_add(entry_bytes(sb, 1)).saturating_add(entry_bytes(sb, 2));
-        let mut names = std::collections::BTreeSet::new();
+        let short = ShortDir::parse(dir, &self.volume.sb)?;
         for entry in &short.entries {
-            if usize::from(entry.offset) < next {
-                return damaged("directory in the inode", "places of entries overlap");
-            }
-            next = usize::from(entry.offset).saturating_add(entry_bytes(sb, entry.name.len()));
-            if !names.insert(entry.name.as_slice()) {
-                return damaged("directory in the inode", "two entries have the same name");
-            }
             self.entry(dir, &entry.name, entry.ino.0, entry.ftype)?;
-        }
-        let leaves = short.entries.len().saturating_add(2).saturating_mul(size_of::<RawDirLeafEntry>());
-        let need = next.saturating_add(leaves).saturating_add(size_of::<RawDirBlockTail>());
-        if len64(need) > sb.dir_block_size.bytes() {
-            return damaged("directory in the inode", "places of entries are beyond a block's end");
         }
         self.table.found_link(dir.ino.0);
         self.parent(dir, short.parent.0)

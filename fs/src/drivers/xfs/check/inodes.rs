@@ -7,21 +7,15 @@ use super::super::crc;
 use super::super::edit::ground::Ground;
 use super::super::edit::records::{CHUNK_INODES, Chunk, Run};
 use super::super::fault::Fault;
-use super::super::inode::{CRC_AT, DiFlags, DiFlags2, ForkFormat, ForkKind, Inode};
+use super::super::inode::{CRC_AT, DiFlags, ForkKind, Inode};
 use super::super::layout::{DINODE_MAGIC, RawDinode};
-use super::super::superblock::{Incompat, RoCompat, VersionBits};
-use super::super::units::{InodeNo, Lsn, NULL_AG_BLOCK};
+use super::super::sound;
+use super::super::superblock::{Incompat, VersionBits};
+use super::super::units::{InodeNo, Lsn};
 use super::Checker;
 use super::holder::Holder;
 use super::table::Known;
 use crate::filesystem::NodeKind;
-
-/// Nanoseconds of a second.
-const NANOS: u32 = 1_000_000_000;
-/// `di_aformat` where there is no attribute fork.
-const FORMAT_EXTENTS: u8 = 2;
-/// `di_forkoff` of a device, in units of eight bytes.
-const DEV_FORKOFF: u8 = 1;
 
 fn bit(place: u32) -> u64 {
     1u64.checked_shl(place).unwrap_or(0)
@@ -165,147 +159,14 @@ impl Checker<'_> {
 
     /// The fixed part of an inode.
     fn core(&mut self, inode: &Inode) -> Result<()> {
-        let sb = &self.volume.sb;
-        let (raw, v5) = (&inode.raw, sb.v5);
-        let big = inode.flags2.contains(DiFlags2::NREXT64);
-        let special = !matches!(inode.kind, NodeKind::File | NodeKind::Dir | NodeKind::Link);
-        let bigtime = inode.flags2.contains(DiFlags2::BIGTIME);
-        let times = [raw.di_atime, raw.di_mtime, raw.di_ctime];
-        let nanos = |t: u64| u32::try_from(t & u64::from(u32::MAX)).unwrap_or(u32::MAX) < NANOS;
-        let metadata = self.is_metadata(inode.ino);
-        let listed = self.unlinked.contains(&inode.ino.0);
-        let sb = &self.volume.sb;
-        let extsize = inode.flags.intersects(DiFlags::EXTSIZE | DiFlags::EXTSZINHERIT);
-        let reflink = inode.flags2.contains(DiFlags2::REFLINK);
-        let known2 = DiFlags2::from_bits_truncate(raw.di_flags2.get()).bits();
-        let rules = [
-            (
-                "di_flags",
-                u64::from(raw.di_flags.get()),
-                DiFlags::from_bits(raw.di_flags.get()).is_some(),
-                "unknown flags",
-            ),
-            ("di_flags2", raw.di_flags2.get(), !v5 || known2 == raw.di_flags2.get(), "unknown flags"),
-            (
-                "di_flags",
-                raw.di_flags.get().into(),
-                !inode.flags.contains(DiFlags::EXTSIZE) || inode.kind == NodeKind::File,
-                "a hint for extents, of something else than a file",
-            ),
-            (
-                "di_flags",
-                raw.di_flags.get().into(),
-                !inode.flags.intersects(
-                    DiFlags::EXTSZINHERIT | DiFlags::PROJINHERIT | DiFlags::NOSYMLINKS | DiFlags::RTINHERIT,
-                ) || inode.kind == NodeKind::Dir,
-                "flags of a directory, of something else",
-            ),
-            (
-                "di_extsize",
-                raw.di_extsize.get().into(),
-                extsize || raw.di_extsize.get() == 0,
-                "a hint without its flag",
-            ),
-            (
-                "di_flags2",
-                raw.di_flags2.get(),
-                !reflink || inode.kind == NodeKind::File && sb.ro_compat.contains(RoCompat::REFLINK),
-                "shared blocks where there can be none",
-            ),
-            (
-                "di_flags2",
-                raw.di_flags2.get(),
-                !reflink || !inode.flags.contains(DiFlags::REALTIME),
-                "shared blocks on a realtime device",
-            ),
-            (
-                "di_flags2",
-                raw.di_flags2.get(),
-                !inode.flags2.contains(DiFlags2::COWEXTSIZE) || sb.ro_compat.contains(RoCompat::REFLINK),
-                "a hint for copies, where nothing is shared",
-            ),
-            (
-                "di_forkoff",
-                raw.di_forkoff.into(),
-                inode.data.format != ForkFormat::Dev || matches!(raw.di_forkoff, 0 | DEV_FORKOFF),
-                "not behind the device number",
-            ),
-            (
-                "di_aformat",
-                raw.di_aformat.into(),
-                raw.di_forkoff != 0 || matches!(raw.di_aformat, 0 | FORMAT_EXTENTS),
-                "a form without a fork",
-            ),
-            (
-                "di_anextents",
-                raw.di_anextents.get().into(),
-                big || raw.di_forkoff != 0 || raw.di_anextents.get() == 0,
-                "extents without a fork",
-            ),
-            (
-                "di_anextents",
-                raw.di_anextents.get().into(),
-                !big || raw.di_anextents.get() == 0,
-                "not zero, where the count is elsewhere",
-            ),
-            (
-                "di_big_nextents",
-                raw.di_big_nextents.get(),
-                !v5 || big || raw.di_big_nextents.get() == 0,
-                "not zero, where the count is elsewhere",
-            ),
-            ("di_size", inode.size, !special || inode.size == 0, "a size, of something without content"),
-            (
-                "di_nextents",
-                inode.data.extents,
-                !special || inode.data.extents == 0,
-                "extents, of something without content",
-            ),
-            (
-                "di_size",
-                inode.size,
-                inode.kind == NodeKind::File || special || inode.size != 0,
-                "nothing in it",
-            ),
-            (
-                "di_nlink",
-                inode.links().into(),
-                inode.links() != 0 || listed,
-                "no entry names it, and no list of deleted ones has it",
-            ),
-            (
-                "di_next_unlinked",
-                raw.di_next_unlinked.get().into(),
-                !v5 || listed || raw.di_next_unlinked.get() == NULL_AG_BLOCK,
-                "on a list of deleted inodes that does not have it",
-            ),
-            (
-                "di_mode",
-                raw.di_mode.get().into(),
-                inode.ino != sb.root || inode.kind == NodeKind::Dir,
-                "the root is no directory",
-            ),
-            (
-                "di_mode",
-                raw.di_mode.get().into(),
-                !metadata || inode.kind == NodeKind::File,
-                "an inode of quotas or of the realtime device that is no file",
-            ),
-        ];
         let place = format!("inode {}", inode.ino.0);
-        for (what, found, good, why) in rules {
-            if !good {
-                self.notes.corrupt(format!("{place}: {}", Fault::Field { what, found, why }))?;
-            }
+        let listed = self.unlinked.contains(&inode.ino.0);
+        for fault in sound::faults(&self.volume.sb, inode, listed) {
+            self.notes.corrupt(format!("{place}: {fault}"))?;
         }
-        if !bigtime && times.into_iter().any(|t| !nanos(t.get())) {
-            self.notes.corrupt(format!("{place}: a time has more nanoseconds than a second"))?;
-        }
-        if inode.data.format == ForkFormat::Local
-            && inode.kind != NodeKind::Dir
-            && inode.kind != NodeKind::Link
-        {
-            self.notes.corrupt(format!("{place}: content inside the inode"))?;
+        let metadata = self.is_metadata(inode.ino);
+        if metadata && inode.kind != NodeKind::File {
+            self.notes.corrupt(format!("{place}: of quotas or of the realtime device, and no file"))?;
         }
         Ok(())
     }

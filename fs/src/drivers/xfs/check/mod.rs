@@ -22,7 +22,7 @@
 //! `xfs_repair`.
 //!
 //! - `notes.rs`: findings; `usage.rs`, `holder.rs`: who has which block; `table.rs`: what is known of inodes
-//! - `groups.rs`, `tree.rs`: groups and their trees; `owners.rs`: the reverse map
+//! - `superblocks.rs`, `groups.rs`, `tree.rs`: the superblock, groups and their trees; `owners.rs`: the reverse map
 //! - `inodes.rs`, `fork.rs`: inodes and forks; `attrs.rs`, `datree.rs`: attributes
 //! - `dirs.rs`, `dirblock.rs`, `names.rs`: directories, and what they name
 //! - `mend.rs`: what is mended
@@ -39,6 +39,7 @@ mod mend;
 mod names;
 mod notes;
 mod owners;
+mod superblocks;
 mod table;
 mod tree;
 mod usage;
@@ -87,12 +88,9 @@ fn open(disk: &Disk, notes: &mut Notes<'_>) -> Result<Option<Volume>> {
     let target = if notes.repair() { disk.clone() } else { disk.read_only() };
     let Some(volume) = damage(Volume::open(target), notes)? else { return Ok(None) };
     let log = Log::open(&volume);
-    let clean = match damage(log.map(|log| log.is_clean()), notes)? {
-        Some(clean) => clean,
-        // What the log holds is unknown; the rest can be looked at.
-        None => true,
-    };
-    if clean {
+    // If nobody knows what the log holds, the rest can be looked at.
+    let clean = damage(log.map(|log| log.is_clean()), notes)?;
+    if clean.unwrap_or(true) {
         return Ok(Some(volume));
     }
     if !volume.sb.v5 {

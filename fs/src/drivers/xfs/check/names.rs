@@ -99,8 +99,7 @@ impl Checker<'_> {
         }
         for ino in all {
             let (mut way, mut at) = (Vec::new(), *ino);
-            loop {
-                let Some(dir) = self.table.dirs.get_mut(&at) else { break };
+            while let Some(dir) = self.table.dirs.get_mut(&at) {
                 if dir.reached {
                     // Either the root is above it, or it was said that it is not, or the way runs in a circle.
                     if way.contains(&at) {

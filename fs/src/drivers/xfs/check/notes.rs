@@ -81,11 +81,9 @@ impl<'r> Notes<'r> {
         if found == right {
             return Ok(());
         }
-        let severity = match mend {
-            // Too little is only not used.
-            Mend::Counter | Mend::GroupCount if found < right => Severity::Leak,
-            _ => Severity::Corruption,
-        };
+        // What is free and not counted is only not used.
+        let all = what.ends_with("icount") || what.ends_with("agi_count");
+        let severity = if found < right && !all { Severity::Leak } else { Severity::Corruption };
         self.mendable(mend, severity, format!("{what} is {found}, counted {right}"))
     }
 

@@ -66,7 +66,7 @@ impl<'a> Write<'a> {
 impl Edit {
     /// Reads a file whose content may change.
     fn changeable(&self, ino: InodeNo) -> Result<Inode> {
-        let inode = self.volume.inode(ino)?;
+        let inode = self.inode(ino)?;
         match inode.kind {
             NodeKind::File => {}
             NodeKind::Dir => return Err(Fault::IsDirectory { ino: ino.0 }.into()),
@@ -262,12 +262,13 @@ impl Edit {
 
     /// Parts written blocks into those that are shared and those that are not.
     fn part_shared(&mut self, inode: &Inode, mapping: Mapping, all: &mut Vec<Stretch>) -> Result<()> {
+        let (ag, start) = self.volume.sb.split(mapping.start)?;
+        let run = Run { start: start.0, len: u32::try_from(mapping.len).unwrap_or(u32::MAX) };
         if !inode.flags2.contains(DiFlags2::REFLINK) {
+            self.group(ag)?.check_own(run)?;
             all.push(Stretch::Own(mapping));
             return Ok(());
         }
-        let (ag, start) = self.volume.sb.split(mapping.start)?;
-        let run = Run { start: start.0, len: u32::try_from(mapping.len).unwrap_or(u32::MAX) };
         let shared = match self.group(ag)?.sharing.as_mut() {
             Some(sharing) => sharing.shared_parts(run)?,
             None => Vec::new(),

@@ -73,7 +73,7 @@ impl Edit {
     ) -> Result<InodeNo> {
         self.check_names()?;
         check(new)?;
-        let dir = self.volume.inode(dir)?;
+        let dir = self.inode(dir)?;
         let is_dir = matches!(new.kind, NewKind::Dir);
         if is_dir && dir.links() >= LINKS_MAX {
             return refuse("so many directories in one");

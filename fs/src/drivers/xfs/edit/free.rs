@@ -43,7 +43,7 @@ impl Space {
     /// Calls `each` with all free runs, in order. Both trees and the counts have to agree.
     fn each_free(&mut self, each: &mut dyn FnMut(super::records::Run)) -> Result<()> {
         let contradiction = |why| Err(Fault::Structure { what: "free space", why }.into());
-        let (mut free, mut longest, mut end) = (0u64, 0, 0);
+        let (mut free, mut longest, mut end, mut count) = (0u64, 0, 0, 0u64);
         let mut next = self.first_free()?;
         while let Some(run) = next {
             self.ground.check(run.start, run.len)?;
@@ -53,11 +53,15 @@ impl Space {
             end = run.end();
             free = free.saturating_add(run.len.into());
             longest = longest.max(run.len);
+            count = count.saturating_add(1);
             each(run);
             next = self.next_free(run)?;
         }
         if free != u64::from(self.free_blocks()) || longest != self.longest() {
             return contradiction("the group counts other free blocks than it lists");
+        }
+        if self.by_length_total()? != (count, free) {
+            return contradiction("the two trees list other free blocks");
         }
         Ok(())
     }

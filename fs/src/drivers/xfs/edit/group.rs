@@ -57,6 +57,7 @@ impl Group {
         self.space.top_up()?;
         self.space.unmap(run, owner)?;
         for unused in sharing.decrease(run, &mut self.space)? {
+            self.space.check_unowned(unused)?;
             self.space.free(unused)?;
         }
         Ok(())
@@ -64,13 +65,19 @@ impl Group {
 
     /// Frees blocks of a file that says it shares none.
     pub(super) fn release_own(&mut self, run: Run, owner: Owner) -> Result<()> {
+        self.check_own(run)?;
+        self.space.release(run, owner)
+    }
+
+    /// Checks that blocks of a file that says it shares none are not shared.
+    pub(super) fn check_own(&mut self, run: Run) -> Result<()> {
         if let Some(sharing) = self.sharing.as_mut()
             && sharing.knows(run)?
         {
             let why = "blocks of a file that shares none are shared";
             return Err(Fault::Structure { what: Counts::NAME, why }.into());
         }
-        self.space.release(run, owner)
+        Ok(())
     }
 
     /// Frees blocks whose owner, if they still have one, is unknown.

@@ -65,6 +65,12 @@ impl InodeMap {
         self.free_blocks = Some(blocks);
     }
 
+    /// The roots of the trees.
+    pub(super) fn roots(&self) -> Vec<u32> {
+        let free = self.free.as_ref().map(Tree::root);
+        [Some(self.all.root()), free].into_iter().flatten().collect()
+    }
+
     /// Writes all that changed.
     pub(super) fn write_back(&mut self) -> Result<()> {
         self.all.write_back()?;

@@ -17,6 +17,7 @@
 //! - `btree/`: one B+tree for all trees of a group; `records.rs`, `owner.rs`: what they hold
 //! - `space.rs`, `spare.rs`, `rmap.rs`: free space, spare blocks, owners
 //! - `refcount.rs`: shared blocks; `inodes.rs`: inodes; `group.rs`: all of a group
+//! - `verify.rs`: what is asked of a group before it is changed
 //! - `alloc.rs`: space over all groups; `free.rs`: told to those who write none of it
 //! - `fork.rs`: a fork built from its extents; `extents.rs`, `bmbt.rs`: one changed in place
 //! - `release.rs`: a fork given back; `pour.rs`: content to blocks
@@ -63,10 +64,11 @@ pub(super) mod shortdir;
 mod space;
 mod spare;
 mod unlinked;
+mod verify;
 mod writer;
 mod xattrs;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use racker_formats::block::Span;
@@ -76,9 +78,11 @@ use zerocopy::FromBytes;
 
 use super::described::SB_SELF;
 use super::fault::Fault;
+use super::inode::Inode;
 use super::layout::{RawSuperblock, SB_MAGIC};
+use super::sound;
 use super::superblock::{Superblock, VersionBits};
-use super::units::AgNo;
+use super::units::{AgNo, InodeNo};
 use super::volume::{BlockKind, Volume};
 use crate::fresh::Fresh;
 pub(super) use free::visit as visit_free;
@@ -105,6 +109,8 @@ pub(super) struct Edit {
     volume: Arc<Volume>,
     groups: BTreeMap<u32, Group>,
     fresh: Fresh,
+    /// Groups whose structures were compared with each other.
+    verified: BTreeSet<u32>,
     totals: Totals,
     /// Steps of operations so far.
     steps: u32,
@@ -156,6 +162,7 @@ impl Edit {
             volume,
             groups: BTreeMap::new(),
             fresh: Fresh::default(),
+            verified: BTreeSet::new(),
             totals,
             steps: 0,
             last_dir: None,
@@ -179,13 +186,23 @@ impl Edit {
             std::collections::btree_map::Entry::Vacant(place) => {
                 let ground = Ground::new(Arc::clone(&self.volume), ag)?;
                 let mut group = Group::read(&ground)?;
+                let name = || format!("group {}", ag.0);
+                let first = self.verified.insert(ag.0);
+                let free = group.verify(first).within(name)?;
                 if self.fresh.first_look(ag.0.into()) {
-                    for span in group.space.free_spans().within(|| format!("group {}", ag.0))? {
-                        self.fresh.add(span);
-                    }
+                    free.into_iter().for_each(|span| self.fresh.add(span));
                 }
                 Ok(place.insert(group))
             }
+        }
+    }
+
+    /// An inode that an operation is about: one that is sound.
+    fn inode(&self, ino: InodeNo) -> Result<Inode> {
+        let inode = self.volume.inode(ino)?;
+        match sound::faults(&self.volume.sb, &inode, false).into_iter().next() {
+            Some(fault) => Err(Error::from(fault).within(format!("inode {}", ino.0))),
+            None => Ok(inode),
         }
     }
 

@@ -28,7 +28,7 @@ impl Edit {
         now: Time,
     ) -> Result<()> {
         self.check_names()?;
-        let (node, mut dir) = (self.volume.inode(node)?, self.volume.inode(dir)?);
+        let (node, mut dir) = (self.inode(node)?, self.inode(dir)?);
         if node.links() >= LINKS_MAX {
             return refuse("so many entries for one file");
         }
@@ -50,9 +50,9 @@ impl Edit {
     /// Removes an entry, and its node if that was the last one.
     pub(in super::super) fn unlink(&mut self, dir: InodeNo, name: &Name, now: Time) -> Result<()> {
         self.check_names()?;
-        let mut dir = self.volume.inode(dir)?;
+        let mut dir = self.inode(dir)?;
         let entry = self.entry(&dir, name)?;
-        let node = self.volume.inode(entry.ino)?;
+        let node = self.inode(entry.ino)?;
         self.removable(&node)?;
         if node.ino == dir.ino {
             let why = "it has an entry for itself";
@@ -98,11 +98,11 @@ impl Edit {
         now: Time,
     ) -> Result<()> {
         self.check_names()?;
-        let old_dir = self.volume.inode(from.0)?;
-        let node = self.volume.inode(self.entry(&old_dir, from.1)?.ino)?;
-        let new_dir = self.volume.inode(to.0)?;
+        let old_dir = self.inode(from.0)?;
+        let node = self.inode(self.entry(&old_dir, from.1)?.ino)?;
+        let new_dir = self.inode(to.0)?;
         let target = self.volume.find_entry(&new_dir, to.1.as_bytes())?;
-        let target = target.map(|t| self.volume.inode(t.ino)).transpose()?;
+        let target = target.map(|t| self.inode(t.ino)).transpose()?;
         if let Some(target) = &target {
             self.removable(target)?;
         }
@@ -156,9 +156,9 @@ impl Edit {
         now: Time,
     ) -> Result<()> {
         self.check_names()?;
-        let (dir_a, dir_b) = (self.volume.inode(one.0)?, self.volume.inode(other.0)?);
-        let a = self.volume.inode(self.entry(&dir_a, one.1)?.ino)?;
-        let b = self.volume.inode(self.entry(&dir_b, other.1)?.ino)?;
+        let (dir_a, dir_b) = (self.inode(one.0)?, self.inode(other.0)?);
+        let a = self.inode(self.entry(&dir_a, one.1)?.ino)?;
+        let b = self.inode(self.entry(&dir_b, other.1)?.ino)?;
         let (a_dir, b_dir) = (a.kind == NodeKind::Dir, b.kind == NodeKind::Dir);
         let apart = one.0 != other.0;
         if apart && (a_dir && dir_b.links() >= LINKS_MAX || b_dir && dir_a.links() >= LINKS_MAX) {

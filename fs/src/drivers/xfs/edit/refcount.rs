@@ -46,6 +46,11 @@ impl Sharing {
         Ok(Self { tree, blocks: raw.agf_refcount_blocks.get() })
     }
 
+    /// The root of the tree.
+    pub(super) fn root(&self) -> u32 {
+        self.tree.root()
+    }
+
     /// Blocks of the tree.
     pub(super) fn blocks(&self) -> u32 {
         self.blocks

@@ -19,7 +19,7 @@ impl Edit {
     /// Replaces the content of file `ino`. The new content goes to other blocks than the old one, unless there is
     /// only room for it once the old one is gone.
     pub(in super::super) fn replace(&mut self, ino: InodeNo, content: Content<'_>, now: Time) -> Result<()> {
-        let inode = self.volume.inode(ino)?;
+        let inode = self.inode(ino)?;
         if inode.kind != NodeKind::File {
             let fault = if inode.kind == NodeKind::Dir {
                 Fault::IsDirectory { ino: ino.0 }

@@ -62,6 +62,7 @@ impl Space {
     /// Checks that `run` is not free and, where owners are recorded, that it is all of `owner`.
     pub(super) fn confirm(&mut self, run: Run, owner: Owner) -> Result<()> {
         self.ground.check(run.start, run.len)?;
+        self.check_taken(run)?;
         if self.free_within(run)? {
             let why = "blocks of a file are free";
             return Err(Fault::Structure { what: "free space", why }.into());

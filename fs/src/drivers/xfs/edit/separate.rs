@@ -29,10 +29,10 @@ impl Edit {
     /// Gives the entry `name` of `dir` an inode of its own, if it is not the only one that names its inode: an
     /// empty file with the same owner, mode, flags and attributes. Returns the inode that `name` names then.
     pub(in super::super) fn separate(&mut self, dir: InodeNo, name: &Name, now: Time) -> Result<InodeNo> {
-        let dir = self.volume.inode(dir)?;
+        let dir = self.inode(dir)?;
         let number = dir.ino.0;
         let entry = self.volume.find_entry(&dir, name.as_bytes())?.ok_or(Fault::NoEntry { dir: number })?;
-        let old = self.volume.inode(entry.ino)?;
+        let old = self.inode(entry.ino)?;
         if old.kind == NodeKind::Dir {
             return Err(Fault::IsDirectory { ino: old.ino.0 }.into());
         }

@@ -19,7 +19,7 @@ impl Edit {
         change: &Change,
         now: Time,
     ) -> Result<()> {
-        let mut node = self.volume.inode(ino)?;
+        let mut node = self.inode(ino)?;
         let bigtime =
             self.volume.sb.incompat.contains(Incompat::BIGTIME) || node.flags2.contains(DiFlags2::BIGTIME);
         for time in [change.atime, change.mtime].into_iter().flatten() {

@@ -1,13 +1,17 @@
 //! A directory inside its inode, taken apart and put together: one inode number beyond 32 bits widens all of them.
 
+use std::collections::BTreeSet;
+
 use racker_formats::error::Result;
-use racker_formats::wire::{part, take};
+use racker_formats::wire::{len64, part, take};
 use zerocopy::IntoBytes;
 use zerocopy::big_endian::{U32, U64};
 
 use super::super::fault::Fault;
 use super::super::inode::Inode;
-use super::super::layout::{RawDirData, RawDirLeafEntry, RawDirShort, RawDirShortEntry};
+use super::super::layout::{
+    RawDirBlockTail, RawDirData, RawDirData4, RawDirLeafEntry, RawDirShort, RawDirShortEntry,
+};
 use super::super::superblock::Superblock;
 use super::super::units::InodeNo;
 use super::dir::entry_bytes;
@@ -32,6 +36,12 @@ pub(in crate::drivers::xfs) struct ShortEntry {
     /// Kind of node, if directories tell it.
     pub(in crate::drivers::xfs) ftype: Option<u8>,
     pub(in crate::drivers::xfs) ino: InodeNo,
+}
+
+/// Where the first entry behind `.` and `..` stands in a block.
+fn first_place(sb: &Superblock) -> usize {
+    let head = if sb.v5 { size_of::<RawDirData>() } else { size_of::<RawDirData4>() };
+    head.saturating_add(entry_bytes(sb, 1)).saturating_add(entry_bytes(sb, 2))
 }
 
 impl ShortDir {
@@ -66,13 +76,40 @@ impl ShortDir {
             entries.push(ShortEntry { name, offset: raw.offset.get(), ftype, ino: number(at)? });
             at = at.saturating_add(width);
         }
-        Ok(Self { parent, entries })
+        let short = Self { parent, entries };
+        short.check(usize::from(head.i8count), sb)?;
+        Ok(short)
+    }
+
+    /// Checks widths, places and names.
+    fn check(&self, wide: usize, sb: &Superblock) -> Result<()> {
+        let damaged = |why| Err(Fault::Structure { what: WHAT, why }.into());
+        let all = self.entries.iter().map(|e| e.ino).chain([self.parent]);
+        if all.filter(|ino| ino.0 > NARROW_MAX).count() != wide {
+            let why = "not as many inode numbers need eight bytes";
+            return Err(Fault::Field { what: "i8count", found: len64(wide), why }.into());
+        }
+        let (mut next, mut names) = (first_place(sb), BTreeSet::new());
+        for entry in &self.entries {
+            if usize::from(entry.offset) < next {
+                return damaged("places of entries overlap");
+            }
+            next = usize::from(entry.offset).saturating_add(entry_bytes(sb, entry.name.len()));
+            if !names.insert(entry.name.as_slice()) {
+                return damaged("two entries have the same name");
+            }
+        }
+        let leaves = self.entries.len().saturating_add(2).saturating_mul(size_of::<RawDirLeafEntry>());
+        let need = next.saturating_add(leaves).saturating_add(size_of::<RawDirBlockTail>());
+        if len64(need) > sb.dir_block_size.bytes() {
+            return damaged("places of entries are beyond a block's end");
+        }
+        Ok(())
     }
 
     /// Adds an entry behind the others, if all of them would also fit into a block of their own.
     pub(super) fn add(&mut self, mut entry: ShortEntry, sb: &Superblock) -> bool {
-        let first =
-            size_of::<RawDirData>().saturating_add(entry_bytes(sb, 1)).saturating_add(entry_bytes(sb, 2));
+        let first = first_place(sb);
         let behind = |e: &ShortEntry| usize::from(e.offset).saturating_add(entry_bytes(sb, e.name.len()));
         // A leaf entry for each, `.` and `..`, and their count.
         let leaves = self.entries.len().saturating_add(4).saturating_mul(size_of::<RawDirLeafEntry>());

@@ -1,6 +1,8 @@
 //! Free space of an allocation group: two trees over the same records, by place and by length, and spare blocks
 //! for the trees themselves. Each change is made in both; one that only one of them allows is a contradiction.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use racker_formats::error::{Result, Within};
 
 use super::super::fault::Fault;
@@ -36,6 +38,8 @@ pub(super) struct Space {
     longest: u32,
     tree_blocks: u32,
     map_blocks: u32,
+    /// What can never be free nor a file's: the log, and inodes. Start and end of each stretch, once they are known.
+    taken: BTreeMap<u32, u32>,
     /// Blocks that became free, less those that were allocated, since the last write-back.
     pub(super) gained: i64,
     /// Changed since it was read.
@@ -69,6 +73,7 @@ impl Space {
             longest: raw.agf_longest.get(),
             tree_blocks: raw.agf_btreeblks.get(),
             map_blocks: raw.agf_rmap_blocks.get(),
+            taken: BTreeMap::new(),
             gained: 0,
             dirty: false,
             agf,
@@ -175,6 +180,17 @@ impl Space {
         self.by_length.after((run.len, run.start))
     }
 
+    /// How many runs the tree by length has, and how many blocks they are.
+    pub(super) fn by_length_total(&mut self) -> Result<(u64, u64)> {
+        let (mut count, mut blocks) = (0u64, 0u64);
+        self.by_length.scan((0, 0), (u32::MAX, u32::MAX), &mut |run| {
+            count = count.saturating_add(1);
+            blocks = blocks.saturating_add(run.len.into());
+            Ok(std::ops::ControlFlow::Continue(()))
+        })?;
+        Ok((count, blocks))
+    }
+
     /// Free blocks, without the spare ones.
     pub(super) fn free_blocks(&self) -> u32 {
         self.free
@@ -201,7 +217,62 @@ impl Space {
         self.carve(run)?;
         self.check_unowned(run)?;
         self.gained = self.gained.saturating_sub(run.len.into());
+        if owner == Owner::INODE_CHUNK {
+            self.take_up(run);
+        }
         self.map(run, owner)
+    }
+
+    /// From now on blocks of `run` are neither free nor a file's.
+    pub(super) fn take_up(&mut self, run: Run) {
+        let (mut start, mut end) = (run.start, run.end());
+        if let Some((before, _)) = self.taken.range(..=start).next_back().filter(|(_, e)| **e >= start) {
+            start = *before;
+        }
+        if let Some(behind) = self.taken.remove(&end) {
+            end = behind;
+        }
+        let old = self.taken.get(&start).copied().unwrap_or(end);
+        self.taken.insert(start, end.max(old));
+    }
+
+    /// Blocks of `run` may be free again.
+    fn give_up(&mut self, run: Run) {
+        let Some((start, end)) = self.taken.range(..=run.start).next_back().map(|(s, e)| (*s, *e)) else {
+            return;
+        };
+        if end < run.end() {
+            return;
+        }
+        self.taken.remove(&start);
+        for rest in [Run::between(start, run.start), Run::between(run.end(), end)].into_iter().flatten() {
+            self.taken.insert(rest.start, rest.end());
+        }
+    }
+
+    /// Checks that blocks are neither the log's nor inodes.
+    pub(super) fn check_taken(&self, run: Run) -> Result<()> {
+        let near = self.taken.range(..run.end()).next_back();
+        if near.is_some_and(|(_, end)| *end > run.start) {
+            return contradiction("blocks of inodes or of the log are free, or a file's");
+        }
+        Ok(())
+    }
+
+    /// What is known to be the log's or inodes.
+    pub(super) fn taken(&self) -> Vec<Run> {
+        self.taken.iter().filter_map(|(start, end)| Run::between(*start, *end)).collect()
+    }
+
+    /// The spare blocks, each of which has to be in the group and is there once.
+    pub(super) fn spares(&mut self) -> Result<BTreeSet<u32>> {
+        self.spare.blocks()
+    }
+
+    /// The roots of the trees.
+    pub(super) fn roots(&self) -> Vec<u32> {
+        let map = self.owners.as_ref().map(Tree::root);
+        [Some(self.by_place.root()), Some(self.by_length.root()), map].into_iter().flatten().collect()
     }
 
     /// Allocates one block for a part of the filesystem itself.
@@ -220,10 +291,14 @@ impl Space {
         Ok(())
     }
 
-    /// Frees a run that belongs to `owner`.
+    /// Frees a run that belongs to `owner`, and to nobody else.
     pub(super) fn release(&mut self, run: Run, owner: Owner) -> Result<()> {
         self.top_up()?;
         self.unmap(run, owner)?;
+        self.check_unowned(run)?;
+        if owner == Owner::INODE_CHUNK {
+            self.give_up(run);
+        }
         self.put_back(run)?;
         self.gained = self.gained.saturating_add(run.len.into());
         Ok(())
@@ -231,6 +306,7 @@ impl Space {
 
     /// Takes a run out of the free space.
     fn carve(&mut self, run: Run) -> Result<()> {
+        self.check_taken(run)?;
         let found = self.by_place.at_or_before(PlaceKey::at(run.start))?;
         let Some(whole) = found.filter(|f| f.intersect(run) == Some(run)) else {
             return contradiction("blocks to be allocated are not free");
@@ -259,6 +335,7 @@ impl Space {
     /// Puts a run back to the free space, merged with its neighbours.
     fn put_back(&mut self, run: Run) -> Result<()> {
         self.ground.check(run.start, run.len)?;
+        self.check_taken(run)?;
         let left = self.by_place.at_or_before(PlaceKey::at(run.start))?;
         let right = self.by_place.after(PlaceKey::at(run.start))?;
         if left.is_some_and(|l| l.end() > run.start) || right.is_some_and(|r| r.start < run.end()) {

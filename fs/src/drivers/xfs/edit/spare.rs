@@ -1,6 +1,8 @@
 //! The AGFL: blocks that a group keeps aside so that its free space trees and its reverse map can grow while
 //! space is being allocated. A ring in a sector of its own; its ends are in the AGF.
 
+use std::collections::BTreeSet;
+
 use racker_formats::error::Result;
 use zerocopy::FromBytes;
 use zerocopy::big_endian::U32;
@@ -63,6 +65,21 @@ impl Spare {
     fn next(&self, slot: u32) -> u32 {
         let next = slot.saturating_add(1);
         if next >= self.size { 0 } else { next }
+    }
+
+    /// The blocks in the ring.
+    pub(super) fn blocks(&mut self) -> Result<BTreeSet<u32>> {
+        let (mut all, mut slot) = (BTreeSet::new(), self.first);
+        for _ in 0..self.count {
+            let at = racker_formats::wire::index(slot.into())?;
+            let block = self.slots().get(at).map_or(0, |b| b.get());
+            self.ground.check(block, 1)?;
+            if !all.insert(block) {
+                return Err(Fault::Structure { what: "AGFL", why: "a block is there twice" }.into());
+            }
+            slot = self.next(slot);
+        }
+        Ok(all)
     }
 
     /// Takes the oldest block out of the ring.

@@ -90,7 +90,7 @@ impl Edit {
             Some(value) if is_list => Some(stored_acl(value)?),
             other => other.map(<[u8]>::to_vec),
         };
-        let node = self.volume.inode(ino)?;
+        let node = self.inode(ino)?;
         let mut attrs = self.volume.stored_attrs(&node)?;
         let found = attrs.iter().position(|attr| attr.flags == flags && attr.name == own);
         match (found, value) {

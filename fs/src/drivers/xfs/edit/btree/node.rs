@@ -113,9 +113,13 @@ impl<S: Shape> Node<S> {
         }
         let capacity = Capacity::of::<S>(bytes.len());
         let count = usize::from(raw.head.bb_numrecs.get());
-        let fewest = if root && level == 0 { 0 } else { 1 };
+        let fewest = match (root, level) {
+            (true, 0) => 0,
+            (true, _) => 1,
+            (false, _) => capacity.min(level).max(1),
+        };
         if count > capacity.max(level) || count < fewest {
-            return structure::<S, _>("a block has more entries than fit, or none");
+            return structure::<S, _>("a block has more entries than fit, or less than half of that");
         }
         let (left, right) = (raw.bb_leftsib.get(), raw.bb_rightsib.get());
         for sibling in [left, right] {

@@ -48,6 +48,10 @@ impl Edit {
         let geometry = Geometry::of(&self.volume.sb)?;
         let mut path = self.way(dir, item.0)?;
         if let Some(step) = path.last_mut() {
+            let first = step.node.items.first().is_none_or(|(hash, _)| *hash > item.0);
+            if first && step.node.back != 0 && self.child(dir, step.node.back, 0)?.highest() > item.0 {
+                return Err(damaged("a block has hashes beyond those its parent knows").into());
+            }
             step.node.insert(item);
         }
         let most = DaNode::most(&geometry);
@@ -227,8 +231,12 @@ impl Edit {
             if level == 0 {
                 return Ok(path);
             }
-            let (_, child) = child.ok_or_else(|| damaged("an inner block has no entry"))?;
+            let (highest, child) = child.ok_or_else(|| damaged("an inner block has no entry"))?;
             node = self.child(dir, child, level.saturating_sub(1))?;
+            // Of removed entries at a leaf's end the parent still knows.
+            if node.highest() > highest {
+                return Err(damaged("a block has hashes beyond those its parent knows").into());
+            }
         }
     }
 
