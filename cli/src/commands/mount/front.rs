@@ -338,12 +338,12 @@ impl Filesystem for Front {
                     return reply.ok();
                 }
             }
-            let entries = match tree.read_dir(ino, fh, offset == 0) {
-                Ok(entries) => entries,
+            let reading = match tree.read_dir(ino, fh, offset == 0) {
+                Ok(reading) => reading,
                 Err(e) => return reply.error(e),
             };
             let skip = usize::try_from(at.saturating_sub(2)).unwrap_or(usize::MAX);
-            for entry in entries.iter().skip(skip) {
+            for entry in reading.entries.iter().skip(skip) {
                 at = at.saturating_add(1);
                 let (number, kind) = (tree.numbers().number(entry.node), file_type(tree.kind(entry)));
                 if reply.add(number, at, kind, OsStr::from_bytes(entry.name.as_bytes())) {
@@ -374,15 +374,15 @@ impl Filesystem for Front {
                     return reply.ok();
                 }
             }
-            let entries = match tree.read_dir(ino, fh, offset == 0) {
-                Ok(entries) => entries,
+            let reading = match tree.read_dir(ino, fh, offset == 0) {
+                Ok(reading) => reading,
                 Err(e) => return reply.error(e),
             };
             let skip = usize::try_from(at.saturating_sub(2)).unwrap_or(usize::MAX);
-            for entry in entries.iter().skip(skip) {
+            for entry in reading.entries.iter().skip(skip) {
                 at = at.saturating_add(1);
                 // What went since is no longer shown.
-                let Ok((attributes, generation)) = tree.told(entry) else { continue };
+                let Ok((attributes, generation)) = tree.told(ino, entry, reading.is_old) else { continue };
                 let name = OsStr::from_bytes(entry.name.as_bytes());
                 if reply.add(attributes.ino, at, name, &TTL, &attributes, generation) {
                     break;

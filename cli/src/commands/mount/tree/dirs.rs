@@ -7,7 +7,7 @@ use fuser::{Errno, FileHandle, INodeNo};
 use racker_fs::filesystem::{DirEntry, NodeKind};
 
 use super::super::meaning::Answer;
-use super::{Told, Tree, said};
+use super::{Reading, Told, Tree, said};
 
 impl Tree<'_> {
     /// Begins to read a directory.
@@ -19,7 +19,7 @@ impl Tree<'_> {
         Ok(FileHandle(handle))
     }
 
-    fn entries(&self, dir: INodeNo) -> Answer<Arc<Vec<DirEntry>>> {
+    fn entries(&self, dir: INodeNo) -> Answer<Reading> {
         let node = self.numbers.node(dir);
         let is_root = node == self.fs.root();
         let mut all = Vec::new();
@@ -31,7 +31,7 @@ impl Tree<'_> {
                 Ok(ControlFlow::Continue(()))
             })
             .map_err(said)?;
-        Ok(Arc::new(all))
+        Ok(Reading { entries: Arc::new(all), is_old: false, removals: self.memory.removals })
     }
 
     /// The entries of a directory as they were when its reading began; read anew if it begins `anew`.
@@ -40,12 +40,14 @@ impl Tree<'_> {
         dir: INodeNo,
         handle: FileHandle,
         anew: bool,
-    ) -> Answer<Arc<Vec<DirEntry>>> {
+    ) -> Answer<Reading> {
         if anew {
             let entries = self.entries(dir)?;
             self.memory.dirs.insert(handle.0, entries);
         }
-        self.memory.dirs.get(&handle.0).cloned().ok_or(Errno::EBADF)
+        let reading = self.memory.dirs.get(&handle.0).cloned().ok_or(Errno::EBADF)?;
+        let is_old = reading.removals != self.memory.removals;
+        Ok(Reading { is_old, ..reading })
     }
 
     /// The kind of an entry's node.
@@ -54,8 +56,12 @@ impl Tree<'_> {
         kind.unwrap_or(NodeKind::File)
     }
 
-    /// A node of an entry as it is told to the kernel.
-    pub(in super::super) fn told(&self, entry: &DirEntry) -> Answer<Told> {
+    /// An entry's node as it is told to the kernel. The number of a node that went may be another's by now, so the
+    /// entry of an `old` reading is looked up.
+    pub(in super::super) fn told(&self, dir: INodeNo, entry: &DirEntry, old: bool) -> Answer<Told> {
+        if old && self.find(self.numbers.node(dir), &entry.name)? != entry.node {
+            return Err(Errno::ENOENT);
+        }
         self.tell(entry.node)
     }
 

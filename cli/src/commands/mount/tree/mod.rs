@@ -41,6 +41,16 @@ const DEFAULT_LIST: &[u8] = b"system.posix_acl_default";
 /// What new nodes of a directory take its group by.
 const SET_GID: u32 = 0o2000;
 
+/// A directory that is being read.
+#[derive(Clone, Debug)]
+pub(super) struct Reading {
+    /// Its entries when that began.
+    pub(super) entries: Arc<Vec<DirEntry>>,
+    /// Names may have lost their nodes since.
+    pub(super) is_old: bool,
+    removals: u64,
+}
+
 /// What the mount remembers, from one transaction to the next.
 #[derive(Debug)]
 pub(super) struct Memory {
@@ -51,9 +61,11 @@ pub(super) struct Memory {
     open: BTreeMap<NodeId, u64>,
     /// Files without a name of their own.
     hidden: BTreeMap<NodeId, Name>,
-    /// Directories that are being read: their entries when that began.
-    dirs: BTreeMap<u64, Arc<Vec<DirEntry>>>,
+    /// Directories that are being read.
+    dirs: BTreeMap<u64, Reading>,
     next_dir: u64,
+    /// Counts up whenever a name may have lost its node.
+    removals: u64,
     /// Something changed since the last landing.
     pub(super) changed: bool,
     /// Changes have to land before these are answered.
@@ -74,6 +86,7 @@ impl Memory {
             hidden: BTreeMap::new(),
             dirs: BTreeMap::new(),
             next_dir: 1,
+            removals: 0,
             changed: false,
             waiting: Vec::new(),
         }

@@ -13,6 +13,7 @@ impl Tree<'_> {
     pub(in super::super) fn remove(&mut self, dir: INodeNo, name: &Name, want_dir: bool) -> Answer<()> {
         let dir = self.numbers.node(dir);
         let node = self.find(dir, name)?;
+        self.memory.removals = self.memory.removals.wrapping_add(1);
         let stat = self.stat(node)?;
         match (stat.kind == NodeKind::Dir, want_dir) {
             (true, false) => return Err(Errno::EISDIR),
@@ -78,6 +79,7 @@ impl Tree<'_> {
         let from = (self.numbers.node(from.0), from.1);
         let to = (self.numbers.node(to.0), to.1);
         let node = self.find(from.0, from.1)?;
+        self.memory.removals = self.memory.removals.wrapping_add(1);
         let old = match self.find(to.0, to.1) {
             Ok(old) => Some(old),
             Err(Errno::ENOENT) => None,
