@@ -189,9 +189,13 @@ impl<'t> Tree<'t> {
         self.tell(self.find(self.numbers.node(dir), name)?)
     }
 
-    /// A node that the kernel knows.
+    /// A node that the kernel knows. It was whole when the kernel was told of it: if it is not any more, it was removed.
     pub(super) fn lookup_self(&self, node: INodeNo) -> Answer<Told> {
-        self.tell(self.numbers.node(node))
+        let node = self.numbers.node(node);
+        match self.fs.stat(node) {
+            Err(e) if e.kind() == Kind::Corrupt => Err(Errno::ESTALE),
+            _ => self.tell(node),
+        }
     }
 
     pub(super) fn attributes(&self, node: INodeNo) -> Answer<FileAttr> {
