@@ -154,7 +154,7 @@ fn make(bench: &Bench, kind: &str, format: &str) -> String {
     let size = if kind == "xfs" { "300M" } else { "80M" };
     tool("truncate").args(["-s", size, "made.raw"]).dir(bench.at()).ok();
     match kind {
-        "xfs" => tool("mkfs.xfs").args(["-q", "made.raw"]).dir(bench.at()).ok(),
+        "xfs" => tool("mkfs.xfs").args(["-q", "-f", "made.raw"]).dir(bench.at()).ok(),
         _ => tool("mkfs.ext4")
             .args(["-q", "-F", "-E", "root_owner=65534:65534", "made.raw"])
             .dir(bench.at())
@@ -290,6 +290,8 @@ fn a_mount_in_use_stays_and_a_signal_ends_it() {
     let image = make(&bench, "ext4", "qcow2");
     let mut mount = foreground(&bench, &[&image, "mnt"]);
     std::fs::create_dir(bench.join("second")).unwrap();
+    let again = bench.disk(&["mount", &image, "mnt"]);
+    assert!(again.failed().contains("is mounted there"), "{again}");
     let second = bench.disk(&["mount", &image, "second"]);
     assert!(second.failed().contains("another program is using this image"), "{second}");
     let open = std::fs::File::create(bench.join("mnt/open")).unwrap();
@@ -303,4 +305,38 @@ fn a_mount_in_use_stays_and_a_signal_ends_it() {
     assert_eq!(std::fs::read(Mounted::read_only(&raw, WHOLE).join("file")).unwrap(), b"written");
     let none = bench.disk(&["umount", "mnt"]);
     assert!(none.failed().contains("has mounted nothing"), "{none}");
+}
+
+#[test]
+fn what_does_not_land_is_said() {
+    let bench = Bench::new(true);
+    let image = make(&bench, "xfs", "raw");
+    // Where no redo file can be made nothing can land.
+    std::fs::create_dir(bench.join("shut")).unwrap();
+    std::fs::rename(bench.join(&image), bench.join("shut/disk.raw")).unwrap();
+    let before = std::fs::read(bench.join("shut/disk.raw")).unwrap();
+    // Users mount at their own folders only.
+    let ran = bench.disk(&["mount", "shut/disk.raw", "shut"]);
+    assert!(ran.failed().contains("below the folder"), "{ran}");
+    std::fs::create_dir(bench.join("foreign")).unwrap();
+    let ran = bench.disk(&["mount", "shut/disk.raw", "foreign"]);
+    assert!(ran.failed().contains("write access"), "{ran}");
+    bench.disk(&["mount", "shut/disk.raw", "mnt"]).ok();
+    bench.script("mkdir mnt/new");
+    let ran = bench.disk(&["umount", "mnt"]);
+    assert!(ran.failed().contains("redo file"), "{ran}");
+    assert!(!bench.join("mnt/new").exists());
+    assert!(std::fs::read(bench.join("shut/disk.raw")).unwrap() == before);
+}
+
+#[test]
+fn compressed_images_are_mounted_for_reading() {
+    let bench = Bench::new(true);
+    let image = make(&bench, "ext4", "raw");
+    tool("gzip").arg(bench.join(&image)).ok();
+    let ran = bench.disk(&["mount", "disk.raw.gz", "mnt"]);
+    assert!(ran.status == 0 && ran.err.contains("read-only"), "{ran}");
+    let refused = bench.run(Path::new("touch")).arg("mnt/new").run();
+    assert!(refused.err.contains("Read-only file system"), "{refused}");
+    assert!(bench.umount().contains("nothing could be changed"));
 }

@@ -9,8 +9,8 @@ use rustix::stdio::{dup2_stderr, dup2_stdout};
 use crate::exit::Exit;
 use crate::fault::{Failure, Outcome};
 
-/// The argument of the process in the background.
-pub(super) const DETACHED: &str = "--detached";
+/// The variable by which the process in the background knows itself: it holds the number of who started it.
+const STARTED_BY: &str = "RACKER_MOUNT_STARTED_BY";
 /// What it says when the filesystem answers.
 const READY: &str = "mounted";
 
@@ -18,8 +18,8 @@ const READY: &str = "mounted";
 pub(super) fn start() -> Outcome<Exit> {
     let program = std::env::current_exe()?;
     let mut command = Command::new(program);
-    command.args(std::env::args_os().skip(1)).arg(DETACHED).stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut child = command.spawn()?;
+    command.args(std::env::args_os().skip(1)).env(STARTED_BY, std::process::id().to_string());
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
     let mut said = String::new();
     if let Some(out) = child.stdout.as_mut() {
         out.read_to_string(&mut said)?;
@@ -32,6 +32,12 @@ pub(super) fn start() -> Outcome<Exit> {
         Some(_) => Ok(Exit::Failed),
         None => Err(Failure::new("the mount's process was killed")),
     }
+}
+
+/// Whether this is the process in the background.
+pub(super) fn is_this() -> bool {
+    let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().to_string());
+    parent.is_some() && std::env::var(STARTED_BY).ok() == parent
 }
 
 /// In the background: leaves the terminal's session.

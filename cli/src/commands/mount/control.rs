@@ -23,6 +23,8 @@ const ATTRIBUTE: &str = "user.racker.socket";
 const HELLO: &str = "racker mount";
 /// Before what was done.
 const LANDED: &str = "landed";
+/// Before something to try.
+const HINT: &str = "; hint: ";
 /// Before what was not done.
 const FAILED: &str = "failed";
 
@@ -76,7 +78,8 @@ impl Control {
         };
         for mut stream in waiting.drain(..) {
             // Who went away wants to know nothing.
-            let _ = writeln!(stream, "{word} {}", crate::clean::clean(text.trim_end()));
+            let text = text.trim_end().replace("\nhint: ", HINT);
+            let _ = writeln!(stream, "{word} {}", crate::clean::clean(&text));
         }
     }
 }
@@ -113,7 +116,10 @@ impl Line {
         let said = self.next()?.ok_or_else(|| Failure::new(unknown))?;
         match said.split_once(' ') {
             Some((LANDED, text)) => Ok(text.into()),
-            Some((FAILED, text)) => Err(Failure::new(text)),
+            Some((FAILED, text)) => Err(match text.split_once(HINT) {
+                Some((text, hint)) => Failure::new(text).hint(hint),
+                None => Failure::new(text),
+            }),
             _ => Err(Failure::new(unknown)),
         }
     }

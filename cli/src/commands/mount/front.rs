@@ -12,10 +12,11 @@ use fuser::{
     ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
     TimeOrNow, WriteFlags,
 };
-use racker_fs::filesystem::{Name, NewKind, NodeKind};
+use racker_fs::filesystem::{NewKind, NodeKind};
 
+use super::making::{Kind, Making};
 use super::meaning::{Answer, device_parts, file_type, from_system, name};
-use super::tree::{Set, Tree, Wanted};
+use super::tree::{Set, Tree};
 use crate::files::editing::now;
 
 /// How long the kernel may believe what it was told: nobody else changes the filesystem.
@@ -83,33 +84,6 @@ impl Front {
                 reply.ok();
             }
         });
-    }
-}
-
-/// A node to be made.
-struct Making {
-    kind: Kind,
-    mode: u32,
-    umask: u32,
-    by: (u32, u32),
-}
-
-enum Kind {
-    Plain(NewKind<'static>),
-    Link(Vec<u8>),
-}
-
-impl Making {
-    fn new(req: &Request, kind: Kind, mode: u32, umask: u32) -> Self {
-        Self { kind, mode, umask, by: (req.uid(), req.gid()) }
-    }
-
-    fn make(&self, tree: &mut Tree<'_>, dir: INodeNo, name: Answer<Name>) -> Answer<super::tree::Told> {
-        let kind = match &self.kind {
-            Kind::Plain(kind) => *kind,
-            Kind::Link(target) => NewKind::Link(target),
-        };
-        tree.make(dir, &name?, &Wanted { kind, mode: self.mode, umask: self.umask, by: self.by })
     }
 }
 
@@ -364,12 +338,12 @@ impl Filesystem for Front {
                     return reply.ok();
                 }
             }
-            let entries = match tree.read_dir(ino, fh, offset == 0) {
-                Ok(entries) => entries,
+            let reading = match tree.read_dir(ino, fh, offset == 0) {
+                Ok(reading) => reading,
                 Err(e) => return reply.error(e),
             };
             let skip = usize::try_from(at.saturating_sub(2)).unwrap_or(usize::MAX);
-            for entry in entries.iter().skip(skip) {
+            for entry in reading.entries.iter().skip(skip) {
                 at = at.saturating_add(1);
                 let (number, kind) = (tree.numbers().number(entry.node), file_type(tree.kind(entry)));
                 if reply.add(number, at, kind, OsStr::from_bytes(entry.name.as_bytes())) {
@@ -400,15 +374,15 @@ impl Filesystem for Front {
                     return reply.ok();
                 }
             }
-            let entries = match tree.read_dir(ino, fh, offset == 0) {
-                Ok(entries) => entries,
+            let reading = match tree.read_dir(ino, fh, offset == 0) {
+                Ok(reading) => reading,
                 Err(e) => return reply.error(e),
             };
             let skip = usize::try_from(at.saturating_sub(2)).unwrap_or(usize::MAX);
-            for entry in entries.iter().skip(skip) {
+            for entry in reading.entries.iter().skip(skip) {
                 at = at.saturating_add(1);
                 // What went since is no longer shown.
-                let Ok((attributes, generation)) = tree.told(entry) else { continue };
+                let Ok((attributes, generation)) = tree.told(ino, entry, reading.is_old) else { continue };
                 let name = OsStr::from_bytes(entry.name.as_bytes());
                 if reply.add(attributes.ino, at, name, &TTL, &attributes, generation) {
                     break;

@@ -69,7 +69,7 @@ pub(super) fn write(
         let mut next = Next::Land;
         let mut begin = || ready.take().map_or(Ok(()), |ready| ready());
         let done = stretch((target, volume, &transaction), (&mut memory, live), jobs, &mut begin, &mut next);
-        let is_first_to_fail = ready.is_some();
+        let is_mounted = ready.is_none();
         let landed = done.and_then(|()| {
             ended.changed |= !transaction.is_unchanged()?;
             transaction.commit().about(&target.path)
@@ -81,8 +81,8 @@ pub(super) fn write(
                 memory.waiting.drain(..).for_each(fuser::ReplyEmpty::ok);
             }
             (Err(e), Next::End { .. }) => return Err(e),
-            (Err(e), Next::Land) if is_first_to_fail => return Err(e),
-            (Err(e), Next::Land) => return failed(Err(e), memory, (volume, jobs)),
+            (Err(e), Next::Land) if is_mounted => return failed(Err(e), memory, (volume, jobs)),
+            (Err(e), Next::Land) => return Err(e),
         }
     }
 }
@@ -98,6 +98,8 @@ fn stretch<'t>(
     let writer = volume.edit(&transaction.disk()).about(&target.path)?;
     let kept = std::mem::replace(memory, Memory::empty());
     let mut tree: Tree<'t> = Tree::writing(writer, kept, live);
+    // A mount that does not come about has ended.
+    *next = Next::End { cut_off: false };
     ready()?;
     *next = work(&mut tree, jobs);
     let is_end = matches!(next, Next::End { .. });

@@ -1,6 +1,6 @@
 //! `racker disk mount`
 //!
-//! * [`front`]: the kernel's requests; [`tree`]: what they do; [`landing`]: the thread that does it, and transactions
+//! * [`front`] and [`making`]: the kernel's requests; [`tree`]: what they do; [`landing`]: the thread that does it, and transactions
 //! * [`meaning`]: numbers, attributes and errors in the kernel's words; [`kernel`]: mounts and their end
 //! * [`control`]: how `umount` hears how a mount ended; [`background`]: a mount that outlives the command
 
@@ -9,6 +9,7 @@ pub(crate) mod control;
 mod front;
 pub(crate) mod kernel;
 mod landing;
+mod making;
 mod meaning;
 mod tree;
 
@@ -47,7 +48,8 @@ const QUEUE: usize = 16;
 /// files get no label of SELinux.
 ///
 /// Owners and modes are those of the image. Mounted by root they decide who may do what; mounted by another user,
-/// that user may do everything and nobody else anything, and what is made belongs to the owner of its folder.
+/// that user may do everything and nobody else anything, and what is made belongs to the owner of its folder. Programs
+/// that need to own what they write (cp -a, setfacl) do with --owner me.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  mkdir boot\n  racker disk mount --read-only boot.qcow2 boot -p 2\n  \
     ls boot\n  racker disk umount boot")]
@@ -74,9 +76,6 @@ pub(crate) struct Mount {
     /// Let other users in, as far as owners and modes allow
     #[arg(long)]
     allow_other: bool,
-    /// This is the process in the background
-    #[arg(long, hide = true)]
-    detached: bool,
 }
 
 /// Whose the files are shown to be.
@@ -91,10 +90,11 @@ enum Owner {
 impl Mount {
     pub(super) fn run(self, progress: ProgressArgs) -> Outcome<Exit> {
         let dir = self.folder()?;
-        if !self.foreground && !self.detached {
+        let detached = !self.foreground;
+        if detached && !background::is_this() {
             return background::start();
         }
-        if self.detached {
+        if detached {
             background::enter()?;
         }
         let (jobs, queue) = sync_channel(QUEUE);
@@ -114,7 +114,7 @@ impl Mount {
         let ended = serve(&target, &volume, write, live, memory, &queue, ready);
         let said = ended.map(|ended| said(&dir, &target.path, write, ended));
         let told = said.as_ref().map(String::clone).map_err(|e| e.report());
-        if let (Err(text), true) = (&told, self.detached) {
+        if let (Err(text), true) = (&told, detached) {
             background::log(text);
         }
         control.tell(&told.map_err(|text| text.trim_start_matches("racker: ").to_string()));
@@ -190,7 +190,7 @@ impl Mount {
             let _ = jobs.send(Job::Unmounted);
         };
         thread::Builder::new().name("session".into()).spawn(watch)?;
-        if self.detached {
+        if !self.foreground {
             return background::ready();
         }
         line(&format!("{}: mounted", dir.display()))

@@ -2,12 +2,19 @@
 //!
 //! Nodes have their numbers as names, so nothing is remembered of nodes that the kernel has looked at. A file that
 //! loses its last name while it is open moves to a hidden name in the root, and goes when nobody has it open any more.
+//! With `--live` such a name may land; it stays if the program is killed.
+//!
+//! * [`names`]: what has which name; [`dirs`]: directories; [`xattrs`]: extended attributes
+
+mod dirs;
+mod names;
+mod xattrs;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use fuser::{Errno, FileAttr, FileHandle, Generation, INodeNo, RenameFlags, ReplyEmpty};
+use fuser::{Errno, FileAttr, Generation, INodeNo, ReplyEmpty};
 use racker_formats::block::Span;
 use racker_formats::error::{Error, Kind};
 use racker_fs::edit::{EditFault, Writer};
@@ -25,10 +32,6 @@ const KEEP_SIZE: i32 = 1;
 const PUNCH_HOLE: i32 = 2;
 /// `fallocate`: zeroes.
 const ZERO_RANGE: i32 = 0x10;
-/// `setxattr`: only a new one.
-const XATTR_CREATE: i32 = 1;
-/// `setxattr`: only one that is there.
-const XATTR_REPLACE: i32 = 2;
 /// `lseek`: the next byte that is stored.
 const SEEK_DATA: i32 = 3;
 /// `lseek`: the next hole.
@@ -37,8 +40,16 @@ const SEEK_HOLE: i32 = 4;
 const DEFAULT_LIST: &[u8] = b"system.posix_acl_default";
 /// What new nodes of a directory take its group by.
 const SET_GID: u32 = 0o2000;
-/// How the names begin that files have which are open and have no other.
-const HIDDEN: &str = ".racker-open-";
+
+/// A directory that is being read.
+#[derive(Clone, Debug)]
+pub(super) struct Reading {
+    /// Its entries when that began.
+    pub(super) entries: Arc<Vec<DirEntry>>,
+    /// Names may have lost their nodes since.
+    pub(super) is_old: bool,
+    removals: u64,
+}
 
 /// What the mount remembers, from one transaction to the next.
 #[derive(Debug)]
@@ -50,9 +61,11 @@ pub(super) struct Memory {
     open: BTreeMap<NodeId, u64>,
     /// Files without a name of their own.
     hidden: BTreeMap<NodeId, Name>,
-    /// Directories that are being read: their entries when that began.
-    dirs: BTreeMap<u64, Arc<Vec<DirEntry>>>,
+    /// Directories that are being read.
+    dirs: BTreeMap<u64, Reading>,
     next_dir: u64,
+    /// Counts up whenever a name may have lost its node.
+    removals: u64,
     /// Something changed since the last landing.
     pub(super) changed: bool,
     /// Changes have to land before these are answered.
@@ -73,6 +86,7 @@ impl Memory {
             hidden: BTreeMap::new(),
             dirs: BTreeMap::new(),
             next_dir: 1,
+            removals: 0,
             changed: false,
             waiting: Vec::new(),
         }
@@ -175,9 +189,13 @@ impl<'t> Tree<'t> {
         self.tell(self.find(self.numbers.node(dir), name)?)
     }
 
-    /// A node that the kernel knows.
+    /// A node that the kernel knows. It was whole when the kernel was told of it: if it is not any more, it was removed.
     pub(super) fn lookup_self(&self, node: INodeNo) -> Answer<Told> {
-        self.tell(self.numbers.node(node))
+        let node = self.numbers.node(node);
+        match self.fs.stat(node) {
+            Err(e) if e.kind() == Kind::Corrupt => Err(Errno::ESTALE),
+            _ => self.tell(node),
+        }
     }
 
     pub(super) fn attributes(&self, node: INodeNo) -> Answer<FileAttr> {
@@ -255,155 +273,6 @@ impl<'t> Tree<'t> {
         self.tell(node)
     }
 
-    pub(super) fn remove(&mut self, dir: INodeNo, name: &Name, want_dir: bool) -> Answer<()> {
-        let dir = self.numbers.node(dir);
-        let node = self.find(dir, name)?;
-        let stat = self.stat(node)?;
-        match (stat.kind == NodeKind::Dir, want_dir) {
-            (true, false) => return Err(Errno::EISDIR),
-            (false, true) => return Err(Errno::ENOTDIR),
-            _ => {}
-        }
-        if self.is_last_name(node, &stat) {
-            return self.hide((dir, name), node).map(drop);
-        }
-        self.change(|w, now| w.unlink(dir, name, now))
-    }
-
-    /// Whether an open file has one name only.
-    fn is_last_name(&self, node: NodeId, stat: &Stat) -> bool {
-        stat.kind != NodeKind::Dir && stat.links <= 1 && self.memory.open.contains_key(&node)
-    }
-
-    /// Gives a file a name in the root that nobody sees.
-    fn hide(&mut self, from: (NodeId, &Name), node: NodeId) -> Answer<Name> {
-        let root = self.fs.root();
-        let hidden = self.free_name(root, node)?;
-        self.changing_no_time_of(root, from.0, |tree| {
-            tree.change(|w, now| w.rename(from, (root, &hidden), now))
-        })?;
-        self.memory.hidden.insert(node, hidden.clone());
-        Ok(hidden)
-    }
-
-    /// A name that nothing has in the root.
-    fn free_name(&self, root: NodeId, node: NodeId) -> Answer<Name> {
-        for again in 0..100u32 {
-            let text = format!("{HIDDEN}{:x}-{again}", node.0);
-            let name = Name::new(text.as_bytes()).map_err(said)?;
-            if self.fs.lookup(root, &name).map_err(said)?.is_none() {
-                return Ok(name);
-            }
-        }
-        Err(Errno::EBUSY)
-    }
-
-    /// Does something to the root's entries that nobody is to see by its times, unless it is `seen` to change.
-    fn changing_no_time_of(
-        &mut self,
-        root: NodeId,
-        seen: NodeId,
-        work: impl FnOnce(&mut Self) -> Answer<()>,
-    ) -> Answer<()> {
-        let before = self.fs.stat(root).map_err(said)?;
-        work(self)?;
-        if root == seen {
-            return Ok(());
-        }
-        let change = Change { mtime: Some(before.mtime), ..Change::default() };
-        self.change(|w, _| w.set_attributes(root, &change, before.ctime))
-    }
-
-    pub(super) fn rename(
-        &mut self,
-        from: (INodeNo, &Name),
-        to: (INodeNo, &Name),
-        flags: RenameFlags,
-    ) -> Answer<()> {
-        let from = (self.numbers.node(from.0), from.1);
-        let to = (self.numbers.node(to.0), to.1);
-        let node = self.find(from.0, from.1)?;
-        let old = match self.find(to.0, to.1) {
-            Ok(old) => Some(old),
-            Err(Errno::ENOENT) => None,
-            Err(e) => return Err(e),
-        };
-        if flags == RenameFlags::RENAME_EXCHANGE {
-            return self.change(|w, now| w.exchange(from, to, now));
-        }
-        let keep = flags == RenameFlags::RENAME_NOREPLACE;
-        if !keep && !flags.is_empty() {
-            return Err(Errno::EINVAL);
-        }
-        let Some(old) = old.filter(|old| *old != node) else {
-            if keep && old.is_some() {
-                return Err(Errno::EEXIST);
-            }
-            return self.change(|w, now| w.rename(from, to, now));
-        };
-        if keep {
-            return Err(Errno::EEXIST);
-        }
-        let stat = self.stat(old)?;
-        if !self.is_last_name(old, &stat) {
-            return self.change(|w, now| w.rename(from, to, now));
-        }
-        if self.stat(node)?.kind == NodeKind::Dir {
-            return Err(Errno::ENOTDIR);
-        }
-        let hidden = self.hide(to, old)?;
-        let renamed = self.change(|w, now| w.rename(from, to, now));
-        if renamed.is_err() {
-            let root = self.fs.root();
-            self.change(|w, now| w.rename((root, &hidden), to, now))?;
-            self.memory.hidden.remove(&old);
-        }
-        renamed
-    }
-
-    pub(super) fn link(&mut self, node: INodeNo, dir: INodeNo, name: &Name) -> Answer<Told> {
-        let (node, dir) = (self.numbers.node(node), self.numbers.node(dir));
-        self.change(|w, now| w.link(node, dir, name, now)).map_err(not_kept)?;
-        self.tell(node)
-    }
-
-    /// A file is open once more.
-    pub(super) fn open(&mut self, node: INodeNo) {
-        let count = self.memory.open.entry(self.numbers.node(node)).or_default();
-        *count = count.saturating_add(1);
-    }
-
-    /// A file is open once less.
-    pub(super) fn release(&mut self, node: INodeNo) -> Answer<()> {
-        let node = self.numbers.node(node);
-        if let Some(count) = self.memory.open.get_mut(&node) {
-            *count = count.saturating_sub(1);
-            if *count > 0 {
-                return Ok(());
-            }
-        }
-        self.memory.open.remove(&node);
-        match self.memory.hidden.remove(&node) {
-            Some(name) => self.forget(&name),
-            None => Ok(()),
-        }
-    }
-
-    fn forget(&mut self, hidden: &Name) -> Answer<()> {
-        let root = self.fs.root();
-        self.changing_no_time_of(root, NodeId(u64::MAX), |tree| {
-            tree.change(|w, now| w.unlink(root, hidden, now))
-        })
-    }
-
-    /// Removes the files that have no name, at the end.
-    pub(super) fn forget_hidden(&mut self) -> Answer<()> {
-        while let Some((_, name)) = self.memory.hidden.pop_first() {
-            self.forget(&name)?;
-        }
-        Ok(())
-    }
-
     pub(super) fn read(&self, file: INodeNo, at: u64, size: u32) -> Answer<Vec<u8>> {
         let mut bytes = vec![0; usize::try_from(size).map_err(|_| Errno::EINVAL)?];
         let mut have = 0usize;
@@ -463,119 +332,8 @@ impl<'t> Tree<'t> {
         i64::try_from(found.min(size)).map_err(|_| Errno::EOVERFLOW)
     }
 
-    /// Begins to read a directory.
-    pub(super) fn open_dir(&mut self, dir: INodeNo) -> Answer<FileHandle> {
-        let entries = self.entries(dir)?;
-        let handle = self.memory.next_dir;
-        self.memory.next_dir = handle.wrapping_add(1);
-        self.memory.dirs.insert(handle, entries);
-        Ok(FileHandle(handle))
-    }
-
-    fn entries(&self, dir: INodeNo) -> Answer<Arc<Vec<DirEntry>>> {
-        let node = self.numbers.node(dir);
-        let is_root = node == self.fs.root();
-        let mut all = Vec::new();
-        self.fs
-            .read_dir(node, &mut |entry| {
-                if !is_root || !self.memory.hidden.values().any(|hidden| *hidden == entry.name) {
-                    all.push(entry);
-                }
-                Ok(ControlFlow::Continue(()))
-            })
-            .map_err(said)?;
-        Ok(Arc::new(all))
-    }
-
-    /// The entries of a directory as they were when its reading began; read anew if it begins `anew`.
-    pub(super) fn read_dir(
-        &mut self,
-        dir: INodeNo,
-        handle: FileHandle,
-        anew: bool,
-    ) -> Answer<Arc<Vec<DirEntry>>> {
-        if anew {
-            let entries = self.entries(dir)?;
-            self.memory.dirs.insert(handle.0, entries);
-        }
-        self.memory.dirs.get(&handle.0).cloned().ok_or(Errno::EBADF)
-    }
-
-    /// The kind of an entry's node.
-    pub(super) fn kind(&self, entry: &DirEntry) -> NodeKind {
-        let kind = entry.kind.or_else(|| Some(self.fs.stat(entry.node).ok()?.kind));
-        kind.unwrap_or(NodeKind::File)
-    }
-
-    /// A node of an entry as it is told to the kernel.
-    pub(super) fn told(&self, entry: &DirEntry) -> Answer<Told> {
-        self.tell(entry.node)
-    }
-
-    pub(super) fn close_dir(&mut self, handle: FileHandle) {
-        self.memory.dirs.remove(&handle.0);
-    }
-
     pub(super) fn facts(&self) -> Answer<FsFacts> {
         self.fs.facts().map_err(said)
-    }
-
-    pub(super) fn xattr(&self, node: INodeNo, name: &[u8]) -> Answer<Vec<u8>> {
-        let node = self.numbers.node(node);
-        if let Some((told, value)) = &self.memory.told
-            && node == self.fs.root()
-            && name == told
-        {
-            return Ok(value.clone());
-        }
-        let mut value = None;
-        self.fs
-            .xattrs(node, &mut |(key, found)| {
-                if key == name {
-                    value = Some(found.to_vec());
-                    return Ok(ControlFlow::Break(()));
-                }
-                Ok(ControlFlow::Continue(()))
-            })
-            .map_err(said)?;
-        value.ok_or(Errno::ENODATA)
-    }
-
-    /// The names of all extended attributes, each with a zero byte behind it.
-    pub(super) fn xattr_names(&self, node: INodeNo) -> Answer<Vec<u8>> {
-        let mut names = Vec::new();
-        self.fs
-            .xattrs(self.numbers.node(node), &mut |(key, _)| {
-                names.extend_from_slice(key);
-                names.push(0);
-                Ok(ControlFlow::Continue(()))
-            })
-            .map_err(said)?;
-        Ok(names)
-    }
-
-    pub(super) fn set_xattr(
-        &mut self,
-        node: INodeNo,
-        name: &[u8],
-        value: Option<&[u8]>,
-        flags: i32,
-    ) -> Answer<()> {
-        let there = match self.xattr(node, name) {
-            Ok(_) => true,
-            Err(Errno::ENODATA) => false,
-            Err(e) => return Err(e),
-        };
-        match (there, value, flags) {
-            (true, Some(_), XATTR_CREATE) => return Err(Errno::EEXIST),
-            (false, Some(_), XATTR_REPLACE) | (false, None, _) => return Err(Errno::ENODATA),
-            _ => {}
-        }
-        let node = self.numbers.node(node);
-        if node == self.fs.root() && self.memory.told.as_ref().is_some_and(|(told, _)| told == name) {
-            return Err(Errno::EPERM);
-        }
-        self.change(|w, now| w.set_xattr(node, name, value, now))
     }
 }
 
