@@ -77,6 +77,10 @@ fn examples_of_all_helps_run() {
         let path = format!("{folder}:{}", std::env::var("PATH").unwrap());
         let shell = tool("bash").args(["-euo", "pipefail", "-c", &script]).dir(bench.0.path());
         let ran = shell.env("PATH", path).env("EDITOR", "true").env("VISUAL", "true").run();
+        // Devices are for kernels that have them: tests/attach/run tries those.
+        if ran.err.contains("the kernel has no NBD client") {
+            continue;
+        }
         assert_eq!(ran.status, 0, "{command:?}: {ran}");
     }
 }
