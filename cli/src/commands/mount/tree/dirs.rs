@@ -20,6 +20,7 @@ impl Tree<'_> {
     }
 
     fn entries(&self, dir: INodeNo) -> Answer<Reading> {
+        self.lookup_self(dir)?;
         let node = self.numbers.node(dir);
         let is_root = node == self.fs.root();
         let mut all = Vec::new();

@@ -13,14 +13,15 @@ const XATTR_CREATE: i32 = 1;
 const XATTR_REPLACE: i32 = 2;
 
 impl Tree<'_> {
-    pub(in super::super) fn xattr(&self, node: INodeNo, name: &[u8]) -> Answer<Vec<u8>> {
-        let node = self.numbers.node(node);
+    pub(in super::super) fn xattr(&self, number: INodeNo, name: &[u8]) -> Answer<Vec<u8>> {
+        let node = self.numbers.node(number);
         if let Some((told, value)) = &self.memory.told
             && node == self.fs.root()
             && name == told
         {
             return Ok(value.clone());
         }
+        self.lookup_self(number)?;
         let mut value = None;
         self.fs
             .xattrs(node, &mut |(key, found)| {
@@ -36,6 +37,7 @@ impl Tree<'_> {
 
     /// The names of all extended attributes, each with a zero byte behind it.
     pub(in super::super) fn xattr_names(&self, node: INodeNo) -> Answer<Vec<u8>> {
+        self.lookup_self(node)?;
         let mut names = Vec::new();
         self.fs
             .xattrs(self.numbers.node(node), &mut |(key, _)| {
