@@ -211,6 +211,9 @@ pub(super) enum Fault {
         /// Where the log's next record goes.
         head: String,
     },
+    /// Something contradicts itself, as a check has found.
+    #[error("{0}: run xfs_repair before changing anything")]
+    Damaged(String),
     /// A check found so much that it makes no sense to go on.
     #[error("so much is wrong that the check ends here")]
     TooMuch,
@@ -245,6 +248,7 @@ impl error::Fault for Fault {
     fn hint(&self) -> Option<String> {
         match self {
             Self::NeedsRepair | Self::LsnAhead { .. } => Some("xfs_repair mends it".into()),
+            Self::Damaged(_) => Some("`racker disk fs IMAGE check` lists all that is wrong".into()),
             Self::Truncated { .. } => Some("the image may be cut short".into()),
             _ => None,
         }

@@ -126,6 +126,7 @@ impl Driver for Format {
     }
 
     fn open_mut(&self, volume: Disk) -> Result<Box<dyn FilesystemMut>> {
+        check::refuse_unsound(&volume)?;
         Ok(Box::new(edit::Writer::open(volume)?))
     }
 

@@ -83,6 +83,40 @@ pub(super) fn check(disk: Disk, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+/// Inodes up to which all of a filesystem is gone through before it is written: a third of a second.
+const WALKED_MAX: u64 = 1 << 16;
+
+/// Refuses to write to a small filesystem in which anything contradicts anything; counters and copies, which writing
+/// mends or does not need, aside. In a larger one the writer looks at each group that it uses, and a lie about free
+/// space that all trees of a group agree on shows only if there is a reverse map.
+pub(super) fn refuse_unsound(disk: &Disk) -> Result<()> {
+    let volume = Volume::open(disk.read_only())?;
+    if !volume.sb.v5 || volume.sb.raw.sb_icount.get() > WALKED_MAX {
+        return Ok(());
+    }
+    let mut report = Report::default();
+    let mut notes = Notes::new(&mut report);
+    let Some(volume) = open(&disk.read_only(), &mut notes)? else { return refusal(&report) };
+    let mut checker = Checker::new(volume, notes);
+    let walked = checker.all();
+    let all_mendable = checker.notes.all_mendable();
+    match walked {
+        Err(e) if e.fault::<Fault>().is_some_and(|f| matches!(f, Fault::TooMuch)) => {}
+        // What the check does not know is for the writer to judge.
+        Err(e) if e.kind() == Kind::Unsupported => return Ok(()),
+        walked => walked?,
+    }
+    if all_mendable { Ok(()) } else { refusal(&report) }
+}
+
+/// The first thing that is wrong; lost space is nothing of the kind.
+fn refusal(report: &Report) -> Result<()> {
+    match report.findings.iter().find(|f| f.severity == Severity::Corruption) {
+        Some(finding) => Err(Fault::Damaged(finding.what.clone()).into()),
+        None => Ok(()),
+    }
+}
+
 /// Opens the volume, its log replayed. What can never be racker's is an error, what is damaged a finding.
 fn open(disk: &Disk, notes: &mut Notes<'_>) -> Result<Option<Volume>> {
     let target = if notes.repair() { disk.clone() } else { disk.read_only() };
