@@ -91,7 +91,7 @@ impl Failure {
     }
 
     /// Puts a place before the message.
-    fn at(mut self, place: impl Display) -> Self {
+    pub(crate) fn at(mut self, place: impl Display) -> Self {
         self.message = format!("{place}: {}", self.message);
         self
     }

@@ -1,8 +1,10 @@
 //! The `racker` command: parses what was typed, runs one command, prints the error, exits.
 
+mod background;
 mod backing;
 mod clean;
 mod commands;
+mod control;
 mod exit;
 mod exports;
 mod fault;

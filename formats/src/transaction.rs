@@ -92,6 +92,13 @@ struct Owner {
     journal: Option<Box<dyn Journal>>,
 }
 
+impl Owner {
+    /// Whether any of the changes may be its own.
+    fn has_any(&self, changes: &[Change]) -> bool {
+        self.volume.is_none_or(|volume| changes.iter().any(|c| volume.intersect(c.span).is_some()))
+    }
+}
+
 /// What the writers of a transaction have said.
 #[derive(Debug, Default)]
 struct Writers {
@@ -264,6 +271,7 @@ impl Transaction {
                 // What was written already has to be there when the rest of the edit is decided.
                 self.staged.settle()?;
                 let owners = self.writers.owners.lock().map_err(|_| Common::Poisoned)?;
+                let owners: Vec<&Owner> = owners.iter().filter(|o| o.has_any(&changes)).collect();
                 if self.by_journal(file, &staged, &owners, &changes)? {
                     return Ok(());
                 }
@@ -273,6 +281,7 @@ impl Transaction {
             }
             Landing::Straight { file } => {
                 let owners = self.writers.owners.lock().map_err(|_| Common::Poisoned)?;
+                let owners: Vec<&Owner> = owners.iter().filter(|o| o.has_any(&changes)).collect();
                 if self.by_journal(file, &staged, &owners, &changes)? {
                     return Ok(());
                 }
@@ -285,7 +294,7 @@ impl Transaction {
 
 impl Transaction {
     /// Lands the changes by the journal of the only filesystem that they belong to, if it has one that takes them.
-    fn by_journal(&self, file: &Disk, staged: &Disk, owners: &[Owner], changes: &[Change]) -> Result<bool> {
+    fn by_journal(&self, file: &Disk, staged: &Disk, owners: &[&Owner], changes: &[Change]) -> Result<bool> {
         let [Owner { volume: Some(volume), journal: Some(journal), .. }] = owners else { return Ok(false) };
         if staged.size() != file.size() || !changes.iter().all(|change| volume.contains(change.span)) {
             return Ok(false);
@@ -307,7 +316,7 @@ impl Transaction {
 
 /// The sectors that are shut while `changes` are applied: those of the filesystems that have changes; for the disk
 /// outside of them its first; for a format that keeps the disk in its own way where that is recognised.
-fn gates(guest: &Disk, owners: &[Owner], heads: Vec<Span>, changes: &[Change]) -> Vec<Span> {
+fn gates(guest: &Disk, owners: &[&Owner], heads: Vec<Span>, changes: &[Change]) -> Vec<Span> {
     let mut gates = heads;
     gates.extend(owners.iter().filter_map(|owner| owner.gate));
     let owned = |change: &Change| owners.iter().any(|o| o.volume.is_none_or(|v| v.contains(change.span)));

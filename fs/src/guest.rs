@@ -244,7 +244,7 @@ fn with_mounts(disk: &Inspection, view: View) -> View {
         if Some(index) == root_volume {
             continue;
         }
-        mounts.extend(disk.volumes.get(index).and_then(|v| mount_at(v, index, &unescape(target))));
+        mounts.extend(disk.volumes.get(index).and_then(|v| mount_at(v, index, &unescape(target.as_bytes()))));
     }
     let has = |mounts: &[Mount], at: &[u8]| {
         mounts.iter().any(|m| m.at.iter().map(Name::as_bytes).eq(std::iter::once(at)))
@@ -307,10 +307,10 @@ fn is_mapped(source: &str, name: &str) -> bool {
     source == mapped || source == format!("/dev/{name}")
 }
 
-/// fstab writes white space as `\040` and the like.
-fn unescape(field: &str) -> Vec<u8> {
+/// A field of `fstab(5)` or of the kernel's lists of mounts, where white space is written as `\040` and the like.
+pub fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
-    let mut rest = field.as_bytes();
+    let mut rest = field;
     while let Some((first, tail)) = rest.split_first() {
         let code = (*first == b'\\').then(|| tail.get(..3)).flatten();
         let code = code.and_then(|c| u8::from_str_radix(std::str::from_utf8(c).ok()?, 8).ok());
@@ -393,7 +393,7 @@ mod tests {
 
     #[test]
     fn fstab_fields_are_unescaped() {
-        assert_eq!(unescape(r"/mnt/a\040b\x"), b"/mnt/a b\\x");
+        assert_eq!(unescape(br"/mnt/a\040b\x"), b"/mnt/a b\\x");
     }
 
     #[test]

@@ -1,13 +1,12 @@
 //! `racker disk detach`
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::os::unix::net::UnixStream;
 
 use clap::Args;
 use racker_nbd::kernel::Kernel;
 
 use super::attach::device;
+use crate::control::Line;
 use crate::exit::Exit;
 use crate::fault::{About, Failure, Outcome};
 use crate::output::line;
@@ -37,7 +36,7 @@ impl Detach {
             return Err(Failure::new(user).hint("umount or swapoff it first")).about(&path);
         }
         let image = backend.strip_prefix("racker ");
-        let server = UnixStream::connect(device::control(number)).ok().filter(|_| image.is_some());
+        let server = Line::to(&device::control(number)).ok().filter(|_| image.is_some());
         // What the kernel still holds back goes to the server, which flushes it.
         let flushed = if server.is_some() || image.is_none() {
             File::open(&path).and_then(|device| device.sync_all())
@@ -52,18 +51,9 @@ impl Detach {
             progress.note("it was served by another program than racker, which may still be writing");
             return Ok(Exit::Done);
         };
-        let mut said = String::new();
-        let heard = BufReader::new(server).read_line(&mut said);
-        match (heard, said.trim().split_once(' ')) {
-            (Ok(_), Some(("ok", what))) => {
-                line(&format!("{} is detached: {what} {}", path.display(), image.unwrap_or_default()))?;
-                Ok(Exit::Done)
-            }
-            (Ok(_), Some(("error", why))) => Err(Failure::new(format!("detached, but: {why}"))).about(&path),
-            _ => Err(Failure::new(
-                "detached, but its server ended without a word: what was written last may be lost",
-            ))
-            .about(&path),
-        }
+        let unknown = "its server ended without a word: what was written last may be lost";
+        let said = server.end(unknown).map_err(|e| e.at("detached, but")).about(&path)?;
+        line(&format!("{} is detached: {said}", path.display()))?;
+        Ok(Exit::Done)
     }
 }

@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::mount::control::Line;
-use super::mount::kernel::{folder, is_ours, unmount};
+use super::mount::kernel::{folder, is_ours, line, unmount};
 use crate::exit::Exit;
 use crate::fault::{About, Failure, Outcome};
 use crate::progress::ProgressArgs;
@@ -29,14 +28,15 @@ impl Umount {
             if !is_ours(&at)? {
                 return Err(Failure::new("`racker disk mount` has mounted nothing there")).about(dir);
             }
-            let Some(line) = Line::to(&at)? else {
+            let Some(line) = line(&at)? else {
                 unmount(&at, false)?;
                 let gone =
                     "unmounted, but the mount's process was gone: changes since the last landing are lost";
                 return Err(Failure::new(gone)).about(dir);
             };
             unmount(&at, false)?;
-            progress.note(&line.end()?);
+            let unknown = "the mount's process ended without a word: changes since the last landing are lost";
+            progress.note(&line.end(unknown)?);
         }
         Ok(Exit::Done)
     }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use racker_fs::guest::unescape;
+
 use crate::fault::{Failure, Outcome};
 
 /// The number of a device: `/dev/nbd3`, `nbd3` or `3`.
@@ -59,7 +61,8 @@ pub(crate) fn user(number: u32) -> Option<String> {
             (words.nth(2)? == id.trim()).then(|| words.nth(1).unwrap_or("somewhere"))
         });
         if let Some(place) = mounted {
-            return Some(format!("/dev/{name} is mounted at {place}"));
+            let place = unescape(place.as_bytes());
+            return Some(format!("/dev/{name} is mounted at {}", String::from_utf8_lossy(&place)));
         }
         if let Some(holder) = entries(&folder.join("holders")).first() {
             return Some(format!("/dev/{name} is used by /dev/{holder}"));

@@ -8,15 +8,14 @@
 pub(crate) mod device;
 mod serving;
 
-use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
+use crate::background;
 use crate::exit::Exit;
-use crate::fault::{Failure, Outcome};
+use crate::fault::Outcome;
 use crate::output::{OutputArgs, json, line};
 use crate::target::HowArgs;
 
@@ -51,21 +50,19 @@ pub(crate) struct Attach {
     reconnect: bool,
     #[command(flatten)]
     output: OutputArgs,
-    /// This is the process in the background.
-    #[arg(long, hide = true)]
-    in_background: bool,
 }
 
 impl Attach {
     pub(super) fn run(self) -> Outcome<Exit> {
-        if self.in_background {
+        if background::is_this() {
+            background::enter()?;
             return serving::serve(&self);
         }
         if let Some(device) = &self.device {
             device::number(device)?;
         }
-        let told = match background()? {
-            Ok(told) => told,
+        let told: Attached = match background::start()? {
+            Ok(told) => serde_json::from_str(&told).map_err(std::io::Error::from)?,
             Err(status) => return Ok(status),
         };
         if self.output.is_json() {
@@ -84,33 +81,4 @@ impl Attach {
 struct Attached {
     device: String,
     partitions: Vec<String>,
-}
-
-/// Starts this command once more in the background, and waits for what it says once the device is there; or for its
-/// end, after it has said why.
-fn background() -> Outcome<Result<Attached, Exit>> {
-    let mut child = Command::new(std::env::current_exe()?)
-        .args(std::env::args_os().skip(1))
-        .arg("--in-background")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let mut told = String::new();
-    if let Some(out) = child.stdout.take() {
-        BufReader::new(out).read_line(&mut told)?;
-    }
-    let mut said = Vec::new();
-    if let Some(mut err) = child.stderr.take() {
-        err.read_to_end(&mut said)?;
-    }
-    eprint!("{}", String::from_utf8_lossy(&said));
-    if let Ok(told) = serde_json::from_str(&told) {
-        return Ok(Ok(told));
-    }
-    let status = child.wait()?;
-    if said.is_empty() {
-        return Err(Failure::new(format!("the process that was to serve the image has ended: {status}")));
-    }
-    Ok(Err(if status.code() == Some(2) { Exit::Usage } else { Exit::Failed }))
 }

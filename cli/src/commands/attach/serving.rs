@@ -1,14 +1,12 @@
 //! The process behind an attached device: serves the image until the kernel lets go of it.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,11 +17,12 @@ use racker_nbd::kernel::{Attachment, Kernel, shake_hands};
 use racker_nbd::limits::Limits;
 
 use super::{Attach, Attached, device};
+use crate::background;
+use crate::control::Control;
 use crate::exit::Exit;
 use crate::exports::{Access, offer};
 use crate::fault::{About, Failure, Outcome};
 use crate::interrupt;
-use crate::output::line;
 
 /// How long requests wait for another server.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -84,12 +83,11 @@ pub(super) fn serve(attach: &Attach) -> Outcome<Exit> {
     };
     // The kernel has them; when it lets go of them the server shall see it.
     drop(sockets);
-    let waiting = Waiting::listen(number)?;
+    let control = announce(number, expected).inspect_err(|_| {
+        // A device that nobody was told of would stay for ever.
+        let _ = kernel.disconnect(number);
+    })?;
     server.when_left(move || drop(events.send(Event::Left)))?;
-    let partitions = appear(number, expected);
-    let attached = Attached { device: device::path(number).display().to_string(), partitions };
-    line(&serde_json::to_string(&attached).map_err(std::io::Error::from)?)?;
-    leave_terminal()?;
 
     if let Ok(Event::Asked) = happened.recv() {
         // Asked to end: the kernel lets go first, so that what it holds back comes here.
@@ -97,14 +95,30 @@ pub(super) fn serve(attach: &Attach) -> Outcome<Exit> {
         let _ = happened.recv();
     }
     let ended = server.stop();
-    waiting.tell(&match &ended {
-        Ok(_) if attach.snapshot => "ok what was written is thrown away, the image is as it was:".into(),
-        Ok(_) if attach.read_only => "ok nothing was written to".into(),
-        Ok(_) => "ok all that was written is on stable storage in".into(),
-        Err(e) => format!("error {e}"),
-    });
+    let what = match (attach.snapshot, attach.read_only) {
+        (true, _) => "what was written is thrown away, the image is as it was:",
+        (_, true) => "nothing was written to",
+        _ => "all that was written is on stable storage in",
+    };
+    let told = match &ended {
+        Ok(_) => Ok(format!("{what} {}", attach.image.display())),
+        Err(e) => Err(e.to_string()),
+    };
+    if let Err(e) = &told {
+        background::log(e);
+    }
+    control.tell(&told);
     ended?;
     Ok(Exit::Done)
+}
+
+/// Listens to who wants to know the end, waits for the partitions, and says that all is there.
+fn announce(number: u32, expected: usize) -> Outcome<Control> {
+    let control = Control::listen_at(device::control(number))?;
+    let partitions = appear(number, expected);
+    let attached = Attached { device: device::path(number).display().to_string(), partitions };
+    background::ready(&serde_json::to_string(&attached).map_err(std::io::Error::from)?)?;
+    Ok(control)
 }
 
 /// The kernel's client, whose module is loaded if it is not.
@@ -151,51 +165,5 @@ fn appear(number: u32, expected: usize) -> Vec<String> {
         }
         drop(opened);
         thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// Nobody waits for this process any more, and no terminal ends it.
-fn leave_terminal() -> Outcome<()> {
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    rustix::stdio::dup2_stdout(&null).map_err(std::io::Error::from)?;
-    rustix::stdio::dup2_stderr(&null).map_err(std::io::Error::from)?;
-    let _ = rustix::process::setsid();
-    Ok(())
-}
-
-/// Those who want to know how it ends.
-#[derive(Debug)]
-struct Waiting {
-    streams: Arc<Mutex<Vec<UnixStream>>>,
-    number: u32,
-}
-
-impl Waiting {
-    fn listen(number: u32) -> Outcome<Self> {
-        let path = device::control(number);
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).about(folder)?;
-            fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).about(folder)?;
-        }
-        // One that a process left which was killed.
-        let _ = fs::remove_file(&path);
-        let listener = UnixListener::bind(&path).about(&path)?;
-        let streams: Arc<Mutex<Vec<UnixStream>>> = Arc::default();
-        let waiting = Arc::clone(&streams);
-        let accept = move || {
-            while let Ok((stream, _)) = listener.accept() {
-                waiting.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
-            }
-        };
-        thread::Builder::new().name("control".into()).spawn(accept)?;
-        Ok(Self { streams, number })
-    }
-
-    /// Tells all of them.
-    fn tell(&self, what: &str) {
-        let _ = fs::remove_file(device::control(self.number));
-        for stream in self.streams.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
-            let _ = writeln!(stream, "{what}");
-        }
     }
 }

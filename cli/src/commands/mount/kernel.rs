@@ -1,16 +1,18 @@
 //! The kernel's part: what is mounted where, and an end to it.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use racker_formats::error::Kind;
+use racker_fs::guest::unescape;
 
+use crate::control::{Control, Line};
 use crate::fault::{About, Failure, Outcome};
 
 /// What mounts of racker are called, after `fuse.`.
@@ -19,6 +21,25 @@ pub(super) const SUBTYPE: &str = "racker";
 const HELPER: &str = "fusermount3";
 /// What the kernel gives filesystems in user space.
 const DEVICE: &str = "/dev/fuse";
+
+/// The extended attribute of the root, which is not listed, that says where the process of the mount listens.
+const ATTRIBUTE: &str = "user.racker.socket";
+
+/// That attribute and its value.
+pub(super) fn attribute(control: &Control) -> (Vec<u8>, Vec<u8>) {
+    (ATTRIBUTE.as_bytes().to_vec(), control.path().as_os_str().as_bytes().to_vec())
+}
+
+/// Connects to the process of the mount at `dir`; nothing if that process is gone.
+pub(crate) fn line(dir: &Path) -> Outcome<Option<Line>> {
+    let mut path = [0u8; 256];
+    let len = match rustix::fs::getxattr(dir, ATTRIBUTE, path.as_mut_slice()) {
+        Ok(len) => len,
+        Err(rustix::io::Errno::NOTCONN) => return Ok(None),
+        Err(e) => return Err(io::Error::from(e)).about(dir),
+    };
+    Line::to(Path::new(OsStr::from_bytes(path.get(..len).unwrap_or_default()))).map(Some)
+}
 
 /// The folder as the kernel calls it, even where the process of its mount is gone.
 pub(crate) fn folder(dir: &Path) -> Outcome<PathBuf> {
@@ -45,28 +66,8 @@ pub(crate) fn is_ours(dir: &Path) -> Outcome<bool> {
 fn mount(line: &[u8]) -> Option<(PathBuf, &[u8])> {
     let words: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
     let dash = words.iter().position(|word| *word == b"-")?;
-    let at = plain(words.get(4)?);
+    let at = unescape(words.get(4)?);
     Some((PathBuf::from(OsString::from_vec(at)), words.get(dash.checked_add(1)?)?))
-}
-
-/// A path whose blanks and the like are written as `\040`.
-fn plain(text: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((first, after)) = rest.split_first() {
-        let octal = || after.get(..3).and_then(|o| u8::from_str_radix(std::str::from_utf8(o).ok()?, 8).ok());
-        match (first, octal()) {
-            (b'\\', Some(byte)) => {
-                out.push(byte);
-                rest = after.get(3..).unwrap_or_default();
-            }
-            _ => {
-                out.push(*first);
-                rest = after;
-            }
-        }
-    }
-    out
 }
 
 /// Unmounts; `detach` does so even if it is in use.

@@ -2,10 +2,7 @@
 //!
 //! * [`front`] and [`making`]: the kernel's requests; [`tree`]: what they do; [`landing`]: the thread that does it, and transactions
 //! * [`meaning`]: numbers, attributes and errors in the kernel's words; [`kernel`]: mounts and their end
-//! * [`control`]: how `umount` hears how a mount ended; [`background`]: a mount that outlives the command
 
-mod background;
-pub(crate) mod control;
 mod front;
 pub(crate) mod kernel;
 mod landing;
@@ -24,11 +21,12 @@ use fuser::{Config, MountOption, Session, SessionACL};
 use racker_formats::error::Kind;
 use racker_fs::inspect::Volume;
 
-use self::control::Control;
 use self::front::{Front, Job};
 use self::landing::Ended;
 use self::meaning::Owner as Shown;
 use self::tree::Memory;
+use crate::background;
+use crate::control::Control;
 use crate::exit::Exit;
 use crate::fault::{About, Failure, Outcome};
 use crate::interrupt;
@@ -92,7 +90,7 @@ impl Mount {
         let dir = self.folder()?;
         let detached = !self.foreground;
         if detached && !background::is_this() {
-            return background::start();
+            return Ok(background::start()?.map_or_else(|exit| exit, |_| Exit::Done));
         }
         if detached {
             background::enter()?;
@@ -109,7 +107,7 @@ impl Mount {
             return Err(failure.hint("without --live changes land when it is unmounted")).about(&target.path);
         }
         let control = Control::listen()?;
-        let memory = Memory::new(self.shown(), Some(control.told()));
+        let memory = Memory::new(self.shown(), Some(kernel::attribute(&control)));
         let ready = || self.mount(&dir, write, jobs);
         let ended = serve(&target, &volume, write, live, memory, &queue, ready);
         let said = ended.map(|ended| said(&dir, &target.path, write, ended));
@@ -191,7 +189,7 @@ impl Mount {
         };
         thread::Builder::new().name("session".into()).spawn(watch)?;
         if !self.foreground {
-            return background::ready();
+            return background::ready("mounted");
         }
         line(&format!("{}: mounted", dir.display()))
     }
