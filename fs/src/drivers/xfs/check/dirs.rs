@@ -6,7 +6,7 @@ use racker_formats::error::{Result, Within};
 use racker_formats::wire::{index, len64, take};
 use zerocopy::big_endian::{U16, U32};
 
-use super::super::da::{DaFork, da_kind, hash};
+use super::super::da::{DaFork, da_kind};
 use super::super::described::DIR_SELF;
 use super::super::dir::{FREE_SPACE, LEAF_SPACE};
 use super::super::edit::shortdir::ShortDir;
@@ -15,7 +15,6 @@ use super::super::inode::{ForkFormat, ForkKind, Inode};
 use super::super::layout::{
     DIR_FREE_MAGIC, DIR_LEAF1_MAGIC, DIR_LEAFN_MAGIC, RawDirFreeHead, RawDirLeafEntry, RawDirLeafTail,
 };
-use super::super::superblock::{Superblock, VersionBits};
 use super::super::units::{FileBlock, InodeNo};
 use super::super::volume::BlockKind;
 use super::Checker;
@@ -47,15 +46,6 @@ struct Found {
 
 fn damaged<T>(what: &'static str, why: &'static str) -> Result<T> {
     Err(Fault::Structure { what, why }.into())
-}
-
-/// The hash of an entry's name.
-fn name_hash(sb: &Superblock, name: &[u8]) -> u32 {
-    if !sb.version_bits.contains(VersionBits::BORG) {
-        return hash(name);
-    }
-    let fold = |hash: u32, byte: &u8| u32::from(byte.to_ascii_lowercase()) ^ hash.rotate_left(7);
-    name.iter().fold(0, fold)
 }
 
 impl Checker<'_> {
@@ -142,7 +132,7 @@ impl Checker<'_> {
         let base = volume.sb.dir_block_size.start_of(number).unwrap_or(u64::MAX);
         for entry in &block.entries {
             let address = base.saturating_add(len64(entry.at)) >> PLACE_SHIFT;
-            let hash = name_hash(&volume.sb, &entry.name);
+            let hash = volume.sb.name_hash(&entry.name);
             found.hashes.push((hash, u32::try_from(address).unwrap_or(u32::MAX)));
             match entry.name.as_slice() {
                 b"." => {
