@@ -217,6 +217,12 @@ pub(super) enum Fault {
     /// A check found so much that it makes no sense to go on.
     #[error("so much is wrong that the check ends here")]
     TooMuch,
+    /// More inodes than a check has memory for.
+    #[error("there are more than {most} inodes, which is more than racker checks")]
+    TooManyInodes {
+        /// How many there may be.
+        most: u64,
+    },
     /// Something that racker does not do.
     #[error("{what} is not supported")]
     Unsupported {
@@ -235,6 +241,7 @@ impl error::Fault for Fault {
             | Self::Realtime { .. }
             | Self::UnknownLogItem { .. }
             | Self::Time { .. }
+            | Self::TooManyInodes { .. }
             | Self::Unsupported { .. } => Kind::Unsupported,
             Self::IsDirectory { .. } => Kind::IsDir,
             Self::NotADirectory { .. } => Kind::NotDir,

@@ -61,10 +61,12 @@ pub(super) struct GroupState {
 }
 
 impl Checker<'_> {
-    /// Goes through the headers and trees of all groups.
+    /// Goes through the headers and trees of all groups; in later rounds of those that are at hand then.
     pub(super) fn groups(&mut self) -> Result<()> {
-        self.totals = Totals::default();
-        for ag in (0..self.volume.sb.ag_count).map(AgNo) {
+        let counted = self.totals;
+        let groups =
+            if self.notes.muted { self.usage.first()..self.usage.end() } else { 0..self.volume.sb.ag_count };
+        for ag in groups.map(AgNo) {
             let ground = Ground::new(Arc::clone(&self.volume), ag)?;
             self.queue = self.volume.sb.ro_compat.contains(RoCompat::RMAPBT).then(Vec::new);
             let headers = Run { start: 0, len: ground.header_blocks() };
@@ -78,6 +80,9 @@ impl Checker<'_> {
             for (run, holder) in self.queue.take().unwrap_or_default() {
                 self.owned(&ground, run, holder)?;
             }
+        }
+        if self.notes.muted {
+            self.totals = counted;
         }
         Ok(())
     }

@@ -52,6 +52,7 @@ impl Edit {
         let entry = self.entry(&dir, name)?;
         let node = self.inode(entry.ino)?;
         self.removable(&node)?;
+        self.compare_space()?;
         if node.ino == dir.ino {
             let why = "it has an entry for itself";
             return Err(Fault::Structure { what: "directory", why }.into());
