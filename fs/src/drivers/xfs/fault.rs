@@ -179,6 +179,18 @@ pub(super) enum Fault {
         /// The rule that is broken.
         why: &'static str,
     },
+    /// Spare blocks whose count contradicts the ends of their list.
+    #[error("AGF: {count} spare blocks from slot {first} to {last} of {size}")]
+    Spares {
+        /// How many there are to be.
+        count: u32,
+        /// The first slot.
+        first: u32,
+        /// The last one.
+        last: u32,
+        /// Slots there are.
+        size: u32,
+    },
     /// A directory has no entry of that name.
     #[error("directory {dir} has no such entry")]
     NoEntry {

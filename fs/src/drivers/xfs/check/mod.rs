@@ -11,9 +11,11 @@
 //! # Memory
 //!
 //! Two bits a block of the groups at hand, 256 MiB at most: 4 TiB with blocks of 4 KiB; more is gone through in
-//! rounds, which look at inodes and extents only. Five bytes an inode, thirty a directory. Eight bytes for each use of
-//! a shared extent, 128 MiB at most: with more the groups at hand become fewer. Eight bytes for each entry of the
-//! directory at hand. A thousand findings end the check.
+//! rounds, which look at inodes and extents only. Five bytes an inode, of which there are 2^28 at most, and thirty a
+//! directory. Eight bytes for each place where shared blocks begin to have more or fewer uses, 128 MiB at most, and
+//! as much again while a group's are compared: with more the groups at hand become fewer, down to one. Two bytes for
+//! each block of the directory at hand in its index, and thirty in the list of those found. A thousand findings end
+//! the check.
 //!
 //! # Mending
 //!
@@ -24,7 +26,7 @@
 //! - `notes.rs`: findings; `usage.rs`, `holder.rs`: who has which block; `table.rs`: what is known of inodes
 //! - `superblocks.rs`, `groups.rs`, `tree.rs`: the superblock, groups and their trees; `owners.rs`: the reverse map
 //! - `inodes.rs`, `fork.rs`: inodes and forks; `attrs.rs`, `datree.rs`: attributes
-//! - `dirs.rs`, `dirblock.rs`, `names.rs`: directories, and what they name
+//! - `dirs.rs`, `dirblock.rs`, `hashes.rs`, `names.rs`: directories, and what they name
 //! - `mend.rs`: what is mended; `before.rs`: what is asked before an edit
 
 mod attrs;
@@ -34,6 +36,7 @@ mod dirblock;
 mod dirs;
 mod fork;
 mod groups;
+mod hashes;
 mod holder;
 mod inodes;
 mod mend;

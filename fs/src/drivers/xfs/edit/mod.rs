@@ -62,7 +62,7 @@ mod separate;
 mod setattr;
 pub(super) mod shortdir;
 mod space;
-mod spare;
+pub(super) mod spare;
 mod unlinked;
 mod verify;
 mod writer;
