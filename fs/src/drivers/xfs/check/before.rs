@@ -67,8 +67,8 @@ fn walk(volume: Volume, report: &mut Report, how: impl FnOnce(&mut Checker<'_>) 
     let mut checker = Checker::new(volume, Notes::new(report), inodes_max);
     let walked = how(&mut checker);
     let all_mendable = checker.notes.all_mendable();
-    match walked {
-        Err(e) => match e.fault::<Fault>() {
+    if let Err(e) = walked {
+        match e.fault::<Fault>() {
             Some(Fault::TooMuch) => {}
             Some(Fault::TooManyInodes { .. }) => {
                 let what = "the trees of inodes have far more of them than the superblock counts";
@@ -77,8 +77,7 @@ fn walk(volume: Volume, report: &mut Report, how: impl FnOnce(&mut Checker<'_>) 
             // What the check does not know is for the writer to judge.
             _ if e.kind() == Kind::Unsupported => return Ok(()),
             _ => return Err(e),
-        },
-        Ok(()) => {}
+        }
     }
     if all_mendable { Ok(()) } else { refusal(report) }
 }
