@@ -55,6 +55,7 @@ use super::edit::Writer;
 use super::edit::records::Run;
 use super::fault::Fault;
 use super::log::Log;
+use super::superblock::Incompat;
 use super::units::{AgNo, Lsn};
 use super::volume::{BlockKind, Volume};
 use crate::filesystem::FilesystemMut;
@@ -91,7 +92,7 @@ const WALKED_MAX: u64 = 1 << 16;
 /// space that all trees of a group agree on shows only if there is a reverse map.
 pub(super) fn refuse_unsound(disk: &Disk) -> Result<()> {
     let volume = Volume::open(disk.read_only())?;
-    if !volume.sb.v5 || volume.sb.raw.sb_icount.get() > WALKED_MAX {
+    if volume.sb.unwritable().is_some() || volume.sb.raw.sb_icount.get() > WALKED_MAX {
         return Ok(());
     }
     let mut report = Report::default();
@@ -121,6 +122,9 @@ fn refusal(report: &Report) -> Result<()> {
 fn open(disk: &Disk, notes: &mut Notes<'_>) -> Result<Option<Volume>> {
     let target = if notes.repair() { disk.clone() } else { disk.read_only() };
     let Some(volume) = damage(Volume::open(target), notes)? else { return Ok(None) };
+    if volume.sb.incompat.contains(Incompat::METADIR) {
+        return Err(Fault::Unsupported { what: "a check of the metadata directory" }.into());
+    }
     let log = Log::open(&volume);
     // If nobody knows what the log holds, the rest can be looked at.
     let clean = damage(log.map(|log| log.is_clean()), notes)?;
