@@ -152,7 +152,9 @@ impl Fat {
         let place =
             boot.get(COPY_AT..).and_then(|b| b.first_chunk::<2>()).map_or(0, |b| u16::from_le_bytes(*b));
         let at = u64::from(place).saturating_mul(self.boot.sector);
-        if place == 0 || at >= self.boot.fat_start {
+        // Old makers put both into the same sector where there is no room for two.
+        let hints = self.boot.info_sector == Some(place.into());
+        if place == 0 || hints || at >= self.boot.fat_start {
             return Ok(false);
         }
         let mut copy = bytes(&self.disk, at, BOOT_BYTES, BOOT_BYTES, "boot sector")?;

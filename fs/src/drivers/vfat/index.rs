@@ -214,7 +214,8 @@ impl Index {
     /// The slot at a place on the volume.
     pub(super) fn slot_at(&self, place: u64) -> Option<usize> {
         let within = |start: &u64| place.checked_sub(start >> 5).filter(|slot| *slot < len64(self.per));
-        let (piece, slot) = self.pieces.iter().enumerate().find_map(|(i, start)| Some((i, within(start)?)))?;
+        let (piece, slot) =
+            self.pieces.iter().enumerate().find_map(|(i, start)| Some((i, within(start)?)))?;
         piece.checked_mul(self.per)?.checked_add(usize::try_from(slot).ok()?)
     }
 

@@ -275,7 +275,11 @@ impl Fat {
             if !is_long && !sink.strict && self.first_cluster(raw) != 0 {
                 // Nobody's to free: this may be a file whose attributes are damaged.
                 sink.left = true;
-                sink.note(Severity::Corruption, 1, format!("directory entry {place} is a label with clusters"));
+                sink.note(
+                    Severity::Corruption,
+                    1,
+                    format!("directory entry {place} is a label with clusters"),
+                );
             }
             return Ok(None);
         }
