@@ -541,6 +541,9 @@ pub(super) mod tests {
         let mut raw = sample();
         raw.sb_features_ro_compat = (1 << 20).into();
         assert!(parse(raw, 1 << 30).unwrap().unwritable().is_some());
+        let mut raw = sample();
+        raw.sb_features_incompat = (1 << 8 | 3).into();
+        assert!(parse(raw, 1 << 30).unwrap().unwritable().unwrap().to_string().contains("metadir"));
     }
 
     #[test]
