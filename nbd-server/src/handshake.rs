@@ -348,14 +348,13 @@ impl<'a> Handshake<'a> {
                 self.put(option, reply::INFO, &data);
             }
         }
-        if wanted.contains(&info::BLOCK_SIZE) {
-            let mut data = Vec::new();
-            data.put16(info::BLOCK_SIZE);
-            data.put32(1);
-            data.put32(export.preferred());
-            data.put32(PAYLOAD_MAX);
-            self.put(option, reply::INFO, &data);
-        }
+        // Unasked as well: clients that do not ask are held to the largest payload like all others.
+        let mut data = Vec::new();
+        data.put16(info::BLOCK_SIZE);
+        data.put32(1);
+        data.put32(export.preferred());
+        data.put32(PAYLOAD_MAX);
+        self.put(option, reply::INFO, &data);
         self.put(option, reply::ACK, &[]);
         if option == option::GO { Next::Go(export) } else { Next::Option }
     }

@@ -17,6 +17,8 @@ use crate::wire::{Frame, Put, chunk};
 
 /// Reads of at most this many bytes are read without asking first where there are holes.
 const SMALL: u64 = 32 << 10;
+/// Zeroes before data are sent as a hole if they fill a sector.
+const SECTOR: usize = 512;
 /// Stretches of data that are remembered.
 const SEEN_MAX: usize = 16;
 
@@ -198,22 +200,53 @@ impl Connection {
     }
 
     fn send_hole(&self, frame: &Frame, span: Span, done: bool, scratch: &mut Scratch) -> io::Result<()> {
-        let head = scratch.head();
-        put_chunk(head, self.session.replies, frame, chunk::OFFSET_HOLE, done, 12);
-        head.put64(span.start());
-        head.put32(u32::try_from(span.len()).unwrap_or(u32::MAX));
+        put_hole(scratch.head(), self.session.replies, frame, span, done);
         self.send(&scratch.head, &[])
     }
 
     fn send_piece(&self, frame: &Frame, span: Span, done: bool, scratch: &mut Scratch) -> io::Result<()> {
         let len = index(span.len()).unwrap_or_default();
-        if is_zero(scratch.got(len)) {
+        let zeroes = leading_zeroes(scratch.got(len));
+        if zeroes == len {
             return self.send_hole(frame, span, done, scratch);
         }
+        let replies = self.session.replies;
         let head = scratch.head();
-        let size = span.len().saturating_add(8);
-        put_chunk(head, self.session.replies, frame, chunk::OFFSET_DATA, done, size);
-        head.put64(span.start());
-        self.send(&scratch.head, scratch.got(len))
+        if zeroes > 0 {
+            put_hole(head, replies, frame, span.truncate(len64(zeroes)), false);
+        }
+        let data = span.skip(len64(zeroes));
+        put_chunk(head, replies, frame, chunk::OFFSET_DATA, done, data.len().saturating_add(8));
+        head.put64(data.start());
+        self.send(&scratch.head, scratch.got(len).get(zeroes..).unwrap_or_default())
+    }
+}
+
+fn put_hole(out: &mut Vec<u8>, replies: Replies, frame: &Frame, span: Span, done: bool) {
+    put_chunk(out, replies, frame, chunk::OFFSET_HOLE, done, 12);
+    out.put64(span.start());
+    out.put32(u32::try_from(span.len()).unwrap_or(u32::MAX));
+}
+
+/// Bytes at the beginning of `data` that are zeroes: whole sectors, or all of it. Looks no further than the first
+/// sector that is something else.
+fn leading_zeroes(data: &[u8]) -> usize {
+    let sectors = data.chunks(SECTOR).take_while(|sector| is_zero(sector));
+    sectors.map(<[u8]>::len).fold(0, usize::saturating_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeroes_are_counted_in_sectors() {
+        let mut data = vec![0; 3 * SECTOR + 100];
+        assert_eq!(leading_zeroes(&data), data.len());
+        data[3 * SECTOR] = 1;
+        assert_eq!(leading_zeroes(&data), 3 * SECTOR);
+        data[SECTOR - 1] = 1;
+        assert_eq!(leading_zeroes(&data), 0);
+        assert_eq!(leading_zeroes(&[]), 0);
     }
 }

@@ -15,7 +15,7 @@ use clap::Args;
 use listenfd::ListenFd;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use racker_nbd::limits::Limits;
+use racker_nbd::limits::{Limits, NAME_BYTES_MAX};
 use racker_nbd::listen::Listener;
 use racker_nbd::server::Summary;
 use racker_nbd::stream::Pipes;
@@ -86,6 +86,9 @@ pub(crate) struct Serve {
     /// Name of the export, once for each image; else the name of its file
     #[arg(short = 'n', long, value_name = "NAME")]
     name: Vec<String>,
+    /// Text that clients see beside the export, once for each image; else its format and size
+    #[arg(short = 'D', long, value_name = "TEXT")]
+    description: Vec<String>,
     /// Most connections at a time
     #[arg(long, value_name = "NUMBER", default_value_t = Limits::default().connections)]
     max_connections: usize,
@@ -191,6 +194,13 @@ impl Serve {
         if self.name.len() > self.images.len() {
             return Err(Failure::new("there are more names than images"));
         }
+        if self.description.len() > self.images.len() {
+            return Err(Failure::new("there are more descriptions than images"));
+        }
+        if let Some(text) = self.description.iter().find(|t| t.len() > NAME_BYTES_MAX) {
+            let len = text.len();
+            return Err(Failure::new(format!("a description has {len} bytes, {NAME_BYTES_MAX} are allowed")));
+        }
         let access = match (self.read_only, self.snapshot) {
             (true, _) => Access::Read,
             (_, true) => Access::Snapshot,
@@ -205,7 +215,9 @@ impl Serve {
         for (i, image) in self.images.iter().enumerate() {
             let name = self.name.get(i).map(String::as_str);
             let overlay = self.copy_on_write.get(i).map(PathBuf::as_path);
-            all.extend(offer(image.clone(), name, &self.how, access, overlay)?.all(progress)?);
+            let description = self.description.get(i).map(String::as_str);
+            let offer = offer(image.clone(), name, &self.how, access, overlay)?;
+            all.extend(offer.described(description).all(progress)?);
         }
         Ok(all)
     }
