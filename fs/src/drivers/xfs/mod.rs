@@ -14,9 +14,8 @@
 //! that was cut short is refused. A directory block in several extents is replayed as a whole, which the kernel
 //! (6.18) does not do: it refuses to mount.
 //!
-//! Written: all of version 5, in every form that the kernel makes. Refused: entries of directories whose names ignore
-//! case (their content is written), content on a realtime device, times, targets and device numbers that inodes
-//! cannot hold.
+//! Written: all of version 5, in every form that the kernel makes. Refused: content on a realtime device, times,
+//! targets and device numbers that inodes cannot hold.
 //!
 //! # Writing, and the log
 //!

@@ -109,7 +109,7 @@ const OF_EXT: &[(&str, Then)] = &[
     ("-t ext4 -O project -I 256", Written),
     ("-t ext4 -O quota", Written),
     ("-t ext4 -O quota,project -I 256 -E quotatype=usrquota:grpquota:prjquota", Written),
-    ("-t ext4 -O quota,ea_inode", Refused("")),
+    ("-t ext4 -O quota,ea_inode", Written),
     ("-t ext4 -O ^resize_inode", Written),
     ("-t ext4 -O ^sparse_super,^resize_inode", Written),
     ("-t ext4 -O stable_inodes", Written),

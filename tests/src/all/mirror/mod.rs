@@ -11,12 +11,11 @@ mod tree;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use racker_formats::block::{Disk, FileDevice, Span};
-use racker_formats::transaction::Transaction;
+use racker_formats::block::Disk;
 use racker_fs::drivers::DRIVERS;
 use racker_fs::edit::Writer;
 use racker_fs::filesystem::{Driver, Filesystem};
-use racker_tests::image::{open_disk, scratch};
+use racker_tests::image::{edit_raw, raw_disk, scratch};
 use racker_tests::mount::{Mounted, WHOLE};
 use racker_tests::tool::tool;
 use tempfile::TempDir;
@@ -139,23 +138,12 @@ impl Subject {
     }
 
     fn disk(&self, write: bool) -> Disk {
-        let file = std::fs::File::options().read(true).write(write).open(&self.path).unwrap();
-        Disk::new(FileDevice::new(file, write).unwrap())
+        raw_disk(&self.path, write)
     }
 
     /// One edit: all of it lands.
     fn edit<T>(&self, edit: impl FnOnce(&mut Writer<'_>) -> T) -> T {
-        let file = self.disk(true);
-        let reopen = |disk: Disk| open_disk("raw", disk, true);
-        let image = reopen(file.clone()).unwrap();
-        let transaction = Transaction::begin(image, &file, Some(&self.path), reopen).unwrap();
-        let disk = transaction.disk();
-        assert!(disk.disk().claim(Span::first(disk.disk().size())).unwrap());
-        let mut writer = Writer::open(self.driver, &disk).unwrap();
-        let done = edit(&mut writer);
-        writer.close().unwrap();
-        transaction.commit().unwrap();
-        done
+        edit_raw(&self.path, self.driver, edit)
     }
 
     fn read<T>(&self, look: impl FnOnce(&dyn Filesystem) -> T) -> T {

@@ -1,5 +1,6 @@
 //! XFS written: random operations against a model, judged by `xfs_repair` and by the kernel.
 
+mod case;
 mod check;
 mod damage;
 mod edges;

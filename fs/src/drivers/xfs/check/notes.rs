@@ -6,7 +6,7 @@ use racker_formats::error::{Error, Kind, Result};
 use super::super::fault::Fault;
 
 /// Findings after which a check gives up: a damaged structure can cause one for each of a billion blocks.
-const FINDINGS_MAX: usize = 1000;
+pub(super) const FINDINGS_MAX: usize = 1000;
 
 /// Findings that can be mended without a guess, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

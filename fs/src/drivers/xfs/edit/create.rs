@@ -71,7 +71,6 @@ impl Edit {
         new: &New<'_>,
         now: Time,
     ) -> Result<InodeNo> {
-        self.check_names()?;
         check(new)?;
         let dir = self.inode(dir)?;
         let is_dir = matches!(new.kind, NewKind::Dir);
