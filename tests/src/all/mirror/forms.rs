@@ -72,6 +72,7 @@ const OF_EXT: &[(&str, Then)] = &[
     ("-t ext2 -O ^sparse_super,^resize_inode", Written),
     ("-t ext2 -O dir_index,ext_attr,large_file", Written),
     ("-t ext2 -o hurd", Refused("")),
+    ("-t ext2 -o freebsd", Written),
     ("-t ext3", Written),
     ("-t ext3 -I 128", Written),
     ("-t ext3 -J size=8", Written),
