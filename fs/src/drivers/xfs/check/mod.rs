@@ -3,7 +3,7 @@
 //! What is looked at: the log; the superblock and its copies; each group's headers, spare blocks and trees; every
 //! inode, its forks and extent trees; attributes; directories; names, kinds, links and parents; the counters. Of
 //! each block its checksum, UUID, place and owner, and that it was not changed in a time that the log has not
-//! reached. What is on a realtime device, and what quotas count, is not looked at.
+//! reached. What is on a realtime device, and what quotas count, is not looked at, and the report says so.
 //!
 //! A log that is not clean is replayed, and its promises are kept, as a mount would do: in memory if nothing is to be
 //! mended.
