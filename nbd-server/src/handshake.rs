@@ -14,6 +14,7 @@ use crate::limits::{
 };
 use crate::server::Shared;
 use crate::stream::{Stream, fill, send};
+use crate::tls::Tls;
 use crate::wire::{
     EXPORT_NAME_ZEROES, ExportFlags, Fields, HandshakeFlags, INIT_MAGIC, OPTION_BYTES, OPTION_MAGIC, Put,
     info, option, put_option_reply, put_string, reply,
@@ -209,7 +210,7 @@ impl<'a> Handshake<'a> {
             }
             return Ok(self.refuse(option, reply::ERR_SHUTDOWN, "the server is shutting down"));
         }
-        if self.server.tls.is_some() && !self.state.secure {
+        if self.server.tls.as_ref().is_some_and(Tls::is_required) && !self.state.secure {
             match option {
                 option::ABORT | option::STARTTLS => {}
                 option::EXPORT_NAME => return Err(Cut::Broken("an export was asked for without TLS")),
