@@ -13,7 +13,8 @@
 //! * Checked ([`check`](mod@check)): everything that e2fsck looks at, before each edit too.
 //! * Written ([`edit`]): all of these but for what follows. Not opened for writing: filesystems with errors noted or
 //!   not closed, mounted elsewhere (`mmp`), with fast commits to replay, of other systems than Linux, with
-//!   `shared_blocks` or other features that a writer has to know.
+//!   `shared_blocks` or other features that a writer has to know; with values of attributes in inodes as Lustre has
+//!   them.
 //! * Refused by name: `compression`, `dirdata`, journal devices, and every incompatible feature not known.
 
 mod acl;

@@ -120,6 +120,29 @@ fn unsound_filesystems_are_not_written() {
     assert!(told.contains("mounted somewhere"), "{told}");
 }
 
+/// Lustre's inodes for values have times where others have their counts: e2fsck calls it sound.
+#[test]
+fn attributes_of_lustre_are_left_alone() {
+    use racker_fs::filesystem::{Name, New, NewKind, Time};
+    let patient = Patient::make("16M", "-t ext4 -b 1024 -O ea_inode");
+    let now = Time { sec: 1_700_000_000, nsec: 0 };
+    let (owner, generation) = patient.edit(|fs| {
+        let new = New { kind: NewKind::File, mode: 0o644, uid: 0, gid: 0 };
+        let node = fs.create(fs.filesystem().root(), &Name::new(b"f").unwrap(), &new, now).unwrap();
+        fs.set_xattr(node, b"user.v", Some(&[b'v'; 5000]), now).unwrap();
+        (node.0, fs.filesystem().stat(node).unwrap().generation)
+    });
+    let value = owner + 1;
+    debugfs(&patient, &format!("sif <{value}> mtime @{owner}"));
+    debugfs(&patient, &format!("sif <{value}> generation {generation}"));
+    debugfs(&patient, &format!("sif <{value}> atime @1600000000"));
+    debugfs(&patient, &format!("sif <{value}> ctime @1600000000"));
+    debugfs(&patient, "sif f blocks 0");
+    patient.is_clean("as Lustre has it");
+    let told = refusal(&patient);
+    assert!(told.contains("Lustre"), "{told}");
+}
+
 /// Directories that ignore case, in a block or in the inode, and then with an index: the same name in another case is
 /// found, not made again, and spelled anew by a rename. e2fsck computes the hashes of the folded names too.
 #[test]

@@ -48,6 +48,11 @@ impl Finds {
         Ok(())
     }
 
+    /// It is sound, and not for a writer.
+    pub(super) fn refuse(&self, what: impl FnOnce() -> String) -> Result<()> {
+        if self.strict { Err(Ext4Fault::Unwritable(what()).into()) } else { Ok(()) }
+    }
+
     /// Space is lost, which does no harm.
     pub(super) fn leak(&mut self, count: u64, what: impl Into<String>) {
         self.put(Severity::Leak, what.into(), count);
