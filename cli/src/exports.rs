@@ -39,6 +39,8 @@ pub(crate) struct Offer {
     /// What clients see, with what they write.
     disk: Disk,
     name: String,
+    /// What the whole disk is called for people, instead of its format and size.
+    description: Option<String>,
     access: Access,
 }
 
@@ -62,13 +64,22 @@ pub(crate) fn offer(
         Access::Snapshot => Disk::new(Staged::new(opened.disk.clone())),
         _ => opened.disk.clone(),
     };
-    Ok(Offer { opened, path, disk, name, access })
+    Ok(Offer { opened, path, disk, name, description: None, access })
 }
 
 impl Offer {
+    /// Has another text for people than format and size.
+    pub(crate) fn described(self, description: Option<&str>) -> Self {
+        Self { description: description.map(String::from), ..self }
+    }
+
     /// The whole disk.
     pub(crate) fn whole(&self) -> Outcome<Export> {
-        whole(&self.opened, &self.disk, &self.name, self.access).about(&self.path)
+        let export = whole(&self.opened, &self.disk, &self.name, self.access).about(&self.path)?;
+        Ok(match &self.description {
+            Some(text) => export.described(text),
+            None => export,
+        })
     }
 
     /// Everything that is served of the image, the whole disk first.

@@ -1,10 +1,11 @@
 //! Progress of long work: a bar on a terminal, lines of JSON when asked, nothing otherwise.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Read};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use racker_formats::wire::len64;
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -47,6 +48,11 @@ impl ProgressArgs {
             }
             Mode::Auto | Mode::None => Progress::None,
         }
+    }
+
+    /// A reader of `total` bytes that moves a bar along.
+    pub(crate) fn reading<R: Read>(self, what: &'static str, from: R, total: u64) -> Counted<R> {
+        Counted { from, done: 0, total, bar: self.start(what, total) }
     }
 
     /// A remark for people, on standard error.
@@ -96,5 +102,30 @@ impl Progress {
         if let Self::Bar(bar) = self {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// A reader that shows how far it is.
+#[derive(Debug)]
+pub(crate) struct Counted<R> {
+    from: R,
+    done: u64,
+    total: u64,
+    bar: Progress,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.from.read(buf)?;
+        self.done = self.done.saturating_add(len64(n));
+        self.bar.at(self.done.min(self.total));
+        Ok(n)
+    }
+}
+
+impl<R> Counted<R> {
+    /// The work is done.
+    pub(crate) fn finish(self) {
+        self.bar.finish();
     }
 }

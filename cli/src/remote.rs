@@ -9,7 +9,7 @@ use racker_formats::block::Disk;
 use racker_formats::convert::NewFile;
 use racker_formats::open::{self, OpenOptions, Opened};
 use racker_nbd::client::address::{Address, is_address};
-use racker_nbd::client::connect;
+use racker_nbd::client::{self, connect};
 use racker_nbd::client::fault::ClientFault;
 use racker_nbd::client::limits::Patience;
 
@@ -31,6 +31,11 @@ pub(crate) fn open(image: &Path, options: &OpenOptions<'_>) -> Result<Opened> {
         None if is_remote(image) => Err(address(image).err().unwrap_or(ClientFault::NotNbd).into()),
         None => open::open(image, options),
     }
+}
+
+/// Has the server of a remote disk make it larger; who has it open keeps the size it had.
+pub(crate) fn grow(image: &Path, size: u64) -> Result<()> {
+    Ok(client::grow(&address(image)?, size, Patience::default())?)
 }
 
 /// Prepares a new image: a file that appears when it is complete, or what is written in place.

@@ -269,9 +269,7 @@ impl Connection {
             Ok(request) => {
                 self.hold(large(&frame, &request));
                 let len = index(payload).map_err(|_| Cut::Broken("a payload is too long"))?;
-                if len > 0 && !input.fill(self, scratch.data(len))? {
-                    return Err(Cut::Io(io::ErrorKind::UnexpectedEof.into()));
-                }
+                self.take_payload(input, len, scratch)?;
                 Ok(Step::Do(frame, request))
             }
             Err(error) => {
@@ -287,6 +285,20 @@ impl Connection {
                 Ok(Step::Refuse(frame, error))
             }
         }
+    }
+
+    /// Reads a payload. Memory follows what has arrived: announcing much takes none.
+    fn take_payload(&self, input: &mut Input, len: usize, scratch: &mut Scratch) -> Result<(), Cut> {
+        let mut done = 0;
+        while done < len {
+            let to = len.min(done.saturating_add(done.max(PIECE)));
+            let room = scratch.data(to).get_mut(done..).unwrap_or_default();
+            if !input.fill(self, room)? {
+                return Err(Cut::Io(io::ErrorKind::UnexpectedEof.into()));
+            }
+            done = to;
+        }
+        Ok(())
     }
 
     fn terms(&self) -> Terms {

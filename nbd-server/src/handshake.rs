@@ -14,6 +14,7 @@ use crate::limits::{
 };
 use crate::server::Shared;
 use crate::stream::{Stream, fill, send};
+use crate::tls::Tls;
 use crate::wire::{
     EXPORT_NAME_ZEROES, ExportFlags, Fields, HandshakeFlags, INIT_MAGIC, OPTION_BYTES, OPTION_MAGIC, Put,
     info, option, put_option_reply, put_string, reply,
@@ -209,7 +210,7 @@ impl<'a> Handshake<'a> {
             }
             return Ok(self.refuse(option, reply::ERR_SHUTDOWN, "the server is shutting down"));
         }
-        if self.server.tls.is_some() && !self.state.secure {
+        if self.server.tls.as_ref().is_some_and(Tls::is_required) && !self.state.secure {
             match option {
                 option::ABORT | option::STARTTLS => {}
                 option::EXPORT_NAME => return Err(Cut::Broken("an export was asked for without TLS")),
@@ -348,14 +349,13 @@ impl<'a> Handshake<'a> {
                 self.put(option, reply::INFO, &data);
             }
         }
-        if wanted.contains(&info::BLOCK_SIZE) {
-            let mut data = Vec::new();
-            data.put16(info::BLOCK_SIZE);
-            data.put32(1);
-            data.put32(export.preferred());
-            data.put32(PAYLOAD_MAX);
-            self.put(option, reply::INFO, &data);
-        }
+        // Unasked as well: clients that do not ask are held to the largest payload like all others.
+        let mut data = Vec::new();
+        data.put16(info::BLOCK_SIZE);
+        data.put32(1);
+        data.put32(export.preferred());
+        data.put32(PAYLOAD_MAX);
+        self.put(option, reply::INFO, &data);
         self.put(option, reply::ACK, &[]);
         if option == option::GO { Next::Go(export) } else { Next::Option }
     }

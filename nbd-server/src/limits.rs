@@ -13,11 +13,11 @@ pub const OPTIONS_MAX: u32 = 4096;
 /// Metadata contexts that one connection selects.
 pub const CONTEXTS_MAX: usize = 64;
 
-/// The largest payload of a request, and of the answer to one that may not be cut in pieces: what the protocol
-/// asks every server to take.
-pub const PAYLOAD_MAX: u32 = 32 << 20;
+/// The largest payload of a request, and of the answer to one that may not be cut in pieces. The protocol asks every
+/// server for half of it; there are clients that never ask, and send 50 MB (nbd-tester-client).
+pub const PAYLOAD_MAX: u32 = 64 << 20;
 /// Payload that is read and forgotten, so that the client hears why its request fails; beyond that it is cut off.
-pub const PAYLOAD_DRAIN_MAX: u64 = 64 << 20;
+pub const PAYLOAD_DRAIN_MAX: u64 = 128 << 20;
 /// Bytes of a read that are in memory at a time.
 pub const PIECE: usize = 256 << 10;
 /// Payload beyond [`PIECE`] that the requests of one connection may hold at a time.

@@ -20,6 +20,8 @@ use crate::wire::{Frame, Put, chunk};
 /// Reads of at most this many bytes are read without asking first where there are holes, and cost less to copy than
 /// pages cost to pass on.
 const SMALL: u64 = 32 << 10;
+/// Zeroes before data are sent as a hole if they fill a sector.
+const SECTOR: usize = 512;
 /// Stretches of data that are remembered.
 const SEEN_MAX: usize = 16;
 
@@ -77,7 +79,7 @@ impl Connection {
         }
         // This also finds out what is wrong with pages that could not be had.
         disk.read_at(span.start(), scratch.data(len)).map_err(|e| self.failed("read", span, &e))?;
-        Ok(Body::Bytes(len))
+        Ok(Body::bytes(len))
     }
 
     /// The whole answer at once, or as long as no other reply may come in between.
@@ -131,7 +133,7 @@ impl Connection {
                 failed.get_or_insert((e, rest.start()));
                 let len = index(rest.len().min(len64(PIECE))).unwrap_or(PIECE);
                 scratch.data(len).fill(0);
-                Body::Bytes(len)
+                Body::bytes(len)
             });
             scratch.head();
             self.send_part(scratch, next)?;
@@ -209,13 +211,11 @@ impl Connection {
     }
 
     fn send_hole(&self, frame: &Frame, span: Span, done: bool, scratch: &mut Scratch) -> io::Result<()> {
-        let head = scratch.head();
-        put_chunk(head, self.session.replies, frame, chunk::OFFSET_HOLE, done, 12);
-        head.put64(span.start());
-        head.put32(u32::try_from(span.len()).unwrap_or(u32::MAX));
+        put_hole(scratch.head(), self.session.replies, frame, span, done);
         self.send(scratch, Body::NONE)
     }
 
+    /// Zeroes at the beginning of what was copied are a hole; pages go unseen.
     fn send_piece(
         &self,
         frame: &Frame,
@@ -224,13 +224,50 @@ impl Connection {
         done: bool,
         scratch: &mut Scratch,
     ) -> io::Result<()> {
-        if matches!(piece, Body::Bytes(len) if is_zero(scratch.got(len))) {
+        let zeroes = match piece {
+            Body::Bytes { from, to } => leading_zeroes(scratch.got(to).get(from..).unwrap_or_default()),
+            Body::Pages(_) => 0,
+        };
+        if zeroes == piece.len() {
             return self.send_hole(frame, span, done, scratch);
         }
+        let replies = self.session.replies;
         let head = scratch.head();
-        let size = span.len().saturating_add(8);
-        put_chunk(head, self.session.replies, frame, chunk::OFFSET_DATA, done, size);
-        head.put64(span.start());
-        self.send(scratch, piece)
+        if zeroes > 0 {
+            put_hole(head, replies, frame, span.truncate(len64(zeroes)), false);
+        }
+        let data = span.skip(len64(zeroes));
+        put_chunk(head, replies, frame, chunk::OFFSET_DATA, done, data.len().saturating_add(8));
+        head.put64(data.start());
+        self.send(scratch, piece.skip(zeroes))
+    }
+}
+
+fn put_hole(out: &mut Vec<u8>, replies: Replies, frame: &Frame, span: Span, done: bool) {
+    put_chunk(out, replies, frame, chunk::OFFSET_HOLE, done, 12);
+    out.put64(span.start());
+    out.put32(u32::try_from(span.len()).unwrap_or(u32::MAX));
+}
+
+/// Bytes at the beginning of `data` that are zeroes: whole sectors, or all of it. Looks no further than the first
+/// sector that is something else.
+fn leading_zeroes(data: &[u8]) -> usize {
+    let sectors = data.chunks(SECTOR).take_while(|sector| is_zero(sector));
+    sectors.map(<[u8]>::len).fold(0, usize::saturating_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeroes_are_counted_in_sectors() {
+        let mut data = vec![0; 3 * SECTOR + 100];
+        assert_eq!(leading_zeroes(&data), data.len());
+        data[3 * SECTOR] = 1;
+        assert_eq!(leading_zeroes(&data), 3 * SECTOR);
+        data[SECTOR - 1] = 1;
+        assert_eq!(leading_zeroes(&data), 0);
+        assert_eq!(leading_zeroes(&[]), 0);
     }
 }

@@ -15,19 +15,33 @@ const TOGETHER: usize = 4;
 /// What follows the header of a reply.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Body {
-    /// So many bytes at the beginning of the buffer.
-    Bytes(usize),
+    /// A part of the buffer.
+    Bytes { from: usize, to: usize },
     /// So many bytes, in pages that were [taken](Scratch::take).
     Pages(usize),
 }
 
 impl Body {
     /// Nothing.
-    pub(crate) const NONE: Self = Self::Bytes(0);
+    pub(crate) const NONE: Self = Self::bytes(0);
+
+    /// The first `len` bytes of the buffer.
+    pub(crate) const fn bytes(len: usize) -> Self {
+        Self::Bytes { from: 0, to: len }
+    }
 
     pub(crate) fn len(self) -> usize {
         match self {
-            Self::Bytes(len) | Self::Pages(len) => len,
+            Self::Bytes { from, to } => to.saturating_sub(from),
+            Self::Pages(len) => len,
+        }
+    }
+
+    /// The same without the first `len` bytes; pages stay as they are.
+    pub(crate) fn skip(self, len: usize) -> Self {
+        match self {
+            Self::Bytes { from, to } => Self::Bytes { from: from.saturating_add(len).min(to), to },
+            Self::Pages(len) => Self::Pages(len),
         }
     }
 }
@@ -81,13 +95,13 @@ impl Scratch {
 
     /// Lets a small reply wait; `false` if it has to be sent.
     pub(crate) fn keep(&mut self, body: Body) -> bool {
-        let Body::Bytes(len) = body else { return false };
+        let Body::Bytes { from, to } = body else { return false };
         self.count = self.count.saturating_add(1);
-        if !self.gathers || len > WAITS_MAX || self.count >= TOGETHER {
+        if !self.gathers || body.len() > WAITS_MAX || self.count >= TOGETHER {
             return false;
         }
         self.waiting.extend_from_slice(&self.head);
-        self.waiting.extend_from_slice(self.data.get(..len).unwrap_or_default());
+        self.waiting.extend_from_slice(self.data.get(from..to).unwrap_or_default());
         true
     }
 
@@ -98,13 +112,13 @@ impl Scratch {
 
     /// Sends replies that wait, the header, and the body.
     pub(crate) fn send(&mut self, stream: &dyn Stream, body: Body) -> io::Result<()> {
-        let bytes = if let Body::Bytes(len) = body { len } else { 0 };
-        let parts = [self.waiting.as_slice(), &self.head, self.got(bytes)];
+        let bytes = if let Body::Bytes { from, to } = body { from..to } else { 0..0 };
+        let parts = [self.waiting.as_slice(), &self.head, self.data.get(bytes).unwrap_or_default()];
         send_parts(stream, &mut parts.map(IoSlice::new))?;
         self.waiting.clear();
         self.count = 0;
         match (body, &mut self.pages, stream.socket()) {
-            (Body::Bytes(_), ..) => Ok(()),
+            (Body::Bytes { .. }, ..) => Ok(()),
             (Body::Pages(_), Some(pages), Some(socket)) => pages.send(socket),
             (Body::Pages(_), ..) => Err(io::ErrorKind::Unsupported.into()),
         }

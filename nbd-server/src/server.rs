@@ -100,7 +100,7 @@ impl Counts {
 pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) counts: Counts,
-    /// If it is there, nothing happens without it.
+    /// What `STARTTLS` begins.
     pub(crate) tls: Option<Tls>,
     exports: Vec<Arc<Export>>,
     by_name: BTreeMap<Vec<u8>, usize>,
@@ -215,7 +215,7 @@ pub struct Server {
 
 impl Server {
     /// A server of `exports`; `default` is the one that clients mean who name none. `tell` hears what goes wrong.
-    /// With `tls`, clients that do not begin it are told nothing.
+    /// With `tls` that is required, clients that do not begin it are told nothing.
     pub fn new(
         exports: Vec<Export>,
         default: Option<usize>,

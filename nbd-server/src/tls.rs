@@ -50,7 +50,10 @@ impl Fault for TlsFault {
 
 /// A server's certificate, and whether clients need one.
 #[derive(Clone)]
-pub struct Tls(Arc<ServerConfig>);
+pub struct Tls {
+    config: Arc<ServerConfig>,
+    is_required: bool,
+}
 
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -83,12 +86,24 @@ impl Tls {
         let key = key.map_err(TlsFault::from).map_err(racker_formats::Error::from);
         let key = key.within(|| "server-key.pem")?;
         let config = builder.with_single_cert(certificates("server-cert.pem")?, key);
-        Ok(Self(Arc::new(config.map_err(TlsFault::from)?)))
+        Ok(Self { config: Arc::new(config.map_err(TlsFault::from)?), is_required: true })
+    }
+
+    /// Serves those as well who do not begin TLS. Whoever sits between a client and this server can then make both do
+    /// without, unless the client insists.
+    #[must_use]
+    pub fn optional(self) -> Self {
+        Self { is_required: false, ..self }
+    }
+
+    /// Whether nothing happens without it.
+    pub(crate) fn is_required(&self) -> bool {
+        self.is_required
     }
 
     /// Makes a stream safe: the client speaks first, until then it has time.
     pub(crate) fn accept(&self, raw: Arc<dyn Stream>, until: Instant) -> io::Result<TlsStream> {
-        let connection = ServerConnection::new(Arc::clone(&self.0)).map_err(io::Error::other)?;
+        let connection = ServerConnection::new(Arc::clone(&self.config)).map_err(io::Error::other)?;
         TlsStream::begin(raw, connection.into(), until)
     }
 }

@@ -9,6 +9,9 @@ use racker_formats::check::Report;
 use racker_formats::opening::{Opening, Policy, Reference, Role};
 use racker_formats::options::Values;
 use racker_formats::registry::{Backing, Image, Plan, by_name};
+use racker_formats::transaction::Transaction;
+use racker_fs::edit::Writer;
+use racker_fs::filesystem::Driver;
 
 use tempfile::TempDir;
 
@@ -43,6 +46,27 @@ fn open_once(format: &str, path: &Path, write: bool) -> racker_formats::Result<A
 /// Opens an image that names no other file.
 pub fn open_disk(format: &str, disk: Disk, write: bool) -> racker_formats::Result<Arc<dyn Image>> {
     by_name(format)?.open(disk, &mut Opening::new(None, Policy::Deny, write))
+}
+
+/// A raw disk at `path`.
+pub fn raw_disk(path: &Path, write: bool) -> Disk {
+    let file = std::fs::File::options().read(true).write(write).open(path).expect("a disk to open");
+    Disk::new(FileDevice::new(file, write).expect("a regular file"))
+}
+
+/// One edit of the filesystem that is all of the raw disk at `path`: all of it lands.
+pub fn edit_raw<T>(path: &Path, driver: &'static dyn Driver, edit: impl FnOnce(&mut Writer<'_>) -> T) -> T {
+    let file = raw_disk(path, true);
+    let reopen = |disk: Disk| open_disk("raw", disk, true);
+    let image = reopen(file.clone()).expect("a raw disk");
+    let transaction = Transaction::begin(image, &file, Some(path), reopen).expect("an edit that begins");
+    let disk = transaction.disk();
+    assert!(disk.disk().claim(Span::first(disk.disk().size())).expect("a disk that nobody has"));
+    let mut writer = Writer::open(driver, &disk).expect("a filesystem that can be written");
+    let done = edit(&mut writer);
+    writer.close().expect("an edit that ends");
+    transaction.commit().expect("an edit that lands");
+    done
 }
 
 /// Makes an image at `path`, with options as `K=V,…`; `parent` lies in the same folder.

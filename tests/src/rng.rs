@@ -30,4 +30,21 @@ impl Rng {
             chunk.copy_from_slice(&bytes[..chunk.len()]);
         }
     }
+
+    /// Damages a few places of `bytes`, below `within` where it is that long: cut short, a byte less or more, bits.
+    pub fn damage(&mut self, bytes: &mut Vec<u8>, within: u64) {
+        for _ in 0..1 + self.below(4) {
+            let at = self.below(within.min(bytes.len() as u64)) as usize;
+            match self.below(8) {
+                0 => bytes.truncate(at + 1),
+                1 => drop(bytes.remove(at)),
+                2 => bytes.insert(at, self.below(256) as u8),
+                3 => bytes[at..].iter_mut().take(4).for_each(|b| *b = 0xff),
+                _ => bytes[at] ^= 1 << self.below(8),
+            }
+            if bytes.is_empty() {
+                bytes.push(0);
+            }
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! `racker disk info`
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use racker_formats::opening::Reference;
 use racker_fs::boot::Entry;
 use racker_fs::guest::{Guest, boot_entries};
@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::clean::clean;
 use crate::exit::Exit;
 use crate::fault::Outcome;
-use crate::output::{self, human, line};
+use crate::output::{self, OutputArgs, human, line};
 use crate::remote::is_remote;
 use crate::target::{ImageArgs, Target};
 
@@ -21,25 +21,15 @@ use crate::target::{ImageArgs, Target};
 pub(crate) struct Info {
     #[command(flatten)]
     image: ImageArgs,
-    /// Print JSON, with `qemu-img info`'s names where it has the field
-    #[arg(long)]
-    json: bool,
-    /// The same as `qemu-img` spells it
-    #[arg(long, value_enum, default_value = "human", value_name = "AS")]
-    output: OutputAs,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum OutputAs {
-    Human,
-    Json,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 impl Info {
     pub(super) fn run(self) -> Outcome<Exit> {
         let target = Target::open(&self.image)?;
         let view = view(&target);
-        if self.json || self.output == OutputAs::Json {
+        if self.output.is_json() {
             output::json(&view)?;
         } else {
             text(&view)?;

@@ -9,13 +9,13 @@ use crate::exit::Exit;
 use crate::fault::{About, Failure, Outcome};
 use crate::output::{human, line};
 use crate::progress::ProgressArgs;
-use crate::remote::open;
+use crate::remote::{grow, is_remote, open};
 use crate::target::ImageArgs;
 
 /// Change the size of a disk in place; the backup partition table moves to the new end
 ///
 /// Partitions and filesystems keep their sizes. A disk is made smaller only with --shrink, and never through a
-/// partition.
+/// partition. The disk of an NBD server (nbd://…) is made larger where the server allows it.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  racker disk resize boot.qcow2 +1G\n  racker disk resize boot.qcow2 20G")]
 pub(crate) struct Resize {
@@ -58,7 +58,12 @@ impl Resize {
         if size < old && self.preallocation != Preallocation::Off {
             return Err(Failure::new("--preallocation is for what is added, and nothing is")).about(path);
         }
-        if !opened.disk.caps().resize {
+        // The disk of a server, as it is: the server changes its size, and whoever opens it next sees that.
+        let is_servers = is_remote(path) && opened.format == "raw";
+        if is_servers && size < old {
+            return Err(Failure::new("servers make their disks larger, never smaller")).about(path);
+        }
+        if !is_servers && !opened.disk.caps().resize {
             let failure =
                 Failure::new(format!("{} images of this kind cannot change their size", opened.format));
             return Err(failure.hint("convert the image to another format or subformat")).about(path);
@@ -72,8 +77,15 @@ impl Resize {
             // The backup table first: until the disk is cut the old one is there as well.
             partition::settle(&opened.disk, size).about(path)?;
         }
-        opened.disk.resize(size).about(path)?;
-        opened.disk.flush().about(path)?;
+        let opened = if is_servers {
+            drop(opened);
+            grow(path, size).about(path)?;
+            open(path, &self.image.how.options(true)).about(path)?
+        } else {
+            opened.disk.resize(size).about(path)?;
+            opened.disk.flush().about(path)?;
+            opened
+        };
         let now = opened.disk.size();
         if let Ok(added) = Span::new(old, now.saturating_sub(old)) {
             self.take_space(&opened.disk, added).about(path)?;

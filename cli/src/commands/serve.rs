@@ -11,11 +11,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use listenfd::ListenFd;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use racker_nbd::limits::Limits;
+use racker_nbd::limits::{Limits, NAME_BYTES_MAX};
 use racker_nbd::listen::Listener;
 use racker_nbd::server::Summary;
 use racker_nbd::stream::Pipes;
@@ -64,12 +64,15 @@ pub(crate) struct Serve {
     /// With --listen: an address that other machines can reach
     #[arg(long, requires = "listen")]
     public: bool,
-    /// Speak TLS only, with server-cert.pem and server-key.pem of this folder
+    /// Speak TLS, with server-cert.pem and server-key.pem of this folder
     #[arg(long, value_name = "FOLDER")]
     tls_certificates: Option<PathBuf>,
     /// With --tls-certificates: clients need a certificate that is signed by ca-cert.pem of the folder
     #[arg(long, requires = "tls_certificates")]
     tls_verify_peer: bool,
+    /// With --tls-certificates: whether clients without TLS are served as well
+    #[arg(long, value_name = "WHEN", requires = "tls_certificates")]
+    tls: Option<TlsWhen>,
     /// Let nobody write
     #[arg(short = 'r', long, conflicts_with = "snapshot")]
     read_only: bool,
@@ -86,6 +89,9 @@ pub(crate) struct Serve {
     /// Name of the export, once for each image; else the name of its file
     #[arg(short = 'n', long, value_name = "NAME")]
     name: Vec<String>,
+    /// Text that clients see beside the export, once for each image; else its format and size
+    #[arg(short = 'D', long, value_name = "TEXT")]
+    description: Vec<String>,
     /// Most connections at a time
     #[arg(long, value_name = "NUMBER", default_value_t = Limits::default().connections)]
     max_connections: usize,
@@ -101,6 +107,15 @@ pub(crate) struct Serve {
     /// Print what is served as JSON, on one line
     #[arg(long)]
     json: bool,
+}
+
+/// For whom there is TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum TlsWhen {
+    /// For clients that begin it; others are served without
+    On,
+    /// For all: clients that do not begin it are told nothing. This is the default
+    Require,
 }
 
 /// Why the server ends.
@@ -144,10 +159,7 @@ impl Serve {
             idle: self.idle_timeout.map(Duration::from_secs),
             ..Limits::default()
         };
-        let tls = match &self.tls_certificates {
-            Some(folder) => Some(Tls::from_folder(folder, self.tls_verify_peer).about(folder)?),
-            None => None,
-        };
+        let tls = self.tls()?;
         let mut server = Server::new(exports, default, limits, tls, move |what| progress.note(what))?;
         let (events, happened) = channel();
         let place = if self.stdio { None } else { Some(self.place(progress)?) };
@@ -187,9 +199,27 @@ impl Serve {
         Ok(status)
     }
 
+    fn tls(&self) -> Outcome<Option<Tls>> {
+        let Some(folder) = &self.tls_certificates else { return Ok(None) };
+        let is_optional = self.tls == Some(TlsWhen::On);
+        if is_optional && self.tls_verify_peer {
+            let failure = Failure::new("with --tls on everybody is served, with a certificate or without");
+            return Err(failure.hint("--tls-verify-peer goes with --tls require"));
+        }
+        let tls = Tls::from_folder(folder, self.tls_verify_peer).about(folder)?;
+        Ok(Some(if is_optional { tls.optional() } else { tls }))
+    }
+
     fn exports(&self, progress: ProgressArgs) -> Outcome<Vec<Export>> {
         if self.name.len() > self.images.len() {
             return Err(Failure::new("there are more names than images"));
+        }
+        if self.description.len() > self.images.len() {
+            return Err(Failure::new("there are more descriptions than images"));
+        }
+        if let Some(text) = self.description.iter().find(|t| t.len() > NAME_BYTES_MAX) {
+            let len = text.len();
+            return Err(Failure::new(format!("a description has {len} bytes, {NAME_BYTES_MAX} are allowed")));
         }
         let access = match (self.read_only, self.snapshot) {
             (true, _) => Access::Read,
@@ -205,7 +235,9 @@ impl Serve {
         for (i, image) in self.images.iter().enumerate() {
             let name = self.name.get(i).map(String::as_str);
             let overlay = self.copy_on_write.get(i).map(PathBuf::as_path);
-            all.extend(offer(image.clone(), name, &self.how, access, overlay)?.all(progress)?);
+            let description = self.description.get(i).map(String::as_str);
+            let offer = offer(image.clone(), name, &self.how, access, overlay)?;
+            all.extend(offer.described(description).all(progress)?);
         }
         Ok(all)
     }
@@ -259,6 +291,8 @@ impl Serve {
             }
             if self.tls_certificates.is_none() {
                 progress.note("without --tls-certificates everybody on the way can read along");
+            } else if self.tls == Some(TlsWhen::On) {
+                progress.note("with --tls on everybody on the way can make clients do without TLS");
             }
         }
         let listener = Listener::tcp(address).map_err(Failure::from).about(Path::new(text))?;

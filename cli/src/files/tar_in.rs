@@ -38,15 +38,7 @@ impl Act for TarIn {
             let size = file.metadata().about(&self.archive)?.len();
             (Box::new(file), size)
         };
-        let mut bar = editing.progress.start("unpacking", size);
-        let mut read = 0u64;
-        let mut counted = Counted {
-            from: from.as_mut(),
-            tell: &mut |n| {
-                read = read.saturating_add(n);
-                bar.at(read.min(size));
-            },
-        };
+        let mut counted = editing.progress.reading("unpacking", from.as_mut(), size);
         let mut stream = expanded(BufReader::with_capacity(1 << 20, &mut counted)).about(&self.archive)?;
         let accounts = Known { target: editing.target, first: Accounts::of(editing.target) };
         let (base, view) = editing.place_in(&self.path, true)?;
@@ -55,7 +47,7 @@ impl Act for TarIn {
             tar_in(stream.as_mut(), put, &accounts, None).about(&self.archive).about(image)
         });
         drop(stream);
-        bar.finish();
+        counted.finish();
         done?.notes.lines.iter().for_each(|line| editing.progress.note(line));
         Ok(())
     }
@@ -78,20 +70,6 @@ impl Names for Known<'_> {
 
     fn again(&self) -> Option<Box<dyn Names + '_>> {
         Some(Box::new(Accounts::of(self.target)))
-    }
-}
-
-/// Tells how much was read.
-struct Counted<'a> {
-    from: &'a mut dyn Read,
-    tell: &'a mut dyn FnMut(u64),
-}
-
-impl Read for Counted<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.from.read(buf)?;
-        (self.tell)(racker_formats::wire::len64(n));
-        Ok(n)
     }
 }
 

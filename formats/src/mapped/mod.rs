@@ -5,6 +5,7 @@
 //! blocks kept at hand are written here once.
 
 mod busy;
+mod in_place;
 mod recent;
 mod sheets;
 mod slices;
@@ -16,6 +17,7 @@ use crate::map::Location;
 use crate::wire::{index, len64};
 
 pub(crate) use busy::{Busy, Claim};
+pub(crate) use in_place::InPlace;
 pub(crate) use recent::Recent;
 pub(crate) use sheets::{Changed, Sheets};
 pub(crate) use slices::Slices;

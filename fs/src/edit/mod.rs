@@ -417,6 +417,35 @@ impl<'t> Writer<'t> {
         if empty { Ok(()) } else { Err(EditFault::NotEmpty.into()) }
     }
 
+    /// The first of `tops` that is the directory `dir` or lies above it, and the names that lead from there to `dir`;
+    /// none if it lies below none of them.
+    pub fn path_below(&self, tops: &[NodeId], dir: NodeId) -> Result<Option<(NodeId, Vec<Name>)>> {
+        let mut names = Vec::new();
+        let mut at = dir;
+        for _ in 0..DEPTH_MAX {
+            if tops.contains(&at) {
+                names.reverse();
+                return Ok(Some((at, names)));
+            }
+            let up = self.ask(|fs| fs.parent(at))?;
+            if up == at {
+                return Ok(None);
+            }
+            let mut found = None;
+            self.fs.read_dir(up, &mut |entry| {
+                if entry.node != at {
+                    return Ok(ControlFlow::Continue(()));
+                }
+                found = Some(entry.name);
+                Ok(ControlFlow::Break(()))
+            })?;
+            let Some(name) = found else { return Ok(None) };
+            names.push(name);
+            at = up;
+        }
+        Err(EditFault::Depth.into())
+    }
+
     /// Whether `dir` is the directory `node` or lies below it.
     fn is_above(&self, node: NodeId, dir: NodeId) -> Result<bool> {
         let mut at = dir;

@@ -33,6 +33,18 @@ impl Remote {
         Self { pool, edges: RwLock::new(()), known: Mutex::default() }
     }
 
+    /// Has the server make its disk larger, to `size` bytes. This device goes on with the size that it has: formats
+    /// would take it for a file that can be cut as well, which no server does.
+    pub(super) fn grow(&self, size: u64) -> Result<()> {
+        if !self.can(ExportFlags::SEND_RESIZE) || self.can(ExportFlags::READ_ONLY) {
+            return Err(ClientFault::Unsupported("another size of the server's disk").into());
+        }
+        // The new size stands where other requests have their offset.
+        let at = Span::new(size, 0)?;
+        self.ask(command::RESIZE, at, CommandFlags::empty(), &[], Wanted::Nothing)?;
+        self.flush()
+    }
+
     fn can(&self, flag: ExportFlags) -> bool {
         self.pool.terms().flags.contains(flag)
     }

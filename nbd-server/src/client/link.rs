@@ -52,6 +52,7 @@ impl Request<'_> {
             command::TRIM => "give space back",
             command::WRITE_ZEROES => "write zeroes",
             command::BLOCK_STATUS => "say what is data",
+            command::RESIZE => "change the size",
             _ => "do that",
         }
     }

@@ -39,9 +39,18 @@ use self::tls::ClientTls;
 
 /// Connects to the export at `address`.
 pub fn connect(address: &Address, patience: Patience) -> Result<Disk> {
+    Ok(Disk::new(remote(address, patience)?))
+}
+
+/// Has a server make an export larger, to `size` bytes; disks that are connected keep the size they know.
+pub fn grow(address: &Address, size: u64, patience: Patience) -> Result<()> {
+    remote(address, patience)?.grow(size)
+}
+
+fn remote(address: &Address, patience: Patience) -> Result<Remote> {
     let tls = address.tls.as_ref().map(ClientTls::new).transpose()?;
     let wish = Wish { export: address.export.clone(), tls };
-    Ok(Disk::new(Remote::new(Pool::new(Box::new(address.clone()), wish, patience)?)))
+    Ok(Remote::new(Pool::new(Box::new(address.clone()), wish, patience)?))
 }
 
 /// Connects to an export of a server that is reached in another way, without TLS.

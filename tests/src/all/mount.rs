@@ -211,6 +211,58 @@ fn what_programs_do_on_xfs_is_what_the_kernel_reads() {
     round("xfs", "qcow2");
 }
 
+/// What the system on the disk says of files.
+const CONTEXTS: &str = r"/.*	system_u:object_r:default_t:s0
+/etc/.*	system_u:object_r:etc_t:s0
+/etc/ssh(/.*)?	system_u:object_r:ssh_t:s0
+/srv/[a-z]+	-d	system_u:object_r:srv_t:s0
+";
+
+#[test]
+fn what_is_made_gets_the_label_of_the_policy() {
+    let bench = Bench::new(false);
+    let image = make(&bench, "xfs", "qcow2");
+    std::fs::write(bench.join("contexts"), CONTEXTS).unwrap();
+    let files = "/etc/selinux/targeted/contexts/files";
+    let policy = format!(
+        "mkdir -p {files}; write --text SELINUX=enforcing /etc/selinux/config; write --text ID=x /etc/os-release; \
+         copy-in contexts {files}/file_contexts; mkdir /etc/sub /srv"
+    );
+    bench.disk(&["shell", "--no-selinux", "-c", &policy, &image]).ok();
+    bench.disk(&["mount", &image, "mnt"]).ok();
+    bench.script(
+        "cd mnt; touch motd etc/motd etc/sub/x; mkdir etc/ssh srv/a srv/b; echo x > etc/ssh/keys; mkfifo srv/pipe; \
+         ln -s x srv/link; mv etc/sub etc/ssh/sub; touch etc/ssh/sub/y; rmdir srv/b; mkdir etc/c; touch etc/c/z",
+    );
+    bench.umount();
+    bench.disk(&["mount", "--no-selinux", &image, "mnt"]).ok();
+    bench.script("touch mnt/bare");
+    bench.umount();
+    let raw = judged(&bench, "xfs", &image, "qcow2");
+    let there = Mounted::read_only(&raw, WHOLE);
+    let label = |path: &str| {
+        let ours = tool("getfattr").args(["-h", "-n", "security.selinux", "--only-values"]);
+        ours.arg(there.join(path)).run().text().trim_end_matches('\0').to_string()
+    };
+    let contexts = bench.join("contexts").display().to_string();
+    for (kind, paths) in [
+        ("file", "/motd /etc/motd /etc/ssh/keys /etc/ssh/sub/y /etc/c/z"),
+        ("dir", "/etc/ssh /srv/a /etc/c"),
+        ("pipe", "/srv/pipe"),
+        ("link", "/srv/link"),
+    ] {
+        for path in paths.split(' ') {
+            let said = tool("matchpathcon").args(["-n", "-f", &contexts, "-m", kind, path]).ok();
+            assert_eq!(label(path), said.trim(), "{path}");
+        }
+    }
+    // What moves keeps its label, and what nobody labels has none.
+    assert_eq!(
+        (label("/etc/ssh/sub/x").as_str(), label("/bare").as_str()),
+        ("system_u:object_r:etc_t:s0", "")
+    );
+}
+
 #[test]
 fn without_root() {
     let bench = Bench::new(true);

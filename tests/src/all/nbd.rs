@@ -400,8 +400,19 @@ fn disks_grow_where_that_is_allowed() {
     qemu::check(&at.join("a.qcow2"));
 }
 
-/// An authority, a server's certificate for this machine, and a client's, as QEMU and libnbd name their files.
+/// Folders of certificates below `at`: `all` and `stranger`, by two authorities, and `bare`, which only trusts that of
+/// `all`.
 pub(crate) fn certificates(at: &Path) {
+    for name in ["all", "stranger", "bare"] {
+        std::fs::create_dir(at.join(name)).unwrap();
+    }
+    authority(&at.join("all"));
+    authority(&at.join("stranger"));
+    std::fs::copy(at.join("all/ca-cert.pem"), at.join("bare/ca-cert.pem")).unwrap();
+}
+
+/// An authority, a server's certificate for this machine, and a client's, as QEMU and libnbd name their files.
+fn authority(at: &Path) {
     let script = "
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca-key.pem -out ca-cert.pem -days 2 -subj /CN=authority \\
   -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign
@@ -418,13 +429,8 @@ fn tls() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
     make(at, "raw", "a.raw");
-    for name in ["all", "stranger"] {
-        std::fs::create_dir(at.join(name)).unwrap();
-        certificates(&at.join(name));
-    }
-    // Who has only this trusts the authority, and has no certificate.
-    std::fs::create_dir(at.join("bare")).unwrap();
-    std::fs::copy(at.join("all/ca-cert.pem"), at.join("bare/ca-cert.pem")).unwrap();
+    certificates(at);
+    // Who has a certificate of another authority, and trusts ours.
     std::fs::copy(at.join("all/ca-cert.pem"), at.join("stranger/ca-cert.pem")).unwrap();
     for verify in [false, true] {
         let mut args = vec!["-f", "raw", "a.raw", "--tls-certificates", "all"];

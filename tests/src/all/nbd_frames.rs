@@ -43,19 +43,7 @@ fn damaged_conversations() {
         let mut rng = Rng::new(whole.len() as u64);
         for run in 0..runs {
             let mut said = said.to_vec();
-            for _ in 0..1 + rng.below(4) {
-                let at = rng.below(said.len() as u64) as usize;
-                match rng.below(8) {
-                    0 => said.truncate(at + 1),
-                    1 => drop(said.remove(at)),
-                    2 => said.insert(at, rng.below(256) as u8),
-                    3 => said[at..].iter_mut().take(4).for_each(|b| *b = 0xff),
-                    _ => said[at] ^= 1 << rng.below(8),
-                }
-                if said.is_empty() {
-                    said.push(0);
-                }
-            }
+            rng.damage(&mut said, u64::MAX);
             let start = Instant::now();
             serve(&said, 1 + rng.below(8192) as usize, read_only);
             assert!(start.elapsed() < Duration::from_secs(5), "{:?}, run {run}", seed.file_name());

@@ -66,21 +66,9 @@ fn damaged_answers() {
         let mut rng = Rng::new(whole.len() as u64);
         for run in 0..runs {
             let mut said = said.to_vec();
-            for _ in 0..1 + rng.below(4) {
-                // The frames are where it hurts, and few.
-                let near = if rng.below(2) == 0 { 700 } else { said.len() as u64 };
-                let at = rng.below(near.min(said.len() as u64)) as usize;
-                match rng.below(8) {
-                    0 => said.truncate(at + 1),
-                    1 => drop(said.remove(at)),
-                    2 => said.insert(at, rng.below(256) as u8),
-                    3 => said[at..].iter_mut().take(4).for_each(|b| *b = 0xff),
-                    _ => said[at] ^= 1 << rng.below(8),
-                }
-                if said.is_empty() {
-                    said.push(0);
-                }
-            }
+            // The frames are where it hurts, and few.
+            let within = if rng.below(2) == 0 { 700 } else { u64::MAX };
+            rng.damage(&mut said, within);
             let start = Instant::now();
             let _ = use_up(Single::new(Arc::new(Said::new(&said, 1 + rng.below(8192) as usize))));
             assert!(start.elapsed() < Duration::from_secs(5), "{:?}, run {run}", seed.file_name());

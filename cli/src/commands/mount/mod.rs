@@ -25,10 +25,12 @@ use self::front::{Front, Job};
 use self::landing::Ended;
 use self::meaning::Owner as Shown;
 use self::tree::Memory;
+use self::tree::labels::Labelling;
 use crate::background;
 use crate::control::Control;
 use crate::exit::Exit;
 use crate::fault::{About, Failure, Outcome};
+use crate::files::LabelArgs;
 use crate::interrupt;
 use crate::output::line;
 use crate::progress::ProgressArgs;
@@ -42,8 +44,7 @@ const QUEUE: usize = 16;
 ///
 /// What is changed is held back, and lands in the image when the filesystem is unmounted: all of it, or nothing if the
 /// program is killed before. `racker disk umount` waits until all is on stable storage, and says so; plain umount and
-/// fusermount3 -u do not wait. Until it ends nobody else can use the image. Ctrl-C or SIGTERM unmount as well. New
-/// files get no label of SELinux.
+/// fusermount3 -u do not wait. Until it ends nobody else can use the image. Ctrl-C or SIGTERM unmount as well.
 ///
 /// Owners and modes are those of the image. Mounted by root they decide who may do what; mounted by another user,
 /// that user may do everything and nobody else anything, and what is made belongs to the owner of its folder. Programs
@@ -74,6 +75,8 @@ pub(crate) struct Mount {
     /// Let other users in, as far as owners and modes allow
     #[arg(long)]
     allow_other: bool,
+    #[command(flatten)]
+    labels: LabelArgs,
 }
 
 /// Whose the files are shown to be.
@@ -107,7 +110,9 @@ impl Mount {
             return Err(failure.hint("without --live changes land when it is unmounted")).about(&target.path);
         }
         let control = Control::listen()?;
-        let memory = Memory::new(self.shown(), Some(kernel::attribute(&control)));
+        let labelled = write && !self.labels.no_selinux;
+        let labelling = labelled.then(|| Labelling::of(&target, &volume)).flatten();
+        let memory = Memory::new(self.shown(), Some(kernel::attribute(&control)), labelling);
         let ready = || self.mount(&dir, write, jobs);
         let ended = serve(&target, &volume, write, live, memory, &queue, ready);
         let said = ended.map(|ended| said(&dir, &target.path, write, ended));

@@ -192,27 +192,11 @@ fn rewrite(
             writer.replace(node, Content { reader: &mut bytes.as_slice(), size }, now)
         }
         Wanted::File(file, size) => {
-            let mut reader = Counted { file, done: 0, bar: progress.start("writing", size) };
+            let mut reader = progress.reading("writing", file, size);
             let result = writer.replace(node, Content { reader: &mut reader, size }, now);
-            reader.bar.finish();
+            reader.finish();
             result
         }
-    }
-}
-
-/// A reader that shows how far it is.
-struct Counted {
-    file: File,
-    done: u64,
-    bar: crate::progress::Progress,
-}
-
-impl Read for Counted {
-    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.file.read(buf)?;
-        self.done = self.done.saturating_add(len64(n));
-        self.bar.at(self.done);
-        Ok(n)
     }
 }
 

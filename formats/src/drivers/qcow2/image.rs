@@ -260,7 +260,7 @@ impl BlockMap for Qcow2 {
     }
 
     fn lookup(&self, span: Span) -> Result<Mapping> {
-        self.state()?.tables.lookup(self.data().size(), span)
+        self.state()?.tables.lookup(self.data(), span)
     }
 
     fn unpack(&self, packed: Packed, out: &mut [u8]) -> Result<()> {
@@ -377,7 +377,7 @@ impl Image for Qcow2 {
 
     fn locate(&self, span: Span) -> Result<Location> {
         let _moving = self.moving()?;
-        let (Mapping { place, mut len }, at) = self.state()?.tables.locate(self.data().size(), span)?;
+        let (Mapping { place, mut len }, at) = self.state()?.tables.locate(self.data(), span)?;
         let kind = match place {
             Place::Data(_) | Place::Packed(_) => RunKind::Data,
             Place::Zero => RunKind::Zero,

@@ -63,7 +63,7 @@ impl Qcow2 {
 
     /// Writes the beginning of `data`; says how many bytes.
     fn write_some(&self, span: Span, data: &[u8]) -> Result<u64> {
-        let own = self.state()?.tables.own(self.data().size(), span)?;
+        let own = self.state()?.tables.own(self.data(), span)?;
         let Some(mapped::Mapping { place: Place::Data(HostOffset(host)), len }) = own else {
             return self.write_fresh(span, data);
         };

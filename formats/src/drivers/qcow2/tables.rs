@@ -124,32 +124,32 @@ impl Tables {
     }
 
     /// Where the first part of `span` lives; looks at one sheet of one L2 table, or passes over empty L1 entries.
-    pub(super) fn lookup(&self, data_size: u64, span: Span) -> Result<Mapping> {
-        Ok(self.find_first(data_size, span, Aim::Read)?.0)
+    pub(super) fn lookup(&self, data: &Disk, span: Span) -> Result<Mapping> {
+        Ok(self.find_first(data, span, Aim::Read)?.0)
     }
 
     /// The same, and the offset of the space that is set aside for the first byte, whatever is read. All of what the
     /// answer speaks of has such space in one piece, or none of it.
-    pub(super) fn locate(&self, data_size: u64, span: Span) -> Result<(Mapping, Option<HostOffset>)> {
-        self.find_first(data_size, span, Aim::Locate)
+    pub(super) fn locate(&self, data: &Disk, span: Span) -> Result<(Mapping, Option<HostOffset>)> {
+        self.find_first(data, span, Aim::Locate)
     }
 
-    fn find_first(&self, data_size: u64, span: Span, aim: Aim) -> Result<(Mapping, Option<HostOffset>)> {
+    fn find_first(&self, data: &Disk, span: Span, aim: Aim) -> Result<(Mapping, Option<HostOffset>)> {
         let (number, _) = self.rules.geometry.l2_reach.split(span.start());
         let Some(l2) = self.l2_at(number)? else {
             return Ok((Mapping { place: Place::Absent, len: self.unmapped(span)? }, None));
         };
-        let found = self.walk(l2, data_size, span, aim)?;
+        let found = self.walk(l2, data, span, aim)?;
         // The span is not empty and its first entry lies in the sheet, so there is a mapping.
         found.ok_or_else(|| Fault::Cut("L2 table").into())
     }
 
     /// Where the first part of `span` is stored, if its bytes can be changed there: they are nobody else's.
-    pub(super) fn own(&self, data_size: u64, span: Span) -> Result<Option<Mapping>> {
+    pub(super) fn own(&self, data: &Disk, span: Span) -> Result<Option<Mapping>> {
         let (number, _) = self.rules.geometry.l2_reach.split(span.start());
         match self.l2_at(number)? {
             Some(l2) if self.l2_alone(number)? => {
-                Ok(self.walk(l2, data_size, span, Aim::Own)?.map(|(mapping, _)| mapping))
+                Ok(self.walk(l2, data, span, Aim::Own)?.map(|(mapping, _)| mapping))
             }
             _ => Ok(None),
         }
@@ -158,7 +158,7 @@ impl Tables {
     fn walk(
         &self,
         l2: HostOffset,
-        data_size: u64,
+        data: &Disk,
         span: Span,
         aim: Aim,
     ) -> Result<Option<(Mapping, Option<HostOffset>)>> {
@@ -167,6 +167,8 @@ impl Tables {
         let (cluster, _) = self.rules.geometry.cluster.split(within);
         let (sheet, next) = self.sheet_of(l2, cluster)?;
         let sheet = self.sheet(sheet).within(place)?;
+        // Only now: a writer makes the file longer before it lets the table name what it wrote there.
+        let data_size = data.size();
         let mut walk =
             Walk { tables: self, sheet: &sheet, next, span, data_size, aim, mapping: None, host: None };
         walk.run().within(place)?;

@@ -46,7 +46,7 @@ impl BlockMap for View {
     }
 
     fn lookup(&self, span: Span) -> Result<Mapping> {
-        self.tables.lookup(self.file.size(), span)
+        self.tables.lookup(&self.file, span)
     }
 
     fn unpack(&self, packed: Packed, out: &mut [u8]) -> Result<()> {

@@ -6,6 +6,7 @@ use super::layout::FREE;
 use super::space::{FAULTS_MAX, Survey};
 use crate::check::{Finding, Report, Severity};
 use crate::error::{Common, Result};
+use crate::mapped::InPlace;
 
 /// Checks the image, and mends what can be mended if the report says so. The caller holds the gate.
 pub(super) fn check(image: &Vdi, report: &mut Report) -> Result<()> {

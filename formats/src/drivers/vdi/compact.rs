@@ -11,7 +11,7 @@ use super::space::Survey;
 use crate::block::Span;
 use crate::error::{Common, Result};
 use crate::limits::MIB;
-use crate::mapped::WriteMap;
+use crate::mapped::{InPlace, WriteMap};
 use crate::wire::index;
 
 /// Blocks that can be put in order: eight bytes of memory each.

@@ -10,12 +10,12 @@ use super::fault::VdiFault;
 use super::header::{Header, ImageType};
 use super::layout::{FREE, ZERO};
 use super::space::Space;
-use crate::block::{BlockDevice, BlockSize, Caps, Disk, Run, RunKind, Span, Support};
+use crate::block::{BlockSize, Disk, RunKind, Span};
 use crate::check::Report;
 use crate::error::{Common, Result, Within};
-use crate::limits::KIB;
+use crate::limits::{KIB, MIB};
 use crate::map::Location;
-use crate::mapped::{self, BlockMap, Busy, HostOffset, Mapping, Place, Recent, Sheets};
+use crate::mapped::{self, BlockMap, Busy, HostOffset, InPlace, Mapping, Place, Recent, Sheets};
 use crate::opening::Reference;
 use crate::registry::{Backing, Facts, Image, below};
 use crate::wire::{index, len64};
@@ -80,10 +80,6 @@ impl Vdi {
         if other_map { self.sheets.clear() } else { Ok(()) }
     }
 
-    pub(super) fn shared_gate(&self) -> Result<RwLockReadGuard<'_, ()>> {
-        self.gate.read().map_err(|_| Common::Poisoned.into())
-    }
-
     /// The map entry of a block.
     pub(super) fn entry(&self, header: &Header, block: u64) -> Result<u32> {
         let (sheet, within) = sheet(header, block)?;
@@ -146,11 +142,6 @@ impl Vdi {
             return Ok(());
         }
         self.turn_to(header.with(|h| h.allocated = next))
-    }
-
-    /// Keeps the memory for changes bounded.
-    pub(super) fn limit_waiting(&self) -> Result<()> {
-        if self.sheets.waiting()? < WAITING_MAX { Ok(()) } else { self.sync() }
     }
 }
 
@@ -227,61 +218,32 @@ impl Vdi {
     }
 }
 
-impl BlockDevice for Vdi {
-    fn size(&self) -> u64 {
-        self.header().map_or(0, |h| h.size)
+impl InPlace for Vdi {
+    const WAITING_MAX: usize = WAITING_MAX;
+    const PREFERRED_MAX: u64 = MIB;
+
+    fn gate(&self) -> &RwLock<()> {
+        &self.gate
     }
 
-    fn caps(&self) -> Caps {
-        let write = self.file.writable();
-        Caps {
-            write,
-            zero: Support::Native,
-            discard: Support::Native,
-            runs: Support::Native,
-            resize: write && self.parent.is_none() && self.file.caps().resize,
-            preferred: u32::try_from(self.block_size().bytes().min(1 << 20)).unwrap_or(64 << 10),
-        }
+    fn sheets(&self) -> &Sheets {
+        &self.sheets
     }
 
-    fn read_at(&self, at: u64, buf: &mut [u8]) -> Result<()> {
-        let _gate = self.shared_gate()?;
-        mapped::read(self, &self.recent, at, buf)
+    fn recent(&self) -> &Recent {
+        &self.recent
     }
 
-    fn flush(&self) -> Result<()> {
-        let _gate = self.shared_gate()?;
-        self.sync()
+    fn prepare_to_write(&self) -> Result<()> {
+        Self::prepare_to_write(self)
     }
 
-    fn write_at(&self, at: u64, data: &[u8]) -> Result<()> {
-        let _gate = self.shared_gate()?;
-        self.prepare_to_write()?;
-        mapped::write(self, at, data)?;
-        self.limit_waiting()
+    fn sync(&self) -> Result<()> {
+        Self::sync(self)
     }
 
-    fn write_zeroes(&self, span: Span) -> Result<()> {
-        let _gate = self.shared_gate()?;
-        self.prepare_to_write()?;
-        mapped::write_zeroes(self, span)?;
-        self.limit_waiting()
-    }
-
-    fn discard(&self, span: Span) -> Result<()> {
-        let _gate = self.shared_gate()?;
-        self.prepare_to_write()?;
-        mapped::discard(self, span)
-    }
-
-    fn first_run(&self, span: Span) -> Result<Run> {
-        let _gate = self.shared_gate()?;
-        mapped::first_run(self, span)
-    }
-
-    fn resize(&self, size: u64) -> Result<()> {
-        let _gate = self.gate.write().map_err(|_| Common::Poisoned)?;
-        self.change_size(size)
+    fn change_size(&self, size: u64) -> Result<()> {
+        Self::change_size(self, size)
     }
 }
 

@@ -10,6 +10,7 @@ use super::space::Survey;
 use crate::block::Span;
 use crate::error::{Common, Result};
 use crate::limits::KIB;
+use crate::mapped::InPlace;
 use crate::wire::index;
 
 /// Bytes of a map written at a time.

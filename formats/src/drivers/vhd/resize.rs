@@ -9,6 +9,7 @@ use super::sparse::{SparseVhd, State};
 use crate::block::Span;
 use crate::error::{Common, Result};
 use crate::limits::MIB;
+use crate::mapped::InPlace;
 use crate::wire::{bytes, index, len64, part};
 
 impl SparseVhd {

@@ -6,7 +6,7 @@
 use super::fault::VhdFault;
 use super::header::Header;
 use super::layout::{FOOTER_BYTES, SECTOR, UNUSED};
-use super::sparse::{Block, SECTORS, SparseVhd, State, WAITING_MAX, set_bits};
+use super::sparse::{Block, SECTORS, SparseVhd, State, set_bits};
 use crate::block::{BlockSize, Span};
 use crate::error::{Common, Result};
 use crate::limits::KIB;
@@ -153,11 +153,6 @@ impl SparseVhd {
         self.file.write_at(bitmap_at, bits)?;
         let sector = u32::try_from(bitmap_at.div_euclid(SECTOR)).map_err(|_| VhdFault::Full)?;
         self.set_entry(header, room.block, sector)
-    }
-
-    /// Keeps the memory for changed tables bounded.
-    pub(super) fn limit_waiting(&self) -> Result<()> {
-        if self.sheets.waiting()? < WAITING_MAX { Ok(()) } else { self.sync() }
     }
 
     /// Takes `len` bytes at the end of the file whose byte `lead` is aligned, and ends the file with a footer.

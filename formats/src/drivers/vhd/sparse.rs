@@ -9,12 +9,12 @@ use super::header::Header;
 use super::layout::{SECTOR, UNUSED};
 use super::space::Space;
 use super::{check, facts};
-use crate::block::{BlockDevice, BlockSize, Caps, Disk, Run, RunKind, Span, Support};
+use crate::block::{BlockSize, Disk, RunKind, Span};
 use crate::check::Report;
 use crate::error::{Common, Error, Result, Within};
 use crate::limits::{KIB, MIB};
 use crate::map::Location;
-use crate::mapped::{self, BlockMap, Busy, HostOffset, Mapping, Place, Recent, Sheets};
+use crate::mapped::{self, BlockMap, Busy, HostOffset, InPlace, Mapping, Place, Recent, Sheets};
 use crate::opening::Reference;
 use crate::registry::{Backing, Facts, Image, below};
 use crate::wire::{index, len64};
@@ -24,7 +24,7 @@ const BAT_SHEET: u64 = 4 * KIB;
 /// Pieces kept: the table of 64 GiB in blocks of 2 MiB, and their bitmaps by turns.
 const SHEETS: usize = 256;
 /// Changed pieces that may wait for a flush; a quarter of a megabyte of bitmaps.
-pub(super) const WAITING_MAX: usize = 512;
+const WAITING_MAX: usize = 512;
 /// What a new image is filled in: finer than a block, as fresh blocks read as zeroes.
 pub(super) const SECTORS: BlockSize = match BlockSize::from_shift(9) {
     Some(size) => size,
@@ -100,10 +100,6 @@ impl SparseVhd {
         *self.state.write().map_err(|_| Common::Poisoned)? = state;
         // Pieces of a table of another length are other pieces.
         self.sheets.clear()
-    }
-
-    pub(super) fn shared_gate(&self) -> Result<RwLockReadGuard<'_, ()>> {
-        self.gate.read().map_err(|_| Common::Poisoned.into())
     }
 
     /// The table entry of a block.
@@ -307,61 +303,32 @@ impl BlockMap for SparseVhd {
     }
 }
 
-impl BlockDevice for SparseVhd {
-    fn size(&self) -> u64 {
-        self.state().map_or(0, |s| s.footer.size)
+impl InPlace for SparseVhd {
+    const WAITING_MAX: usize = WAITING_MAX;
+    const PREFERRED_MAX: u64 = 2 * MIB;
+
+    fn gate(&self) -> &RwLock<()> {
+        &self.gate
     }
 
-    fn caps(&self) -> Caps {
-        let write = self.file.writable();
-        Caps {
-            write,
-            zero: Support::Native,
-            discard: Support::Native,
-            runs: Support::Native,
-            resize: write && self.parent.is_none() && self.file.caps().resize,
-            preferred: u32::try_from(self.block_size().bytes().min(2 * MIB)).unwrap_or(64 << 10),
-        }
+    fn sheets(&self) -> &Sheets {
+        &self.sheets
     }
 
-    fn read_at(&self, at: u64, buf: &mut [u8]) -> Result<()> {
-        let _gate = self.shared_gate()?;
-        mapped::read(self, &self.recent, at, buf)
+    fn recent(&self) -> &Recent {
+        &self.recent
     }
 
-    fn flush(&self) -> Result<()> {
-        let _gate = self.shared_gate()?;
-        self.sync()
+    fn prepare_to_write(&self) -> Result<()> {
+        Self::prepare_to_write(self)
     }
 
-    fn write_at(&self, at: u64, data: &[u8]) -> Result<()> {
-        let _gate = self.shared_gate()?;
-        self.prepare_to_write()?;
-        mapped::write(self, at, data)?;
-        self.limit_waiting()
+    fn sync(&self) -> Result<()> {
+        Self::sync(self)
     }
 
-    fn write_zeroes(&self, span: Span) -> Result<()> {
-        let _gate = self.shared_gate()?;
-        self.prepare_to_write()?;
-        mapped::write_zeroes(self, span)?;
-        self.limit_waiting()
-    }
-
-    fn discard(&self, span: Span) -> Result<()> {
-        let _gate = self.shared_gate()?;
-        self.prepare_to_write()?;
-        mapped::discard(self, span)
-    }
-
-    fn first_run(&self, span: Span) -> Result<Run> {
-        let _gate = self.shared_gate()?;
-        mapped::first_run(self, span)
-    }
-
-    fn resize(&self, size: u64) -> Result<()> {
-        let _gate = self.gate.write().map_err(|_| Common::Poisoned)?;
-        self.change_size(size)
+    fn change_size(&self, size: u64) -> Result<()> {
+        Self::change_size(self, size)
     }
 }
 

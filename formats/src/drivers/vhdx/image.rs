@@ -13,12 +13,12 @@ use super::layout::{MEGABYTE, PAGE};
 use super::metadata::{DiskType, Metadata};
 use super::regions::Regions;
 use super::space::Space;
-use crate::block::{BlockDevice, BlockSize, Caps, Change, Disk, Run, RunKind, Span, Support};
+use crate::block::{BlockSize, Change, Disk, RunKind, Span};
 use crate::check::Report;
 use crate::error::{Common, Result, Within};
 use crate::limits::MIB;
 use crate::map::Location;
-use crate::mapped::{self, BlockMap, Busy, HostOffset, Mapping, Place, Recent, Sheets};
+use crate::mapped::{self, BlockMap, Busy, HostOffset, InPlace, Mapping, Place, Recent, Sheets};
 use crate::opening::Reference;
 use crate::registry::{Backing, Facts, Image, below};
 use crate::wire::index;
@@ -124,10 +124,6 @@ impl Vhdx {
         self.sheets.clear()
     }
 
-    pub(super) fn shared_gate(&self) -> Result<RwLockReadGuard<'_, ()>> {
-        self.gate.read().map_err(|_| Common::Poisoned.into())
-    }
-
     /// Entry `number` of the BAT.
     pub(super) fn raw_entry(&self, state: &State, number: u64) -> Result<u64> {
         let (page, within) = page_of(state.regions.bat, number)?;
@@ -230,11 +226,6 @@ impl Vhdx {
         }
         Ok(count)
     }
-
-    /// Keeps the memory for changed pages bounded.
-    pub(super) fn limit_waiting(&self) -> Result<()> {
-        if self.sheets.waiting()? < WAITING_MAX { Ok(()) } else { self.sync() }
-    }
 }
 
 impl BlockMap for Vhdx {
@@ -282,65 +273,40 @@ impl BlockMap for Vhdx {
     }
 }
 
-impl BlockDevice for Vhdx {
-    fn size(&self) -> u64 {
-        self.state().map_or(0, |s| s.metadata.size)
+impl InPlace for Vhdx {
+    const WAITING_MAX: usize = WAITING_MAX;
+    const PREFERRED_MAX: u64 = 2 * MIB;
+
+    fn gate(&self) -> &RwLock<()> {
+        &self.gate
     }
 
-    fn caps(&self) -> Caps {
-        let write = self.file.writable();
-        Caps {
-            write,
-            zero: Support::Native,
-            discard: Support::Native,
-            runs: Support::Native,
-            resize: write && self.file.caps().resize,
-            preferred: u32::try_from(self.block_size().bytes().min(2 * MIB)).unwrap_or(64 << 10),
-        }
+    fn sheets(&self) -> &Sheets {
+        &self.sheets
     }
 
-    fn read_at(&self, at: u64, buf: &mut [u8]) -> Result<()> {
-        let _gate = self.shared_gate()?;
-        mapped::read(self, &self.recent, at, buf)
+    fn recent(&self) -> &Recent {
+        &self.recent
     }
 
-    fn flush(&self) -> Result<()> {
-        {
-            let _gate = self.shared_gate()?;
-            self.sync()?;
-        }
+    fn prepare_to_write(&self) -> Result<()> {
+        Self::prepare_to_write(self)
+    }
+
+    fn sync(&self) -> Result<()> {
+        Self::sync(self)
+    }
+
+    fn flushed(&self) -> Result<()> {
         self.use_freed()
     }
 
-    fn write_at(&self, at: u64, data: &[u8]) -> Result<()> {
-        let _gate = self.shared_gate()?;
-        self.prepare_to_write()?;
-        mapped::write(self, at, data)?;
-        self.limit_waiting()
+    fn may_resize(&self) -> bool {
+        true
     }
 
-    fn write_zeroes(&self, span: Span) -> Result<()> {
-        let _gate = self.shared_gate()?;
-        self.prepare_to_write()?;
-        mapped::write_zeroes(self, span)?;
-        self.limit_waiting()
-    }
-
-    fn discard(&self, span: Span) -> Result<()> {
-        let _gate = self.shared_gate()?;
-        self.prepare_to_write()?;
-        mapped::discard(self, span)?;
-        self.limit_waiting()
-    }
-
-    fn first_run(&self, span: Span) -> Result<Run> {
-        let _gate = self.shared_gate()?;
-        mapped::first_run(self, span)
-    }
-
-    fn resize(&self, size: u64) -> Result<()> {
-        let _gate = self.gate.write().map_err(|_| Common::Poisoned)?;
-        self.change_size(size)
+    fn change_size(&self, size: u64) -> Result<()> {
+        Self::change_size(self, size)
     }
 }
 

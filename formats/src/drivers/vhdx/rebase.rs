@@ -8,7 +8,7 @@ use super::metadata::Metadata;
 use super::parent::{LINKAGE, LINKAGE_2, linkage, pairs};
 use crate::block::Span;
 use crate::error::Result;
-use crate::mapped;
+use crate::mapped::{self, InPlace};
 use crate::opening::Reference;
 use crate::registry::{Backing, Image};
 

@@ -11,7 +11,7 @@ use super::regions::Regions;
 use crate::block::Span;
 use crate::error::{Common, Result};
 use crate::limits::MIB;
-use crate::mapped::WriteMap;
+use crate::mapped::{InPlace, WriteMap};
 use crate::wire::{index, len64};
 
 /// Bytes copied at a time.

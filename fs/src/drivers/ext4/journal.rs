@@ -34,6 +34,8 @@ const COMPAT_CHECKSUM: u32 = 0x1;
 const CHECKSUM_CRC32C: u8 = 4;
 /// Blocks of the fast commit area if the superblock does not say.
 const FAST_COMMIT_BLOCKS: u32 = 256;
+/// Bytes of a superblock of version 1.
+const V1_BYTES: usize = 36;
 /// Blocks that the area must leave to the log.
 const LOG_BLOCKS_MIN: u32 = 1024;
 
@@ -70,6 +72,10 @@ pub(super) struct Journal<'a> {
     pub(super) start: u32,
     /// Why the kernel gave it up; 0 if it did not.
     pub(super) errno: u32,
+    /// Fields are not zero that a superblock of this version does not have.
+    pub(super) has_remnants: bool,
+    /// Filesystems that it says to be of.
+    pub(super) users: u32,
     pub(super) seed: u32,
 }
 
@@ -152,6 +158,7 @@ impl<'a> Journal<'a> {
             end = len.checked_sub(blocks).filter(|log| *log >= LOG_BLOCKS_MIN).unwrap_or(len);
             fast = end.saturating_add(1)..len;
         }
+        let later = [raw.feature_compat, raw.feature_incompat, raw.feature_ro_compat, raw.nr_users];
         let (first, start) = (raw.first.get(), raw.start.get());
         if first == 0 || first >= end {
             return Err(wrong("first block", first.into(), format!("1 to {end}")));
@@ -171,6 +178,8 @@ impl<'a> Journal<'a> {
             sequence: raw.sequence.get(),
             start,
             errno: raw.errno.get(),
+            has_remnants: !is_new && later.iter().any(|field| field.get() != 0),
+            users: if is_new { raw.nr_users.get() } else { 0 },
             seed,
         })
     }
@@ -195,6 +204,14 @@ impl<'a> Journal<'a> {
         for (to, from) in head.iter_mut().zip(raw.as_bytes()) {
             *to = *from;
         }
+        Ok((at, head))
+    }
+
+    /// The journal's superblock with nothing but the fields that version 1 has, and its block. Who mounts it sets the
+    /// features that he wants of an empty log.
+    pub(super) fn reduced(&self) -> Result<(u64, Vec<u8>)> {
+        let (at, mut head) = self.started(self.sequence, self.start)?;
+        head.get_mut(V1_BYTES..).unwrap_or_default().fill(0);
         Ok((at, head))
     }
 

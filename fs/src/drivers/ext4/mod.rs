@@ -7,19 +7,18 @@
 //! * An unclean journal is replayed into memory. One on another device is refused while it holds changes.
 //! * Encrypted directories, files and links are refused one by one: without the key there is nothing to show.
 //!   verity files are read as they are; the hash tree behind their end is not consulted.
-//! * Names in directories with `casefold` are looked up as they are, then without regard to the case of ASCII
-//!   letters; Unicode's other foldings are not known here.
+//! * Names in directories with `casefold` are found, hashed and kept apart as the kernel does it (`casefold.rs`).
 //! * The list of orphans is not processed: those inodes have no names, and truncations that were cut short are
 //!   finished by the kernel at the next mount; a reader stops at the size anyway.
 //! * Checked ([`check`](mod@check)): everything that e2fsck looks at, before each edit too.
 //! * Written ([`edit`]): all of these but for what follows. Not opened for writing: filesystems with errors noted or
 //!   not closed, mounted elsewhere (`mmp`), with fast commits to replay, of other systems than Linux, with
-//!   `shared_blocks` or other features that a writer has to know; quotas together with `ea_inode`.
-//!   Refused one by one: new names in directories that ignore case, as their hash is that of the folded name.
+//!   `shared_blocks` or other features that a writer has to know.
 //! * Refused by name: `compression`, `dirdata`, journal devices, and every incompatible feature not known.
 
 mod acl;
 mod block_map;
+mod casefold;
 mod check;
 mod commit;
 mod csum;

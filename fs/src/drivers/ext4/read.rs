@@ -132,20 +132,17 @@ impl Filesystem for Ext4 {
 
     fn lookup(&self, dir: NodeId, name: &Name) -> Result<Option<NodeId>> {
         let inode = self.dir(dir)?;
-        let folds = inode.has(inode_flags::CASEFOLD);
-        let (mut exact, mut folded) = (None, None);
+        let wanted = self.sb.wanted(inode.raw.flags.get(), name.as_bytes());
+        let mut found = None;
         self.entries_now(&inode, &mut |entry| {
-            if entry.name == name.as_bytes() {
-                exact = Some(entry.inode);
+            if wanted.is(entry.name) {
+                found = Some(NodeId(entry.inode.into()));
                 return Ok(ControlFlow::Break(()));
-            }
-            if folds && folded.is_none() && entry.name.eq_ignore_ascii_case(name.as_bytes()) {
-                folded = Some(entry.inode);
             }
             Ok(ControlFlow::Continue(()))
         })
         .within(|| format!("directory inode {}", dir.0))?;
-        Ok(exact.or(folded).map(|n| NodeId(n.into())))
+        Ok(found)
     }
 
     fn read_dir(&self, dir: NodeId, visit: &mut Visit<'_, DirEntry>) -> Result<()> {

@@ -179,6 +179,18 @@ pub(super) enum Fault {
         /// The rule that is broken.
         why: &'static str,
     },
+    /// Spare blocks whose count contradicts the ends of their list.
+    #[error("AGF: {count} spare blocks from slot {first} to {last} of {size}")]
+    Spares {
+        /// How many there are to be.
+        count: u32,
+        /// The first slot.
+        first: u32,
+        /// The last one.
+        last: u32,
+        /// Slots there are.
+        size: u32,
+    },
     /// A directory has no entry of that name.
     #[error("directory {dir} has no such entry")]
     NoEntry {
@@ -217,6 +229,12 @@ pub(super) enum Fault {
     /// A check found so much that it makes no sense to go on.
     #[error("so much is wrong that the check ends here")]
     TooMuch,
+    /// More inodes than a check has memory for.
+    #[error("there are more than {most} inodes, which is more than racker checks")]
+    TooManyInodes {
+        /// How many there may be.
+        most: u64,
+    },
     /// Something that racker does not do.
     #[error("{what} is not supported")]
     Unsupported {
@@ -235,6 +253,7 @@ impl error::Fault for Fault {
             | Self::Realtime { .. }
             | Self::UnknownLogItem { .. }
             | Self::Time { .. }
+            | Self::TooManyInodes { .. }
             | Self::Unsupported { .. } => Kind::Unsupported,
             Self::IsDirectory { .. } => Kind::IsDir,
             Self::NotADirectory { .. } => Kind::NotDir,

@@ -65,72 +65,74 @@ impl Names for () {
 /// Puts all members of a tar stream.
 pub fn tar_in(
     stream: &mut dyn Read,
-    mut put: Put<'_, '_>,
+    put: Put<'_, '_>,
     names: &dyn Names,
     tell: Option<ProgressFn<'_>>,
 ) -> Result<TarredIn> {
-    let mut meter = Meter::new(tell);
-    let mut stream = Stream::new(stream, names);
-    let mut buf = vec![0; PIECE];
+    let mut unpacking =
+        Unpacking { stream: Stream::new(stream, names), put, buf: vec![0; PIECE], meter: Meter::new(tell) };
     let mut late = Late::default();
-    while let Some(mut member) = stream.next()? {
+    while let Some(mut member) = unpacking.stream.next()? {
         let shown = || String::from_utf8_lossy(&member.path).into_owned();
-        let leads_out = TreeFault::Member { at: stream.at(), why: "a name leads out of the directory" };
-        let path = components(&member.path).ok_or_else(|| leads_out.into()).within(shown)?;
-        put_member(&mut stream, &member, &path, &mut put, &mut buf, &mut meter).within(shown)?;
-        late.member(&path, std::mem::take(&mut member.unknown), &mut put);
-        stream.skip_rest()?;
-        meter.node()?;
+        let path = components(&member.path)
+            .ok_or_else(|| unpacking.wrong("a name leads out of the directory").into());
+        let path = path.within(shown)?;
+        unpacking.member(&member, &path).within(shown)?;
+        late.member(&path, std::mem::take(&mut member.unknown), &mut unpacking.put);
+        unpacking.stream.skip_rest()?;
+        unpacking.meter.node()?;
     }
+    let Unpacking { mut put, meter, .. } = unpacking;
     late.finish(names, &mut put)?;
     Ok(TarredIn { done: meter.done(), notes: put.finish()? })
 }
 
-fn put_member(
-    stream: &mut Stream<'_>,
-    member: &Member,
-    path: &[Name],
-    put: &mut Put<'_, '_>,
-    buf: &mut [u8],
-    meter: &mut Meter<'_>,
-) -> Result<()> {
-    let Member { meta, kind, .. } = member;
-    let kind = match kind {
-        Kind::Link => {
-            let wrong = || TreeFault::Member { at: stream.at(), why: "a link leads out of the directory" };
-            return put.link(path, &components(&member.target).ok_or_else(wrong)?);
-        }
-        Kind::File => return put_file(stream, member, path, put, buf, meter),
-        Kind::Dir => NewKind::Dir,
-        Kind::Symlink => NewKind::Link(&member.target),
-        Kind::Char(major, minor) => NewKind::Char(*major, *minor),
-        Kind::Block(major, minor) => NewKind::Block(*major, *minor),
-        Kind::Fifo => NewKind::Fifo,
-    };
-    put.node(path, kind, meta).map(drop)
+/// A stream on its way to the disk.
+struct Unpacking<'s, 'p, 't, 'm> {
+    stream: Stream<'s>,
+    put: Put<'p, 't>,
+    buf: Vec<u8>,
+    meter: Meter<'m>,
 }
 
-fn put_file(
-    stream: &mut Stream<'_>,
-    member: &Member,
-    path: &[Name],
-    put: &mut Put<'_, '_>,
-    buf: &mut [u8],
-    meter: &mut Meter<'_>,
-) -> Result<()> {
-    let Some(file) = put.node(path, NewKind::File, &member.meta)? else { return Ok(()) };
-    for span in &member.regions {
-        let mut rest = *span;
-        while !rest.is_empty() {
-            let want = usize::try_from(rest.len()).unwrap_or(buf.len()).min(buf.len());
-            let piece = buf.get_mut(..want).unwrap_or_default();
-            stream.read(piece)?;
-            put.write(file, rest.start(), piece)?;
-            meter.bytes(len64(want))?;
-            rest = rest.skip(len64(want));
-        }
+impl Unpacking<'_, '_, '_, '_> {
+    fn wrong(&self, why: &'static str) -> TreeFault {
+        TreeFault::Member { at: self.stream.at(), why }
     }
-    put.finish_file(file, member.size, &member.meta)
+
+    fn member(&mut self, member: &Member, path: &[Name]) -> Result<()> {
+        let Member { meta, kind, .. } = member;
+        let kind = match kind {
+            Kind::Link => {
+                let target = components(&member.target)
+                    .ok_or_else(|| self.wrong("a link leads out of the directory"))?;
+                return self.put.link(path, &target);
+            }
+            Kind::File => return self.file(member, path),
+            Kind::Dir => NewKind::Dir,
+            Kind::Symlink => NewKind::Link(&member.target),
+            Kind::Char(major, minor) => NewKind::Char(*major, *minor),
+            Kind::Block(major, minor) => NewKind::Block(*major, *minor),
+            Kind::Fifo => NewKind::Fifo,
+        };
+        self.put.node(path, kind, meta).map(drop)
+    }
+
+    fn file(&mut self, member: &Member, path: &[Name]) -> Result<()> {
+        let Some(file) = self.put.node(path, NewKind::File, &member.meta)? else { return Ok(()) };
+        for span in &member.regions {
+            let mut rest = *span;
+            while !rest.is_empty() {
+                let want = usize::try_from(rest.len()).unwrap_or(PIECE).min(PIECE);
+                let piece = self.buf.get_mut(..want).unwrap_or_default();
+                self.stream.read(piece)?;
+                self.put.write(file, rest.start(), piece)?;
+                self.meter.bytes(len64(want))?;
+                rest = rest.skip(len64(want));
+            }
+        }
+        self.put.finish_file(file, member.size, &member.meta)
+    }
 }
 
 /// The components of a member's name; none if it leads up. A slash in front does not matter, nor does `.`.

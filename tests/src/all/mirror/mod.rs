@@ -11,12 +11,11 @@ mod tree;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use racker_formats::block::{Disk, FileDevice, Span};
-use racker_formats::transaction::Transaction;
+use racker_formats::block::Disk;
 use racker_fs::drivers::DRIVERS;
 use racker_fs::edit::Writer;
 use racker_fs::filesystem::{Driver, Filesystem};
-use racker_tests::image::{open_disk, scratch};
+use racker_tests::image::{edit_raw, raw_disk, scratch};
 use racker_tests::mount::{Mounted, WHOLE};
 use racker_tests::tool::tool;
 use tempfile::TempDir;
@@ -139,23 +138,12 @@ impl Subject {
     }
 
     fn disk(&self, write: bool) -> Disk {
-        let file = std::fs::File::options().read(true).write(write).open(&self.path).unwrap();
-        Disk::new(FileDevice::new(file, write).unwrap())
+        raw_disk(&self.path, write)
     }
 
     /// One edit: all of it lands.
     fn edit<T>(&self, edit: impl FnOnce(&mut Writer<'_>) -> T) -> T {
-        let file = self.disk(true);
-        let reopen = |disk: Disk| open_disk("raw", disk, true);
-        let image = reopen(file.clone()).unwrap();
-        let transaction = Transaction::begin(image, &file, Some(&self.path), reopen).unwrap();
-        let disk = transaction.disk();
-        assert!(disk.disk().claim(Span::first(disk.disk().size())).unwrap());
-        let mut writer = Writer::open(self.driver, &disk).unwrap();
-        let done = edit(&mut writer);
-        writer.close().unwrap();
-        transaction.commit().unwrap();
-        done
+        edit_raw(&self.path, self.driver, edit)
     }
 
     fn read<T>(&self, look: impl FnOnce(&dyn Filesystem) -> T) -> T {
@@ -244,6 +232,8 @@ struct Run {
     twin: Twin,
     plan: Plan,
     seen: Seen,
+    /// Files can be in their inodes.
+    inline: bool,
     _dir: TempDir,
 }
 
@@ -258,7 +248,8 @@ impl Run {
             subject.edit(|fs| ours::apply(fs, &begin, now));
         }
         twin.folder().apply(&begin, now);
-        Self { subject, twin, plan, seen: Seen::default(), _dir: dir }
+        let inline = form.make.contains("inline_data");
+        Self { subject, twin, plan, seen: Seen::default(), inline, _dir: dir }
     }
 
     /// Operations of racker.
@@ -303,6 +294,9 @@ impl Run {
             let room = free.f_bavail * free.f_frsize > ROOM && free.f_favail > INODES;
             self.plan.theme = if room { Theme::Mixed } else { Theme::Light };
             let (op, now) = (self.plan.next(), self.plan.now());
+            if self.inline && theirs.forgets(&op) {
+                continue;
+            }
             let outcome = theirs.apply(&op, now);
             self.plan.done(&op, outcome);
             if outcome == Outcome::Done {

@@ -10,11 +10,10 @@ use racker_formats::registry::{BitmapChange, BitmapFacts, BitmapSource, Bitmaps,
 use racker_tests::image::scratch;
 use racker_tests::qemu;
 use racker_tests::rng::Rng;
-use racker_tests::sim::CrashDisk;
 use racker_tests::tool::{Ran, racker};
 
 use super::make::Recipe;
-use super::{content, open, open_disk};
+use super::{content, cut_step, open, open_disk};
 
 const MIB: u64 = 1 << 20;
 
@@ -152,23 +151,7 @@ fn a_power_cut_leaves_the_bitmaps_as_they_were_or_as_they_shall_be() {
             (all, bits)
         };
         for step in steps {
-            let crash = Arc::new(CrashDisk::new(good.clone()));
-            let image = open_disk(Disk::from_arc(crash.clone() as Arc<dyn BlockDevice>), true).unwrap();
-            step(image.bitmaps().unwrap(), &image);
-            let (old, new) = (states(&good), states(&crash.bytes()));
-            assert!(old != new);
-            let mut number = 0;
-            crash.cuts(&mut Rng::new(1), 3, |_, bytes| {
-                let found = states(bytes);
-                assert!(found == old || found == new);
-                number += 1;
-                if number % 9 == 0 {
-                    std::fs::write(&path, bytes).unwrap();
-                    qemu::check_leaks_only(&path);
-                }
-            });
-            std::fs::write(&path, crash.bytes()).unwrap();
-            qemu::check(&path);
+            cut_step(&path, &good, |image| step(image.bitmaps().unwrap(), image), states);
         }
     }
 }

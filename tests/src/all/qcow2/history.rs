@@ -3,17 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use racker_formats::block::{BlockDevice, Disk, MemDevice};
+use racker_formats::block::{Disk, MemDevice};
 use racker_formats::error::Kind;
 use racker_formats::registry::{Image, Moment};
 use racker_tests::image::{read, read_by_qemu, scratch};
 use racker_tests::qemu;
-use racker_tests::rng::Rng;
-use racker_tests::sim::CrashDisk;
 
 use super::super::live::workload;
 use super::make::Recipe;
-use super::{content, disk, open, open_disk};
+use super::{content, cut_step, disk, open, open_disk};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -237,23 +235,7 @@ fn a_power_cut_leaves_the_old_history_or_the_new_one() {
                 all.push(content(&disk(&image)));
                 (names, all)
             };
-            let crash = Arc::new(CrashDisk::new(good.clone()));
-            let image = open_disk(Disk::from_arc(crash.clone() as Arc<dyn BlockDevice>), true).unwrap();
-            step(&image);
-            let (old, new) = (states(&good), states(&crash.bytes()));
-            assert!(old != new);
-            let mut number = 0;
-            crash.cuts(&mut Rng::new(1), 3, |_, bytes| {
-                let found = states(bytes);
-                assert!(found == old || found == new);
-                number += 1;
-                if number % 9 == 0 {
-                    std::fs::write(&path, bytes).unwrap();
-                    qemu::check_leaks_only(&path);
-                }
-            });
-            std::fs::write(&path, crash.bytes()).unwrap();
-            qemu::check(&path);
+            cut_step(&path, &good, step, states);
         }
     }
 }

@@ -17,43 +17,47 @@ mod resize;
 use std::path::Path;
 use std::sync::Arc;
 
-use racker_formats::block::{Disk, FileDevice, Span};
-use racker_formats::opening::{Opening, Policy};
-use racker_formats::registry::{Image, by_name};
+use racker_formats::block::{BlockDevice, Disk};
+use racker_formats::registry::Image;
+use racker_tests::image::{content, disk, runs_agree};
+use racker_tests::qemu;
+use racker_tests::rng::Rng;
+use racker_tests::sim::CrashDisk;
 
 /// Opens the image at `path`, for writing if asked.
 fn open(path: &Path, write: bool) -> racker_formats::Result<Arc<dyn Image>> {
-    let file = std::fs::File::options().read(true).write(write).open(path).unwrap();
-    let disk = Disk::new(FileDevice::new(file, write).unwrap());
-    by_name("qcow2").unwrap().open(disk, &mut Opening::new(Some(path), Policy::SameFolder, write))
+    racker_tests::image::open("qcow2", path, write)
 }
 
 /// Opens an image that names no other file.
 fn open_disk(disk: Disk, write: bool) -> racker_formats::Result<Arc<dyn Image>> {
-    by_name("qcow2").unwrap().open(disk, &mut Opening::new(None, Policy::Deny, write))
+    racker_tests::image::open_disk("qcow2", disk, write)
 }
 
-/// An opened image as a disk.
-fn disk(image: &Arc<dyn Image>) -> Disk {
-    Disk::from_arc(Arc::clone(image) as Arc<dyn racker_formats::block::BlockDevice>)
-}
-
-/// All bytes of a disk, read in one piece.
-fn content(disk: &Disk) -> Vec<u8> {
-    let mut all = vec![0; usize::try_from(disk.size()).unwrap()];
-    disk.read_at(0, &mut all).unwrap();
-    all
-}
-
-/// Every run that says zero must read as zeroes, and the runs cover the disk.
-fn runs_agree(disk: &Disk, content: &[u8]) {
-    let mut at = 0;
-    for run in disk.runs(Span::first(disk.size())) {
-        let (span, kind) = run.unwrap();
-        assert_eq!(span.start(), at);
-        at = span.end();
-        let part = &content[span.start() as usize..span.end() as usize];
-        assert!(!kind.is_zero() || part.iter().all(|b| *b == 0), "{span:?} {kind:?}");
-    }
-    assert_eq!(at, disk.size());
+/// Does one step with the image at `path`, as it is in `good`, and cuts the power at each of its writes: `states`,
+/// which tells what an image has, finds all as before or all as after it. The step stays done at `path`.
+fn cut_step<T: PartialEq>(
+    path: &Path,
+    good: &[u8],
+    step: impl FnOnce(&Arc<dyn Image>),
+    states: impl Fn(&[u8]) -> T,
+) {
+    let crash = Arc::new(CrashDisk::new(good.to_vec()));
+    let image = open_disk(Disk::from_arc(crash.clone() as Arc<dyn BlockDevice>), true).unwrap();
+    step(&image);
+    let (old, new) = (states(good), states(&crash.bytes()));
+    assert!(old != new);
+    let mut number = 0;
+    crash.cuts(&mut Rng::new(1), 3, |_, bytes| {
+        let found = states(bytes);
+        assert!(found == old || found == new);
+        number += 1;
+        // QEMU takes a hundred times as long.
+        if number % 9 == 0 {
+            std::fs::write(path, bytes).unwrap();
+            qemu::check_leaks_only(path);
+        }
+    });
+    std::fs::write(path, crash.bytes()).unwrap();
+    qemu::check(path);
 }

@@ -1,7 +1,9 @@
 //! XFS written: random operations against a model, judged by `xfs_repair` and by the kernel.
 
+mod case;
 mod check;
 mod damage;
+mod devices;
 mod edges;
 mod model;
 mod play;

@@ -4,9 +4,10 @@
 //! loses its last name while it is open moves to a hidden name in the root, and goes when nobody has it open any more.
 //! With `--live` such a name may land; it stays if the program is killed.
 //!
-//! * [`names`]: what has which name; [`dirs`]: directories; [`xattrs`]: extended attributes
+//! * [`names`]: what has which name; [`dirs`]: directories; [`xattrs`]: extended attributes; [`labels`]: SELinux
 
 mod dirs;
+pub(super) mod labels;
 mod names;
 mod xattrs;
 
@@ -23,6 +24,7 @@ use racker_fs::filesystem::{
     Time,
 };
 
+use self::labels::Labelling;
 use super::meaning::{Answer, Numbers, Owner, attributes, errno};
 use crate::files::editing::now;
 
@@ -57,6 +59,7 @@ pub(super) struct Memory {
     owner: Owner,
     /// The extended attribute of the root that tells where the mount is spoken to, and its value.
     pub(super) told: Option<(Vec<u8>, Vec<u8>)>,
+    labelling: Option<Labelling>,
     /// How often each file is open.
     open: BTreeMap<NodeId, u64>,
     /// Files without a name of their own.
@@ -75,13 +78,14 @@ pub(super) struct Memory {
 impl Memory {
     /// Of nothing.
     pub(super) fn empty() -> Self {
-        Self::new(Owner { shown: None, makers: false }, None)
+        Self::new(Owner { shown: None, makers: false }, None, None)
     }
 
-    pub(super) fn new(owner: Owner, told: Option<(Vec<u8>, Vec<u8>)>) -> Self {
+    pub(super) fn new(owner: Owner, told: Option<(Vec<u8>, Vec<u8>)>, labelling: Option<Labelling>) -> Self {
         Self {
             owner,
             told,
+            labelling,
             open: BTreeMap::new(),
             hidden: BTreeMap::new(),
             dirs: BTreeMap::new(),
@@ -263,10 +267,15 @@ impl<'t> Tree<'t> {
         }
         let gid = if takes_group { above.gid } else { gid };
         let new = New { kind: wanted.kind, mode, uid, gid };
+        let labelled = self.memory.labelling.as_mut().zip(self.writer.as_ref());
+        let label = labelled.and_then(|(l, writer)| l.label(writer, dir, name, new.kind.kind()));
         let node = self
             .change(|w, now| {
                 let node = w.create(dir, name, &new, now)?;
                 w.inherit_list(dir, node, now)?;
+                if let Some(label) = label {
+                    w.give_label(node, &label, now)?;
+                }
                 Ok(node)
             })
             .map_err(not_kept)?;

@@ -18,12 +18,20 @@ impl Tree<'_> {
         match (stat.kind == NodeKind::Dir, want_dir) {
             (true, false) => return Err(Errno::EISDIR),
             (false, true) => return Err(Errno::ENOTDIR),
-            _ => {}
+            (true, true) => self.forget_paths(),
+            (false, false) => {}
         }
         if self.is_last_name(node, &stat) {
             return self.hide((dir, name), node).map(drop);
         }
         self.change(|w, now| w.unlink(dir, name, now))
+    }
+
+    /// Directories go, or have other paths.
+    fn forget_paths(&mut self) {
+        if let Some(labelling) = &mut self.memory.labelling {
+            labelling.forget_paths();
+        }
     }
 
     /// Whether an open file has one name only.
@@ -80,6 +88,9 @@ impl Tree<'_> {
         let to = (self.numbers.node(to.0), to.1);
         let node = self.find(from.0, from.1)?;
         self.memory.removals = self.memory.removals.wrapping_add(1);
+        if flags == RenameFlags::RENAME_EXCHANGE || self.stat(node)?.kind == NodeKind::Dir {
+            self.forget_paths();
+        }
         let old = match self.find(to.0, to.1) {
             Ok(old) => Some(old),
             Err(Errno::ENOENT) => None,

@@ -124,6 +124,9 @@ impl Checker<'_> {
         if is_bad {
             self.tell(dir, format!("{shown:?} is no name"))?;
         }
+        if !encrypted && !self.fs.sb.takes(dir.inode.raw.flags.get(), entry.name) {
+            self.tell(dir, format!("{shown:?} is not in UTF-8, as all names in it"))?;
+        }
         if !dir.names.insert(entry.name) {
             self.tell(dir, format!("the name {shown:?} is there twice"))?;
         }

@@ -14,7 +14,7 @@ use super::super::layout::{RawDirEntry, inode_flags};
 use super::super::map::Mapping;
 use super::Checker;
 
-/// The hash that needs a key or folds the case of letters.
+/// The hash that needs a key, where names are encrypted and case does not count.
 const SIPHASH: u8 = 6;
 
 /// What an index says of its directory's blocks.
@@ -65,8 +65,8 @@ impl Checker<'_> {
         if flags & 1 != 0 || usize::from(levels) >= self.fs.levels_max() {
             return wrong("the description of the index is wrong");
         }
-        let folds = dir.has(inode_flags::CASEFOLD);
-        let hasher = if version == SIPHASH || folds { None } else { Some(self.fs.hasher(version)?) };
+        let has_own = version == SIPHASH && dir.has(inode_flags::CASEFOLD) && dir.has(inode_flags::ENCRYPT);
+        let hasher = if has_own { None } else { Some(self.fs.hasher(version, dir.raw.flags.get())?) };
         let blocks = self.fs.sb.block_size.count(dir.size).min(self.fs.sb.blocks);
         let mut leaves = Leaves { blocks: HashMap::new(), hasher };
         leaves.blocks.insert(0, None);

@@ -1,4 +1,5 @@
-//! What follows from everything else is put right: bitmaps, the counts of groups and of the superblock, its state.
+//! What follows from everything else is put right: bitmaps, the counts of groups and of the superblock, its state,
+//! fields of an empty journal that say nothing.
 
 use racker_formats::error::Result;
 use racker_formats::wire::{index, len64};
@@ -10,6 +11,7 @@ use super::super::edit::bytes::low32;
 use super::super::edit::groups::{BLOCK_UNINIT, INODE_UNINIT, Which};
 use super::super::fault::Ext4Fault;
 use super::super::features::Incompat;
+use super::super::journal::Journal;
 use super::super::layout::SUPERBLOCK_AT;
 use super::Checker;
 
@@ -21,6 +23,10 @@ impl Checker<'_> {
     pub(super) fn mend(&mut self) -> Result<()> {
         for group in std::mem::take(&mut self.to_mend) {
             self.mend_group(group)?;
+        }
+        if self.mend_journal {
+            let (block, head) = Journal::open(self.fs)?.reduced()?;
+            self.fs.disk.write_at(self.fs.byte_of(block)?, &head)?;
         }
         self.mend_superblock()
     }

@@ -85,6 +85,8 @@ struct Checker<'a> {
     to_mend: Vec<u64>,
     /// So are the counts of the superblock.
     mend_totals: bool,
+    /// The journal's superblock has values in fields that stand for nothing there.
+    mend_journal: bool,
 }
 
 impl<'a> Checker<'a> {
@@ -106,6 +108,7 @@ impl<'a> Checker<'a> {
             owners: Owners::default(),
             to_mend: Vec::new(),
             mend_totals: false,
+            mend_journal: false,
         }
     }
 

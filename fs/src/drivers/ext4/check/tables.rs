@@ -51,6 +51,11 @@ impl Checker<'_> {
         if sb.features.has_metadata_csum() && sb.features.ro_compat.contains(RoCompat::GDT_CSUM) {
             self.finds.corrupt("the superblock has metadata_csum and uninit_bg, which exclude each other")?;
         }
+        if !sb.folding_is_known() {
+            let (field, found) = ("s_encoding", raw.encoding.get().into());
+            let expected = "1, UTF-8 of Unicode 12.1".into();
+            self.finds.corrupt(Ext4Fault::Superblock { field, found, expected }.to_string())?;
+        }
         self.check_journal()
     }
 
@@ -74,10 +79,23 @@ impl Checker<'_> {
             }
             return Ok(());
         }
-        let opened = Journal::open(self.fs).map(|journal| journal.errno);
-        let errno = self.finds.sound(|| "journal".into(), opened)?;
-        if errno.is_some_and(|errno| errno != 0) {
+        let opened = Journal::open(self.fs);
+        let Some(journal) = self.finds.sound(|| "journal".into(), opened)? else { return Ok(()) };
+        if journal.errno != 0 {
             self.finds.corrupt("the journal was given up because of an error (s_errno)")?;
+        }
+        if journal.users > 1 {
+            let what = format!("the journal says that {} filesystems use it (s_nr_users)", journal.users);
+            // A log that is not empty may be of others indeed.
+            if journal.start != 0 || raw.journal_uuid != [0; 16] {
+                return self.finds.corrupt(what);
+            }
+            self.mend_journal = true;
+            self.finds.mendable(what)?;
+        }
+        if journal.has_remnants {
+            self.mend_journal = true;
+            self.finds.mendable("the journal's superblock is of version 1, and has fields of version 2")?;
         }
         Ok(())
     }

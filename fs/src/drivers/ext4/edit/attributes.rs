@@ -12,6 +12,7 @@ impl Edit {
     /// Changes attributes of a node.
     pub(super) fn set_attributes(&mut self, number: u64, change: &Change, now: Time) -> Result<()> {
         let mut node = self.node(number)?;
+        let before = node.clone();
         if let Some(flags) = change.flags {
             let allowed = match node.kind {
                 NodeKind::Dir => Flags::all(),
@@ -44,6 +45,11 @@ impl Edit {
             node.set_mtime(time);
         }
         node.set_ctime(now);
+        if change.uid.or(change.gid).or(change.project).is_some() {
+            let values = self.values(&node)?.inodes;
+            self.charge_values(&before, values.saturating_neg())?;
+            self.charge_values(&node, values)?;
+        }
         self.save(&mut node)
     }
 }

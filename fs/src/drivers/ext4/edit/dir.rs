@@ -8,8 +8,10 @@ use racker_formats::wire::part;
 use super::super::csum::crc32c;
 use super::super::fault::Ext4Fault;
 use super::super::features::{Compat, Incompat};
+use super::super::inode::Inode;
 use super::super::layout::{DIR_TAIL_BYTES, DIR_TAIL_TYPE, inode_flags};
 use super::super::map::Mapping;
+use super::super::volume::Ext4;
 use super::Edit;
 use super::bytes::{get32, put, put16, put32};
 use super::dirblock::{New, Place, find, insert, pack, places, point, remove};
@@ -104,8 +106,8 @@ impl Edit {
     }
 
     fn add_to(&mut self, dir: &mut Node, name: &[u8], number: u32, kind: NodeKind) -> Result<()> {
-        if dir.has(inode_flags::CASEFOLD) {
-            let what = "the directory ignores case (casefold): racker does not add names to it";
+        if !self.fs.sb.takes(dir.raw.flags.get(), name) {
+            let what = "a directory that ignores case has only names in UTF-8 here (strict encoding)";
             return Err(Ext4Fault::Cannot(what.into()).into());
         }
         let new = New { inode: number, file_type: self.file_type(kind), name };
@@ -153,31 +155,23 @@ impl Edit {
     }
 
     fn act(&mut self, dir: &mut Node, name: &[u8], act: Act) -> Result<()> {
-        // Where case does not matter the name as stored may be another one.
-        let stored;
-        let mut name = name;
-        if dir.has(inode_flags::CASEFOLD) {
-            let view = dir.view(&self.fs.sb)?;
-            let found = self.fs.find_stored(&view, name)?;
-            stored = found.ok_or(Ext4Fault::Directory("an entry is gone"))?.1;
-            name = &stored;
-        }
         if dir.is_inline() {
             return self.act_inline(dir, name, act);
         }
-        if self.is_indexed(dir) && !dir.has(inode_flags::CASEFOLD) {
+        if self.is_indexed(dir) {
             let found = self.fs.find_indexed(&dir.view(&self.fs.sb)?, name)?;
             let (block, place) = found.ok_or(Ext4Fault::Directory("an entry is gone"))?;
-            return self.act_in(dir, block, &place, name, act);
+            return self.act_in(dir, block, &place, act);
         }
         let usable = self.fs.usable()?;
+        let wanted = self.fs.sb.wanted(dir.raw.flags.get(), name);
         for at in 0..self.fs.dir_blocks(&dir.view(&self.fs.sb)?)? {
             let block = self.dir_block(dir, at)?;
             if self.is_index_block(dir, &block)? {
                 continue;
             }
-            if let Some(place) = find(&block.bytes, usable, name)? {
-                return self.act_in(dir, block, &place, name, act);
+            if let Some(place) = find(&block.bytes, usable, &wanted)? {
+                return self.act_in(dir, block, &place, act);
             }
         }
         Err(Ext4Fault::Directory("an entry is gone").into())
@@ -189,17 +183,10 @@ impl Edit {
         Ok(self.fs.index_table(&view, block.number, &block.bytes)?.is_some())
     }
 
-    fn act_in(
-        &mut self,
-        dir: &Node,
-        mut block: DirBlock,
-        place: &Place,
-        name: &[u8],
-        act: Act,
-    ) -> Result<()> {
+    fn act_in(&mut self, dir: &Node, mut block: DirBlock, place: &Place, act: Act) -> Result<()> {
         let usable = self.fs.usable()?;
         match act {
-            Act::Remove => drop(remove(&mut block.bytes, usable, name)?),
+            Act::Remove => remove(&mut block.bytes, usable, place)?,
             Act::Point(to, kind) => point(&mut block.bytes, place, to, self.file_type(kind))?,
         }
         self.put_leaf(dir, block)
@@ -232,12 +219,13 @@ impl Edit {
 
     fn act_inline(&mut self, dir: &mut Node, name: &[u8], act: Act) -> Result<()> {
         let (mut first, mut second) = self.inline_stretches(dir)?;
+        let wanted = self.fs.sb.wanted(dir.raw.flags.get(), name);
         let mut done = false;
         for stretch in [&mut first, &mut second] {
             let len = stretch.len();
-            let Some(place) = find(stretch, len, name)? else { continue };
+            let Some(place) = find(stretch, len, &wanted)? else { continue };
             match act {
-                Act::Remove => drop(remove(stretch, len, name)?),
+                Act::Remove => remove(stretch, len, &place)?,
                 Act::Point(to, kind) => point(stretch, &place, to, self.file_type(kind))?,
             }
             done = true;
@@ -319,25 +307,18 @@ fn check_dots(block: &[u8]) -> Result<()> {
     if right { Ok(()) } else { Err(Ext4Fault::Directory("it does not begin with . and ..").into()) }
 }
 
-impl super::super::volume::Ext4 {
-    /// The inode of a name in a directory, looked for in all entries, and the name as it is stored.
-    pub(in super::super) fn find_stored(
-        &self,
-        dir: &super::super::inode::Inode,
-        name: &[u8],
-    ) -> Result<Option<(u32, Vec<u8>)>> {
-        let folds = dir.has(inode_flags::CASEFOLD);
-        let (mut exact, mut folded) = (None, None);
+impl Ext4 {
+    /// The inode of a name in a directory, looked for in all entries.
+    pub(in super::super) fn find_stored(&self, dir: &Inode, name: &[u8]) -> Result<Option<u32>> {
+        let wanted = self.sb.wanted(dir.raw.flags.get(), name);
+        let mut found = None;
         self.stored_entries(dir, &mut |entry| {
-            if entry.name == name {
-                exact = Some((entry.inode, entry.name.to_vec()));
+            if wanted.is(entry.name) {
+                found = Some(entry.inode);
                 return Ok(ControlFlow::Break(()));
-            }
-            if folds && folded.is_none() && entry.name.eq_ignore_ascii_case(name) {
-                folded = Some((entry.inode, entry.name.to_vec()));
             }
             Ok(ControlFlow::Continue(()))
         })?;
-        Ok(exact.or(folded))
+        Ok(found)
     }
 }

@@ -3,6 +3,7 @@
 use racker_formats::error::Result;
 use racker_formats::wire::{len64, part, take};
 
+use super::super::casefold::Wanted;
 use super::super::fault::Ext4Fault;
 use super::super::layout::RawDirEntry;
 use super::bytes::{put, put16, put32};
@@ -70,9 +71,9 @@ pub(super) fn places(block: &[u8], usable: usize) -> Result<Vec<Place>> {
 }
 
 /// The entry of this name.
-pub(super) fn find(block: &[u8], usable: usize, name: &[u8]) -> Result<Option<Place>> {
+pub(super) fn find(block: &[u8], usable: usize, wanted: &Wanted<'_>) -> Result<Option<Place>> {
     for place in places(block, usable)? {
-        if place.inode != 0 && place.name(block)? == name {
+        if place.inode != 0 && wanted.is(place.name(block)?) {
             return Ok(Some(place));
         }
     }
@@ -113,11 +114,11 @@ pub(super) fn insert(block: &mut [u8], usable: usize, new: New<'_>) -> Result<bo
     Ok(false)
 }
 
-/// Takes the entry of this name out; tells whether there was one.
-pub(super) fn remove(block: &mut [u8], usable: usize, name: &[u8]) -> Result<bool> {
+/// Takes an entry out.
+pub(super) fn remove(block: &mut [u8], usable: usize, gone: &Place) -> Result<()> {
     let mut before: Option<Place> = None;
     for place in places(block, usable)? {
-        if place.inode != 0 && place.name(block)? == name {
+        if place == *gone {
             // Nothing of it stays behind.
             let tail = place.at.saturating_add(HEAD)..place.end();
             block.get_mut(tail).unwrap_or_default().fill(0);
@@ -132,11 +133,11 @@ pub(super) fn remove(block: &mut [u8], usable: usize, name: &[u8]) -> Result<boo
                     put(block, place.at.saturating_add(6), &[0, 0])?;
                 }
             }
-            return Ok(true);
+            return Ok(());
         }
         before = Some(place);
     }
-    Ok(false)
+    Err(Ext4Fault::Directory("an entry is gone").into())
 }
 
 /// Makes an entry name another node.
@@ -180,15 +181,18 @@ mod tests {
         assert!(insert(&mut block, 52, new(b"i")).unwrap());
         assert!(insert(&mut block, 52, new(b"j")).unwrap());
         assert!(!insert(&mut block, 52, new(b"long name")).unwrap());
-        assert!(remove(&mut block, 52, b"i").unwrap());
-        assert!(!remove(&mut block, 52, b"i").unwrap());
-        assert!(remove(&mut block, 52, b"abcdefgh").unwrap());
+        let find = |block: &[u8], name| find(block, 52, &Wanted::exactly(name)).unwrap();
+        let gone = find(&block, b"i").unwrap();
+        remove(&mut block, 52, &gone).unwrap();
+        assert!(find(&block, b"i").is_none() && remove(&mut block, 52, &gone).is_err());
+        let gone = find(&block, b"abcdefgh").unwrap();
+        remove(&mut block, 52, &gone).unwrap();
         let all = places(&block, 52).unwrap();
         assert_eq!(all.len(), 2);
         assert_eq!((all[0].inode, all[0].len), (0, 28));
         assert!(insert(&mut block, 52, new(b"a longer name 12")).unwrap());
-        assert_eq!(find(&block, 52, b"a longer name 12").unwrap().unwrap().at, 0);
-        assert!(find(&block, 52, b"j").unwrap().is_some());
+        assert_eq!(find(&block, b"a longer name 12").unwrap().at, 0);
+        assert!(find(&block, b"j").is_some());
         assert!(places(&[0; 64], 64).is_err());
     }
 

@@ -2,6 +2,7 @@
 
 use racker_formats::error::Result;
 
+use super::super::casefold;
 use super::super::fault::Ext4Fault;
 
 /// `dx_root_info.hash_version`.
@@ -18,23 +19,32 @@ const END: u32 = 0x7fff_ffff << 1;
 pub(in super::super) struct Hasher {
     version: u8,
     signed: bool,
+    /// Case does not count.
+    folds: bool,
     seed: [u32; 4],
 }
 
 impl Hasher {
     /// The hash of `version` with the filesystem's seed, whose characters are `signed` by default.
-    pub(in super::super) fn new(version: u8, signed: bool, seed: [u32; 4]) -> Result<Self> {
+    pub(in super::super) fn new(version: u8, signed: bool, folds: bool, seed: [u32; 4]) -> Result<Self> {
         let (version, signed) = match version {
             LEGACY..=TEA => (version, signed),
             3..=5 => (version.saturating_sub(UNSIGNED), false),
             _ => return Err(Ext4Fault::HashVersion(version).into()),
         };
         let initial = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476];
-        Ok(Self { version, signed, seed: if seed == [0; 4] { initial } else { seed } })
+        Ok(Self { version, signed, folds, seed: if seed == [0; 4] { initial } else { seed } })
     }
 
     /// The hash of a name: an even number.
     pub(in super::super) fn hash(&self, name: &[u8]) -> u32 {
+        match self.folds {
+            true => self.hash_bytes(&casefold::hashed(name)),
+            false => self.hash_bytes(name),
+        }
+    }
+
+    fn hash_bytes(&self, name: &[u8]) -> u32 {
         let mut buf = self.seed;
         let hash = match self.version {
             LEGACY => self.legacy(name),
@@ -142,10 +152,13 @@ mod tests {
             (HALF_MD4, seed, [0x42a8_5304, 0xd6b4_ad14, 0xaeb5_e82c]),
             (TEA, none, [0x5107_c3f2, 0x1058_42ea, 0x9548_7340]),
         ] {
-            let hasher = Hasher::new(version, true, seed).unwrap();
+            let hasher = Hasher::new(version, true, false, seed).unwrap();
             assert_eq!(names.map(|name| hasher.hash(name)), hashes, "version {version}");
         }
-        assert!(Hasher::new(6, true, none).is_err());
-        assert_eq!(Hasher::new(4, true, none).unwrap(), Hasher::new(HALF_MD4, false, none).unwrap());
+        assert!(Hasher::new(6, true, false, none).is_err());
+        let unsigned = Hasher::new(HALF_MD4, false, false, none).unwrap();
+        assert_eq!(Hasher::new(4, true, false, none).unwrap(), unsigned);
+        let folds = Hasher::new(HALF_MD4, true, true, none).unwrap();
+        assert_eq!(folds.hash(b"HELLO.txt"), 0xa26e_1d86);
     }
 }

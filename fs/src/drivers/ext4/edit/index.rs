@@ -129,7 +129,7 @@ impl Edit {
             Some(root) => part(&root.block.bytes, INFO_AT, 8, "index")?.get(4).copied().unwrap_or(0),
             None => 0,
         };
-        let hasher = self.fs.hasher(root)?;
+        let hasher = self.fs.hasher(root, dir.raw.flags.get())?;
         let DirBlock { number, at, bytes: old } = full;
         let mut all = Vec::new();
         for place in places(&old, usable)?.iter().filter(|p| p.inode != 0) {

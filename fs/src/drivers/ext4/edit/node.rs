@@ -60,7 +60,7 @@ impl Node {
     }
 
     /// Bytes with all fields as they are now, without a checksum.
-    fn all(&self) -> Vec<u8> {
+    pub(super) fn all(&self) -> Vec<u8> {
         let mut bytes = self.bytes.clone();
         let fixed = self.fixed.min(ALL_FIELDS);
         for (to, from) in bytes.iter_mut().zip(self.raw.as_bytes().iter().take(fixed)) {

@@ -8,7 +8,7 @@ use super::super::check;
 use super::super::csum::crc32c;
 use super::super::fast_commit;
 use super::super::fault::Ext4Fault;
-use super::super::features::{Incompat, RoCompat};
+use super::super::features::Incompat;
 use super::super::journal::Journal;
 use super::super::recover;
 use super::super::superblock::Superblock;
@@ -85,10 +85,9 @@ fn check_features(sb: &Superblock) -> Result<()> {
     if let Some(names) = sb.features.unwritable() {
         return Err(Ext4Fault::Unwritable(format!("it has the features {names}")).into());
     }
-    let counts = sb.features.ro_compat.contains(RoCompat::QUOTA);
-    if counts && sb.features.incompat.contains(Incompat::EA_INODE) {
-        let what = "it counts what owners take (quota), and has attributes in inodes (ea_inode)";
-        return Err(Ext4Fault::Unwritable(what.into()).into());
+    if !sb.folding_is_known() {
+        let what = format!("names in it that ignore case (casefold) have encoding {}", sb.raw.encoding.get());
+        return Err(Ext4Fault::Unwritable(what).into());
     }
     if !sb.is_linux() {
         return Err(Ext4Fault::Unwritable("it is not one of Linux".into()).into());

@@ -73,16 +73,16 @@ impl Table {
 }
 
 impl Ext4 {
-    /// How names are hashed that are not in an index yet.
-    pub(in super::super) fn hasher(&self, version: u8) -> Result<Hasher> {
+    /// How names are hashed in a directory with these flags.
+    pub(in super::super) fn hasher(&self, version: u8, flags: u32) -> Result<Hasher> {
         let raw = &self.sb.raw;
         let signed = raw.flags.get() & UNSIGNED_HASH == 0;
-        Hasher::new(version, signed, raw.hash_seed.map(|word| word.get()))
+        Hasher::new(version, signed, self.sb.folds(flags), raw.hash_seed.map(|word| word.get()))
     }
 
     /// Whether new indexes can be made.
     pub(super) fn hash_is_known(&self) -> bool {
-        self.hasher(self.sb.raw.def_hash_version).is_ok()
+        self.hasher(self.sb.raw.def_hash_version, 0).is_ok()
     }
 
     /// Entries of a table that begins at byte `at` of a block.
@@ -120,7 +120,7 @@ impl Ext4 {
         if length != 8 || flags & 1 != 0 || usize::from(levels) >= self.levels_max() {
             return Err(Ext4Fault::Directory("the description of the index is wrong").into());
         }
-        let hash = self.hasher(version)?.hash(name);
+        let hash = self.hasher(version, dir.raw.flags.get())?.hash(name);
         root.seek(hash)?;
         let mut tables = vec![root];
         for _ in 0..levels {
@@ -149,10 +149,11 @@ impl Ext4 {
     pub(super) fn find_indexed(&self, dir: &Inode, name: &[u8]) -> Result<Option<(DirBlock, Place)>> {
         let (mut tables, hash) = self.probe(dir, name)?;
         let usable = self.usable()?;
+        let wanted = self.sb.wanted(dir.raw.flags.get(), name);
         // Names of one hash may fill several blocks; each step goes forward in a table, to a block of its own.
         for _ in 0..=self.dir_blocks(dir)? {
             let block = self.leaf(dir, &tables)?;
-            if let Some(place) = find(&block.bytes, usable, name)? {
+            if let Some(place) = find(&block.bytes, usable, &wanted)? {
                 return Ok(Some((block, place)));
             }
             if !self.advance(dir, &mut tables, hash)? {
@@ -225,10 +226,10 @@ impl Ext4 {
     /// The node that a name has in a directory.
     pub(super) fn find_entry(&self, dir: &Inode, name: &[u8]) -> Result<Option<u32>> {
         let place = || format!("directory inode {}", dir.number);
-        if self.is_indexed(dir) && !dir.has(inode_flags::CASEFOLD) {
+        if self.is_indexed(dir) {
             let found = self.find_indexed(dir, name).within(place)?;
             return Ok(found.map(|(_, place)| place.inode));
         }
-        Ok(self.find_stored(dir, name).within(place)?.map(|(inode, _)| inode))
+        self.find_stored(dir, name).within(place)
     }
 }

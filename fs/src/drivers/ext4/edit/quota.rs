@@ -93,6 +93,25 @@ impl Edit {
 
     /// Notes that an inode changes from `old` to `new`, as stored.
     pub(super) fn charge(&mut self, number: u32, old: &[u8], new: &[u8]) -> Result<()> {
+        for (bytes, sign) in [(old, -1i64), (new, 1)] {
+            let Some(space) = self.space(bytes)? else { continue };
+            let usage = Usage { space: space.saturating_mul(sign), inodes: sign };
+            self.add_usage(number, bytes, usage)?;
+        }
+        Ok(())
+    }
+
+    /// Notes that so many values more of a node's attributes, or fewer, are in inodes of their own: each of those
+    /// counts once for every node that names it. Their space counts with that of the node.
+    pub(super) fn charge_values(&mut self, node: &Node, inodes: i64) -> Result<()> {
+        if inodes == 0 {
+            return Ok(());
+        }
+        self.add_usage(node.number, &node.all(), Usage { space: 0, inodes })
+    }
+
+    /// Adds to what the owners of an inode take, if it counts at all.
+    fn add_usage(&mut self, number: u32, bytes: &[u8], usage: Usage) -> Result<()> {
         let files = self.quota_files();
         let is_hidden = number != ROOT_INODE && number < self.fs.sb.first_inode;
         if is_hidden || files == [0; 3] || files.contains(&number) {
@@ -101,32 +120,22 @@ impl Edit {
         if number == self.fs.sb.raw.orphan_file_inum.get() {
             return Ok(());
         }
-        for (bytes, sign) in [(old, -1i64), (new, 1)] {
-            let Some((ids, space)) = self.usage(bytes)? else { continue };
-            for (kind, id) in ids.into_iter().enumerate().filter(|(kind, _)| files.get(*kind) != Some(&0)) {
-                let usage = Usage { space: space.saturating_mul(sign), inodes: sign };
-                self.quota.running.push(((kind, id), usage));
-            }
+        let ids = owners(bytes)?.into_iter().enumerate();
+        for owner in ids.filter(|(kind, _)| files.get(*kind) != Some(&0)) {
+            self.quota.running.push((owner, usage));
         }
         Ok(())
     }
 
-    /// Owner, group and project of an inode in use, and the bytes that it takes.
-    fn usage(&self, bytes: &[u8]) -> Result<Option<([u32; 3], i64)>> {
+    /// The bytes that an inode in use takes.
+    fn space(&self, bytes: &[u8]) -> Result<Option<i64>> {
         let flags = get32(bytes, 32)?;
         if get16(bytes, 26)? == 0 || flags & inode_flags::EA_INODE != 0 {
             return Ok(None);
         }
-        let wide = |lo, hi| {
-            Ok::<u32, racker_formats::Error>(
-                u32::from(get16(bytes, hi)?) << 16 | u32::from(get16(bytes, lo)?),
-            )
-        };
-        let project = if bytes.len() >= super::create::PROJECT_END { get32(bytes, 156)? } else { 0 };
         let blocks = u64::from(get16(bytes, 116)?) << 32 | u64::from(get32(bytes, 28)?);
         let shift = if flags & inode_flags::HUGE_FILE != 0 { self.fs.sb.block_size.shift() } else { 9 };
-        let space = blocks.checked_shl(shift).unwrap_or(0).cast_signed();
-        Ok(Some(([wide(2, 120)?, wide(24, 122)?, project], space)))
+        Ok(Some(blocks.checked_shl(shift).unwrap_or(0).cast_signed()))
     }
 
     /// Puts all changes into the files.
@@ -277,6 +286,15 @@ impl QuotaFile {
         self.write(edit, block, &[0; BLOCK])?;
         Ok(block)
     }
+}
+
+/// Owner, group and project of an inode.
+fn owners(bytes: &[u8]) -> Result<[u32; 3]> {
+    let wide = |lo, hi| {
+        Ok::<u32, racker_formats::Error>(u32::from(get16(bytes, hi)?) << 16 | u32::from(get16(bytes, lo)?))
+    };
+    let project = if bytes.len() >= super::create::PROJECT_END { get32(bytes, 156)? } else { 0 };
+    Ok([wide(2, 120)?, wide(24, 122)?, project])
 }
 
 /// Where a block of references has the one for an id.

@@ -28,8 +28,11 @@ impl Edit {
         let new_name = to.1.as_bytes();
         let mut target = if from.0 == to.0 { None } else { Some(self.node(to.0)?) };
         let into = target.as_mut().unwrap_or(&mut source);
-        let victim = self.find_entry(into, new_name)?.filter(|number| *number != moved.number);
-        let mut victim = victim.map(|number| self.node(number.into())).transpose()?;
+        let there = self.find_entry(into, new_name)?;
+        if there == Some(moved.number) {
+            return self.respell(source, (from, to), moved, now);
+        }
+        let mut victim = there.map(|number| self.node(number.into())).transpose()?;
         match &victim {
             Some(_) => self.point_entry(into, new_name, moved.number, moved.kind)?,
             None => self.add_entry(into, new_name, moved.number, moved.kind)?,
@@ -55,6 +58,26 @@ impl Edit {
             Some(victim) => self.lose_link(victim, now),
             None => Ok(()),
         }
+    }
+
+    /// Gives an entry the same name in another case. Two entries of one node stay as they are.
+    fn respell(
+        &mut self,
+        mut dir: Node,
+        (from, to): ((u64, &Name), (u64, &Name)),
+        mut node: Node,
+        now: Time,
+    ) -> Result<()> {
+        let wanted = self.fs.sb.wanted(dir.raw.flags.get(), from.1.as_bytes());
+        if from.0 != to.0 || !wanted.is(to.1.as_bytes()) {
+            return Ok(());
+        }
+        self.remove_entry(&mut dir, from.1.as_bytes())?;
+        self.add_entry(&mut dir, to.1.as_bytes(), node.number, node.kind)?;
+        dir.touch(now);
+        self.save(&mut dir)?;
+        node.set_ctime(now);
+        self.save(&mut node)
     }
 
     /// Exchanges what two entries name.

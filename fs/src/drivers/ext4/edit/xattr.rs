@@ -33,6 +33,13 @@ fn split_name(name: &[u8]) -> Result<(u8, &[u8])> {
     found.filter(|(_, rest)| !rest.is_empty()).ok_or_else(refused)
 }
 
+/// Values of a node's attributes in inodes of their own: how many, and blocks of whole clusters.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Values {
+    pub(super) inodes: i64,
+    blocks: i64,
+}
+
 impl Edit {
     /// Sets or removes an extended attribute.
     pub(super) fn set_xattr(
@@ -49,30 +56,31 @@ impl Edit {
         };
         let mut node = self.node(number)?;
         let place = || format!("inode {number}");
-        let before = self.charged(&node).within(place)?;
+        let before = self.values(&node).within(place)?;
         if self.change_xattr(&mut node, (index, rest), stored).within(place)? {
-            let after = self.charged(&node).within(place)?;
-            let change = after.cast_signed().saturating_sub(before.cast_signed());
-            node.add_blocks(&self.fs.sb, change)?;
+            let after = self.values(&node).within(place)?;
+            node.add_blocks(&self.fs.sb, after.blocks.saturating_sub(before.blocks))?;
+            self.charge_values(&node, after.inodes.saturating_sub(before.inodes))?;
             node.set_ctime(now);
             self.save(&mut node)?;
         }
         Ok(())
     }
 
-    /// Blocks that count as a node's because values of its attributes are in other inodes.
-    fn charged(&mut self, node: &Node) -> Result<u64> {
+    /// What counts as a node's because values of its attributes are in other inodes.
+    pub(super) fn values(&mut self, node: &Node) -> Result<Values> {
         let mut all = self.inode_attrs(node)?;
         all.extend(self.block_attrs(node)?);
         let shift = self.fs.sb.cluster_shift;
-        let blocks = all.iter().map(|attr| match attr.value {
-            Value::Inode { size, .. } => {
-                let blocks = self.fs.sb.block_size.count(size.into());
-                blocks.div_ceil(self.ratio()).checked_shl(shift).unwrap_or(0)
-            }
-            Value::Here(_) => 0,
+        let sizes = all.iter().filter_map(|attr| match attr.value {
+            Value::Inode { size, .. } => Some(u64::from(size)),
+            Value::Here(_) => None,
         });
-        Ok(blocks.fold(0, u64::saturating_add))
+        Ok(sizes.fold(Values::default(), |sum, size| {
+            let clusters = self.fs.sb.block_size.count(size).div_ceil(self.ratio());
+            let blocks = clusters.checked_shl(shift).unwrap_or(0).cast_signed();
+            Values { inodes: sum.inodes.saturating_add(1), blocks: sum.blocks.saturating_add(blocks) }
+        }))
     }
 
     /// Changes the lists; tells whether anything changed.
@@ -237,6 +245,8 @@ impl Edit {
 
     /// Lets go of all attributes of a node that is deleted.
     pub(super) fn drop_attrs(&mut self, node: &mut Node) -> Result<()> {
+        let values = self.values(node)?.inodes;
+        self.charge_values(node, values.saturating_neg())?;
         for attr in self.inode_attrs(node)? {
             self.drop_value(&attr)?;
         }
@@ -257,8 +267,9 @@ impl Edit {
         if !outer.is_empty() {
             self.put_block_attrs(new, &outer)?;
         }
-        let charged = self.charged(new)?;
-        new.add_blocks(&self.fs.sb, charged.cast_signed())
+        let values = self.values(new)?;
+        self.charge_values(new, values.inodes)?;
+        new.add_blocks(&self.fs.sb, values.blocks)
     }
 }
 

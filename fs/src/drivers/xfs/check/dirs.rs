@@ -6,7 +6,7 @@ use racker_formats::error::{Result, Within};
 use racker_formats::wire::{index, len64, take};
 use zerocopy::big_endian::{U16, U32};
 
-use super::super::da::{DaFork, da_kind, hash};
+use super::super::da::{DaFork, da_kind};
 use super::super::described::DIR_SELF;
 use super::super::dir::{FREE_SPACE, LEAF_SPACE};
 use super::super::edit::shortdir::ShortDir;
@@ -15,12 +15,12 @@ use super::super::inode::{ForkFormat, ForkKind, Inode};
 use super::super::layout::{
     DIR_FREE_MAGIC, DIR_LEAF1_MAGIC, DIR_LEAFN_MAGIC, RawDirFreeHead, RawDirLeafEntry, RawDirLeafTail,
 };
-use super::super::superblock::{Superblock, VersionBits};
 use super::super::units::{FileBlock, InodeNo};
 use super::super::volume::BlockKind;
 use super::Checker;
 use super::datree::entries_at;
 use super::dirblock::{DirBlock, leaf_entries};
+use super::hashes::Pairs;
 
 /// Leaves: the only one, which has the index of free room at its end, and one of several.
 const LEAVES: [BlockKind; 2] =
@@ -38,7 +38,7 @@ const PLACE_SHIFT: u32 = 3;
 #[derive(Debug, Default)]
 struct Found {
     /// Hash and address of each entry.
-    hashes: Vec<(u32, u32)>,
+    pairs: Pairs,
     /// The longest free stretch of each block of entries; none for one that is not there.
     bests: BTreeMap<u64, u16>,
     own: bool,
@@ -47,15 +47,6 @@ struct Found {
 
 fn damaged<T>(what: &'static str, why: &'static str) -> Result<T> {
     Err(Fault::Structure { what, why }.into())
-}
-
-/// The hash of an entry's name.
-fn name_hash(sb: &Superblock, name: &[u8]) -> u32 {
-    if !sb.version_bits.contains(VersionBits::BORG) {
-        return hash(name);
-    }
-    let fold = |hash: u32, byte: &u8| u32::from(byte.to_ascii_lowercase()) ^ hash.rotate_left(7);
-    name.iter().fold(0, fold)
 }
 
 impl Checker<'_> {
@@ -112,13 +103,13 @@ impl Checker<'_> {
         if !found.own || !found.up {
             return damaged("directory", "has no . or no ..");
         }
-        found.hashes.sort_unstable();
-        self.repeated(&fork, &found)?;
         if let Some(leaves) = only {
             if found.bests.len() != 1 || others > 0 {
                 return damaged("directory", "its only block is not the only one");
             }
-            return compare(&found, leaves);
+            let mut compared = found.pairs.leaves(&volume, &fork);
+            leaves.into_iter().try_for_each(|pair| compared.add(pair))?;
+            return compared.end();
         }
         let blocks = self.leaves(&fork, (leaf, free), &found)?;
         if blocks.saturating_mul(step) != others {
@@ -142,8 +133,8 @@ impl Checker<'_> {
         let base = volume.sb.dir_block_size.start_of(number).unwrap_or(u64::MAX);
         for entry in &block.entries {
             let address = base.saturating_add(len64(entry.at)) >> PLACE_SHIFT;
-            let hash = name_hash(&volume.sb, &entry.name);
-            found.hashes.push((hash, u32::try_from(address).unwrap_or(u32::MAX)));
+            let hash = volume.sb.name_hash(&entry.name);
+            found.pairs.add((hash, u32::try_from(address).unwrap_or(u32::MAX)));
             match entry.name.as_slice() {
                 b"." => {
                     if found.own || number != 0 {
@@ -168,27 +159,6 @@ impl Checker<'_> {
         Ok(())
     }
 
-    /// Names that stand in the directory twice.
-    fn repeated(&mut self, fork: &DaFork<'_>, found: &Found) -> Result<()> {
-        let volume = std::sync::Arc::clone(&self.volume);
-        let mut last = None;
-        for pair in found.hashes.windows(2) {
-            let [(hash, one), (other_hash, other)] = pair else { continue };
-            if hash != other_hash {
-                continue;
-            }
-            let mut name = |place: u32| -> Result<Vec<u8>> {
-                let at = u64::from(place) << PLACE_SHIFT;
-                let entry = volume.entry_of(fork, at, &mut last)?;
-                Ok(entry.name)
-            };
-            if name(*one)? == name(*other)? {
-                return damaged("directory", "two entries have the same name");
-            }
-        }
-        Ok(())
-    }
-
     /// The leaves and the index of free room of a larger directory. Returns how many directory blocks they have.
     fn leaves(
         &mut self,
@@ -196,14 +166,15 @@ impl Checker<'_> {
         (leaf, free): (FileBlock, FileBlock),
         found: &Found,
     ) -> Result<u64> {
-        let (mut hashes, mut bests) = (Vec::new(), None);
-        let v5 = self.volume.sb.v5;
+        let volume = std::sync::Arc::clone(&self.volume);
+        let (mut compared, mut bests) = (found.pairs.leaves(&volume, fork), None);
+        let v5 = volume.sb.v5;
         let blocks = self.da_tree(fork, leaf, &LEAVES, &mut |_, kind, block| {
             let (head, first) = entries_at(v5, size_of::<RawDirLeafTail>());
             let tail: RawDirLeafTail = take(&block.bytes, head, kind.what)?;
             let count = usize::from(tail.count.get());
             let entries = leaf_entries(&block.bytes, first, count, tail.stale.get().into())?;
-            hashes.extend(entries);
+            entries.into_iter().try_for_each(|pair| compared.add(pair))?;
             let end = first.saturating_add(count.saturating_mul(size_of::<RawDirLeafEntry>()));
             if kind.magic == LEAVES.first().map_or([0; 2], |k| k.magic) {
                 bests = Some(leaf_bests(&block.bytes, end)?);
@@ -215,11 +186,11 @@ impl Checker<'_> {
                 Ok(take::<RawDirLeafEntry>(&block.bytes, last, kind.what)?.hashval.get())
             }
         })?;
-        compare(found, hashes)?;
+        compared.end()?;
         let (bests, more) = match bests {
             Some(bests) if blocks == 1 => (bests, 0),
             Some(_) => return damaged("directory leaf", "one of several says that it is the only one"),
-            None => self.free_index(fork, free)?,
+            None => self.free_index(fork, free, found.bests.last_key_value().map_or(0, |(last, _)| *last))?,
         };
         for (number, best) in (0u64..).zip(&bests) {
             if found.bests.get(&number).copied().unwrap_or(NO_BLOCK) != *best {
@@ -232,8 +203,8 @@ impl Checker<'_> {
         Ok(blocks.saturating_add(more))
     }
 
-    /// The index of free room, and how many blocks it has.
-    fn free_index(&mut self, fork: &DaFork<'_>, from: FileBlock) -> Result<(Vec<u16>, u64)> {
+    /// The index of free room of a directory whose last block is number `last`, and how many blocks it has.
+    fn free_index(&mut self, fork: &DaFork<'_>, from: FileBlock, last: u64) -> Result<(Vec<u16>, u64)> {
         const WHAT: &str = "free index of a directory";
         let volume = std::sync::Arc::clone(&self.volume);
         let sb = &volume.sb;
@@ -261,16 +232,24 @@ impl Checker<'_> {
                 if u64::from(first) != place.saturating_mul(len64(most)) || index(valid.into())? > most {
                     return damaged(WHAT, "not where its first block asks for, or more than fit");
                 }
-                all.resize(index(first.into())?.min(1 << 22), NO_BLOCK);
+                // A block that speaks of none, behind the last one, is one that could not be freed.
+                if u64::from(first) <= last {
+                    all.resize(index(first.into())?, NO_BLOCK);
+                }
                 let mut there = 0u32;
                 for i in 0..index(valid.into())? {
                     let best = take::<U16>(&block.bytes, at.saturating_add(i << 1), WHAT)?.get();
                     there = there.saturating_add((best != NO_BLOCK).into());
-                    all.push(best);
+                    if u64::from(first) <= last {
+                        all.push(best);
+                    }
                 }
                 if there != used {
                     let why = "not as many as there are";
                     return Err(Fault::Field { what: "nused", found: used.into(), why }.into());
+                }
+                if u64::from(first) > last && there > 0 {
+                    return damaged(WHAT, "speaks of blocks behind the last one");
                 }
                 blocks = blocks.saturating_add(1);
                 next = FileBlock(next.0.saturating_add(step));
@@ -287,12 +266,6 @@ impl Checker<'_> {
         }
         self.volume.sb.inode_offset(InodeNo(up)).map(drop).within(|| "..")
     }
-}
-
-/// Compares entries, sorted, with what leaves have of them.
-fn compare(found: &Found, mut leaves: Vec<(u32, u32)>) -> Result<()> {
-    leaves.sort_unstable();
-    if leaves == found.hashes { Ok(()) } else { damaged("directory", "leaves and entries are not the same") }
 }
 
 /// The index of free room at the end of a directory's only leaf, whose entries end at `end`.

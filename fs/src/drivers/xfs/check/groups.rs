@@ -10,6 +10,7 @@ use zerocopy::big_endian::U32;
 use super::super::edit::ground::Ground;
 use super::super::edit::header::{GroupHeader, Header};
 use super::super::edit::records::{ByLength, ByPlace, Chunk, Counts, FreeInodes, Inodes, Owners, Run};
+use super::super::edit::spare::Ring;
 use super::super::layout::{RawAgf, RawAgfl, RawAgi};
 use super::super::superblock::{Features2, RoCompat};
 use super::super::units::{AgNo, Lsn, NULL_AG_BLOCK};
@@ -61,10 +62,12 @@ pub(super) struct GroupState {
 }
 
 impl Checker<'_> {
-    /// Goes through the headers and trees of all groups.
+    /// Goes through the headers and trees of all groups; in later rounds of those that are at hand then.
     pub(super) fn groups(&mut self) -> Result<()> {
-        self.totals = Totals::default();
-        for ag in (0..self.volume.sb.ag_count).map(AgNo) {
+        let counted = self.totals;
+        let groups =
+            if self.notes.muted { self.usage.first()..self.usage.end() } else { 0..self.volume.sb.ag_count };
+        for ag in groups.map(AgNo) {
             let ground = Ground::new(Arc::clone(&self.volume), ag)?;
             self.queue = self.volume.sb.ro_compat.contains(RoCompat::RMAPBT).then(Vec::new);
             let headers = Run { start: 0, len: ground.header_blocks() };
@@ -78,6 +81,9 @@ impl Checker<'_> {
             for (run, holder) in self.queue.take().unwrap_or_default() {
                 self.owned(&ground, run, holder)?;
             }
+        }
+        if self.notes.muted {
+            self.totals = counted;
         }
         Ok(())
     }
@@ -222,30 +228,19 @@ impl Checker<'_> {
         }
         let slots: Vec<u32> =
             bytes.chunks_exact(4).map(|c| take::<U32>(c, 0, "AGFL").map_or(0, |b| b.get())).collect();
-        let size = u32::try_from(slots.len()).unwrap_or(0);
-        let (first, last, count) = (agf.agf_flfirst.get(), agf.agf_fllast.get(), agf.agf_flcount.get());
-        let active = match count {
-            0 => 0,
-            _ if first <= last => last.saturating_sub(first).saturating_add(1),
-            _ => size.saturating_sub(first).saturating_add(last).saturating_add(1),
-        };
-        if first >= size || last >= size || count > size || active != count {
+        let ring = Ring::of(agf, slots.len()).within(|| format!("group {}", ag.0));
+        let Some(ring) = self.notes.look(ring)? else {
             self.blind(ground);
-            self.notes.corrupt(format!(
-                "AGF of group {}: {count} spare blocks from slot {first} to {last} of {size}",
-                ag.0
-            ))?;
-            return Ok(count);
-        }
-        for i in 0..count {
-            let slot = first.saturating_add(i).checked_rem(size).unwrap_or(0);
+            return Ok(agf.agf_flcount.get());
+        };
+        for slot in ring.slots() {
             let block = slots.get(usize::try_from(slot).unwrap_or(0)).copied().unwrap_or(0);
             let place = || format!("AGFL of group {}, slot {slot}", ag.0);
             if self.notes.look(ground.check(block, 1).within(place))?.is_some() {
                 self.claim(ag, Run { start: block, len: 1 }, Holder::Spare)?;
             }
         }
-        Ok(count)
+        Ok(agf.agf_flcount.get())
     }
 
     fn owners_of(&mut self, ground: &Ground, agf: &RawAgf) -> Result<Option<Walked>> {

@@ -1,7 +1,7 @@
 //! Inodes: each chunk, each inode in it, used or free.
 
 use racker_formats::error::{Result, Within};
-use racker_formats::wire::{self, index, take};
+use racker_formats::wire::{self, index, len64, take};
 
 use super::super::crc;
 use super::super::edit::ground::Ground;
@@ -37,6 +37,10 @@ impl Checker<'_> {
         let first = self.volume.sb.inode(ground.ag, chunk.first).within(place);
         let Some(first) = self.notes.look(first)? else { return Ok(()) };
         if !self.notes.muted {
+            let inodes = len64(self.table.len()).saturating_mul(CHUNK_INODES.into());
+            if inodes >= self.inodes_max {
+                return Err(Fault::TooManyInodes { most: self.inodes_max }.into());
+            }
             self.table.push(first, *chunk);
         }
         // Where a block has inodes of several chunks, the first one speaks of it.
@@ -78,7 +82,7 @@ impl Checker<'_> {
                 };
                 if chunk.free & bit(place) == 0 {
                     self.used_inode(ino, one)?;
-                } else if !self.notes.muted {
+                } else if self.looks_closer() {
                     let good = self.free_inode(ino, &one).within(|| format!("inode {}", ino.0));
                     self.notes.look(good)?;
                 }
@@ -120,7 +124,7 @@ impl Checker<'_> {
         if self.volume.sb.v5 {
             self.stamp(Lsn(inode.raw.di_lsn.get()))?;
         }
-        if !self.notes.muted {
+        if self.looks_closer() {
             let before = self.notes.count();
             self.core(&inode)?;
             self.table.set(ino, inode.kind, inode.links());
@@ -138,7 +142,7 @@ impl Checker<'_> {
             let place = format!("inode {}", ino.0);
             self.same(&place, "di_nblocks", inode.raw.di_nblocks.get(), blocks)?;
         }
-        if !self.notes.muted && self.notes.count() == before {
+        if self.looks_closer() && self.notes.count() == before {
             self.attributes(&inode)?;
             if inode.kind == NodeKind::Link {
                 let target = self.volume.link_target(&inode).within(|| format!("inode {}", ino.0));
@@ -205,14 +209,13 @@ impl Checker<'_> {
                 Known::Kind(_) => self.table.found_link(ino),
             }
         }
-        if raw_realtime(&self.volume.sb.raw) {
-            tracing::warn!("the filesystem has a realtime device: what is on it is not looked at");
+        if raw.sb_rblocks.get() != 0 {
+            self.notes.leave_out("what is on the realtime device, and which of its space is free");
+        }
+        if sb.version_bits.contains(VersionBits::QUOTA) {
+            self.notes.leave_out("what quotas count");
         }
         let needs = self.volume.sb.incompat.contains(Incompat::NEEDSREPAIR);
         if needs { self.notes.corrupt("the filesystem is marked as in need of repair") } else { Ok(()) }
     }
-}
-
-fn raw_realtime(raw: &super::super::layout::RawSuperblock) -> bool {
-    raw.sb_rblocks.get() != 0
 }

@@ -3,7 +3,7 @@
 //! What is looked at: the log; the superblock and its copies; each group's headers, spare blocks and trees; every
 //! inode, its forks and extent trees; attributes; directories; names, kinds, links and parents; the counters. Of
 //! each block its checksum, UUID, place and owner, and that it was not changed in a time that the log has not
-//! reached. What is on a realtime device, and what quotas count, is not looked at.
+//! reached. What is on a realtime device, and what quotas count, is not looked at, and the report says so.
 //!
 //! A log that is not clean is replayed, and its promises are kept, as a mount would do: in memory if nothing is to be
 //! mended.
@@ -11,9 +11,11 @@
 //! # Memory
 //!
 //! Two bits a block of the groups at hand, 256 MiB at most: 4 TiB with blocks of 4 KiB; more is gone through in
-//! rounds, which look at inodes and extents only. Five bytes an inode, thirty a directory. Eight bytes for each use of
-//! a shared extent, 128 MiB at most: with more the groups at hand become fewer. Eight bytes for each entry of the
-//! directory at hand. A thousand findings end the check.
+//! rounds, which look at inodes and extents only. Five bytes an inode, of which there are 2^28 at most, and thirty a
+//! directory. Eight bytes for each place where shared blocks begin to have more or fewer uses, 128 MiB at most, and
+//! as much again while a group's are compared: with more the groups at hand become fewer, down to one. Two bytes for
+//! each block of the directory at hand in its index, and thirty in the list of those found. A thousand findings end
+//! the check.
 //!
 //! # Mending
 //!
@@ -24,15 +26,17 @@
 //! - `notes.rs`: findings; `usage.rs`, `holder.rs`: who has which block; `table.rs`: what is known of inodes
 //! - `superblocks.rs`, `groups.rs`, `tree.rs`: the superblock, groups and their trees; `owners.rs`: the reverse map
 //! - `inodes.rs`, `fork.rs`: inodes and forks; `attrs.rs`, `datree.rs`: attributes
-//! - `dirs.rs`, `dirblock.rs`, `names.rs`: directories, and what they name
-//! - `mend.rs`: what is mended
+//! - `dirs.rs`, `dirblock.rs`, `hashes.rs`, `names.rs`: directories, and what they name
+//! - `mend.rs`: what is mended; `before.rs`: what is asked before an edit
 
 mod attrs;
+mod before;
 mod datree;
 mod dirblock;
 mod dirs;
 mod fork;
 mod groups;
+mod hashes;
 mod holder;
 mod inodes;
 mod mend;
@@ -55,9 +59,11 @@ use super::edit::Writer;
 use super::edit::records::Run;
 use super::fault::Fault;
 use super::log::Log;
+use super::superblock::Incompat;
 use super::units::{AgNo, Lsn};
 use super::volume::{BlockKind, Volume};
 use crate::filesystem::FilesystemMut;
+pub(super) use before::{refuse_unsound, refuse_wrong_space};
 use groups::{GroupState, Totals};
 use holder::Holder;
 use notes::Notes;
@@ -65,11 +71,14 @@ use owners::Maps;
 use table::Table;
 use usage::Usage;
 
+/// Inodes of the largest filesystem that is checked: their table takes 1.3 GB.
+const INODES_MAX: u64 = 1 << 28;
+
 /// Checks the filesystem on `disk`, and mends it if the report says so.
 pub(super) fn check(disk: Disk, report: &mut Report) -> Result<()> {
     let mut notes = Notes::new(report);
     let Some(volume) = open(&disk, &mut notes)? else { return Ok(()) };
-    let mut checker = Checker::new(volume, notes);
+    let mut checker = Checker::new(volume, notes, INODES_MAX);
     match checker.all() {
         Err(e) if e.fault::<Fault>().is_some_and(|f| matches!(f, Fault::TooMuch)) => {
             checker.notes.last(Fault::TooMuch.to_string());
@@ -83,44 +92,13 @@ pub(super) fn check(disk: Disk, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Inodes up to which all of a filesystem is gone through before it is written: a third of a second.
-const WALKED_MAX: u64 = 1 << 16;
-
-/// Refuses to write to a small filesystem in which anything contradicts anything; counters and copies, which writing
-/// mends or does not need, aside. In a larger one the writer looks at each group that it uses, and a lie about free
-/// space that all trees of a group agree on shows only if there is a reverse map.
-pub(super) fn refuse_unsound(disk: &Disk) -> Result<()> {
-    let volume = Volume::open(disk.read_only())?;
-    if !volume.sb.v5 || volume.sb.raw.sb_icount.get() > WALKED_MAX {
-        return Ok(());
-    }
-    let mut report = Report::default();
-    let mut notes = Notes::new(&mut report);
-    let Some(volume) = open(&disk.read_only(), &mut notes)? else { return refusal(&report) };
-    let mut checker = Checker::new(volume, notes);
-    let walked = checker.all();
-    let all_mendable = checker.notes.all_mendable();
-    match walked {
-        Err(e) if e.fault::<Fault>().is_some_and(|f| matches!(f, Fault::TooMuch)) => {}
-        // What the check does not know is for the writer to judge.
-        Err(e) if e.kind() == Kind::Unsupported => return Ok(()),
-        walked => walked?,
-    }
-    if all_mendable { Ok(()) } else { refusal(&report) }
-}
-
-/// The first thing that is wrong; lost space is nothing of the kind.
-fn refusal(report: &Report) -> Result<()> {
-    match report.findings.iter().find(|f| f.severity == Severity::Corruption) {
-        Some(finding) => Err(Fault::Damaged(finding.what.clone()).into()),
-        None => Ok(()),
-    }
-}
-
 /// Opens the volume, its log replayed. What can never be racker's is an error, what is damaged a finding.
 fn open(disk: &Disk, notes: &mut Notes<'_>) -> Result<Option<Volume>> {
     let target = if notes.repair() { disk.clone() } else { disk.read_only() };
     let Some(volume) = damage(Volume::open(target), notes)? else { return Ok(None) };
+    if volume.sb.incompat.contains(Incompat::METADIR) {
+        return Err(Fault::Unsupported { what: "a check of the metadata directory" }.into());
+    }
     let log = Log::open(&volume);
     // If nobody knows what the log holds, the rest can be looked at.
     let clean = damage(log.map(|log| log.is_clean()), notes)?;
@@ -180,12 +158,16 @@ struct Checker<'r> {
     ahead: (u64, Lsn),
     /// An inode or a fork is damaged: what it has is not known.
     damaged: bool,
+    /// Only who has which block is looked at.
+    blocks_only: bool,
+    /// Inodes that there may be.
+    inodes_max: u64,
     /// Blocks of a group that were spoken of before its reverse map could be.
     queue: Option<Vec<(Run, Holder)>>,
 }
 
 impl<'r> Checker<'r> {
-    fn new(volume: Volume, notes: Notes<'r>) -> Self {
+    fn new(volume: Volume, notes: Notes<'r>, inodes_max: u64) -> Self {
         let head = Log::open(&volume).ok().map(|log| log.head());
         Self {
             volume: Arc::new(volume),
@@ -199,11 +181,28 @@ impl<'r> Checker<'r> {
             head,
             ahead: (0, Lsn(0)),
             damaged: false,
+            blocks_only: false,
+            inodes_max,
             queue: None,
         }
     }
 
     fn all(&mut self) -> Result<()> {
+        self.blocks()?;
+        if !self.damaged {
+            self.owners_end()?;
+        }
+        self.named_by_superblock()?;
+        self.directories()?;
+        if !self.table.incomplete {
+            self.links()?;
+        }
+        self.parents()?;
+        self.times()
+    }
+
+    /// Who has which block, as many groups at a time as there is memory for.
+    fn blocks(&mut self) -> Result<()> {
         let count = self.volume.sb.ag_count;
         let mut from = 0;
         while from < count {
@@ -220,16 +219,12 @@ impl<'r> Checker<'r> {
         }
         self.notes.muted = false;
         self.usage = Usage::new(0, 0, |_| 0);
-        if !self.damaged {
-            self.owners_end()?;
-        }
-        self.named_by_superblock()?;
-        self.directories()?;
-        if !self.table.incomplete {
-            self.links()?;
-        }
-        self.parents()?;
-        self.times()
+        Ok(())
+    }
+
+    /// Whether more is looked at than who has which block: not in later rounds over the same inodes.
+    fn looks_closer(&self) -> bool {
+        !self.notes.muted && !self.blocks_only
     }
 
     fn group_state(&mut self, ag: AgNo) -> &mut GroupState {

@@ -6,7 +6,7 @@ use racker_formats::error::{Error, Kind, Result};
 use super::super::fault::Fault;
 
 /// Findings after which a check gives up: a damaged structure can cause one for each of a billion blocks.
-const FINDINGS_MAX: usize = 1000;
+pub(super) const FINDINGS_MAX: usize = 1000;
 
 /// Findings that can be mended without a guess, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,6 +94,11 @@ impl<'r> Notes<'r> {
             Err(e) if is_damage(&e) => self.corrupt(e.to_string()).map(|()| None),
             Err(e) => Err(e),
         }
+    }
+
+    /// Something that is there and is not looked at.
+    pub(super) fn leave_out(&mut self, what: &'static str) {
+        self.report.left_out.push(what);
     }
 
     /// The finding that ends the check.

@@ -1,6 +1,7 @@
 //! Who uses which block: two bits for each block of the groups at hand.
 
 use super::super::edit::records::Run;
+use super::notes::FINDINGS_MAX;
 
 /// Bits of a block's state.
 const BITS: u32 = 2;
@@ -9,8 +10,10 @@ const PER_WORD: u32 = 32;
 /// Bytes of the maps of all groups at hand: 2^30 blocks, 4 TiB with blocks of 4 KiB. Larger filesystems are gone
 /// through in several rounds.
 const MAP_BYTES_MAX: u64 = 256 << 20;
-/// Uses of shared blocks that are held, of 8 bytes each; with more the groups at hand become fewer.
-const USES_MAX: usize = 16 << 20;
+/// Edges of uses that are held, of 8 bytes each; with more the groups at hand become fewer, down to one.
+const EDGES_MAX: usize = 16 << 20;
+/// Edges of a group that are held before those at one place are added up.
+const LOOSE_EDGES: usize = 1 << 16;
 
 /// What a block was found to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,14 +69,38 @@ pub(super) enum Claim {
 struct Map {
     words: Vec<u64>,
     blocks: u32,
-    /// Uses of shared blocks: start and end.
-    uses: Vec<(u32, u32)>,
+    /// By how many the uses of shared blocks become more or fewer, where they do.
+    edges: Vec<(u32, i32)>,
+    /// How many of them were there when those at one place were last added up.
+    settled: usize,
 }
 
 impl Map {
     fn new(blocks: u32) -> Self {
         let words = usize::try_from(blocks.div_ceil(PER_WORD)).unwrap_or(0);
-        Self { words: vec![0; words], blocks, uses: Vec::new() }
+        Self { words: vec![0; words], blocks, edges: Vec::new(), settled: 0 }
+    }
+
+    /// Blocks from `from` to `to` have one use more.
+    fn add_use(&mut self, from: u32, to: u32) {
+        self.edges.extend([(from, 1), (to, -1)]);
+        if self.edges.len() >= self.settled.saturating_mul(2).saturating_add(LOOSE_EDGES) {
+            self.settle();
+        }
+    }
+
+    /// Puts edges in order, one at each place.
+    fn settle(&mut self) {
+        self.edges.sort_unstable();
+        self.edges.dedup_by(|next, sum| {
+            let same = next.0 == sum.0;
+            if same {
+                sum.1 = sum.1.saturating_add(next.1);
+            }
+            same
+        });
+        self.edges.retain(|(_, more)| *more != 0);
+        self.settled = self.edges.len();
     }
 
     fn word(&self, block: u32) -> u64 {
@@ -128,7 +155,8 @@ impl Map {
 pub(super) struct Usage {
     from: u32,
     maps: Vec<Map>,
-    uses: usize,
+    /// Edges of all groups.
+    edges: usize,
 }
 
 impl Usage {
@@ -143,7 +171,7 @@ impl Usage {
             }
             maps.push(Map::new(blocks));
         }
-        Self { from, maps, uses: 0 }
+        Self { from, maps, edges: 0 }
     }
 
     /// The first group at hand.
@@ -164,21 +192,21 @@ impl Usage {
         self.maps.get(self.place(ag)?)
     }
 
-    /// Speaks of a stretch of blocks. Returns those of which something else was said before.
+    /// Speaks of a stretch of blocks. Returns those of which something else was said before: no more of them than
+    /// end a check.
     pub(super) fn claim(&mut self, ag: u32, run: Run, claim: Claim) -> Vec<(Run, State)> {
         let mut clashes = Vec::new();
         let Some(map) = self.place(ag).and_then(|i| self.maps.get_mut(i)) else { return clashes };
-        let end = run.end().min(map.blocks);
+        let (end, before) = (run.end().min(map.blocks), map.edges.len());
         let mut at = run.start;
-        while at < end {
+        while at < end && clashes.len() < FINDINGS_MAX {
             let (stop, state) = map.stretch(at, end);
             let next = match (claim, state) {
                 (Claim::Free, State::Unknown) => Some(State::Free),
                 (Claim::Counted, State::Unknown) => Some(State::Counted),
                 (Claim::Own | Claim::Content, State::Unknown) => Some(State::Used),
                 (Claim::Content, State::Counted) => {
-                    map.uses.push((at, stop));
-                    self.uses = self.uses.saturating_add(1);
+                    map.add_use(at, stop);
                     None
                 }
                 _ => {
@@ -191,17 +219,22 @@ impl Usage {
             }
             at = stop;
         }
-        if self.uses > USES_MAX {
+        self.edges = self.edges.saturating_add(map.edges.len()).saturating_sub(before);
+        if self.edges > EDGES_MAX && self.maps.len() > 1 {
             self.shed();
         }
         clashes
     }
 
-    /// Leaves the later half of the groups to another round.
+    /// Leaves the later half of the groups to another round, if adding up edges is not enough.
     fn shed(&mut self) {
-        let keep = self.maps.len().div_ceil(2);
-        self.maps.truncate(keep);
-        self.uses = self.maps.iter().map(|m| m.uses.len()).fold(0, usize::saturating_add);
+        let count = |maps: &[Map]| maps.iter().map(|m| m.edges.len()).fold(0, usize::saturating_add);
+        self.maps.iter_mut().for_each(Map::settle);
+        self.edges = count(&self.maps);
+        if self.edges > EDGES_MAX >> 1 {
+            self.maps.truncate(self.maps.len().div_ceil(2));
+            self.edges = count(&self.maps);
+        }
     }
 
     /// Whether the group is at hand and `run` is all free, with nothing free on either side.
@@ -212,12 +245,12 @@ impl Usage {
         Some(state == State::Free && end == run.end() && before != Some(State::Free))
     }
 
-    /// The blocks of a group that nobody spoke of.
+    /// The blocks of a group that nobody spoke of: no more stretches of them than end a check.
     pub(super) fn unknown(&self, ag: u32) -> Vec<Run> {
         let mut all = Vec::new();
         let Some(map) = self.map(ag) else { return all };
         let mut at = 0;
-        while at < map.blocks {
+        while at < map.blocks && all.len() < FINDINGS_MAX {
             let (stop, state) = map.stretch(at, map.blocks);
             if state == State::Unknown {
                 all.extend(Run::between(at, stop));
@@ -230,22 +263,13 @@ impl Usage {
     /// How often each stretch of shared blocks of a group was met, in order.
     pub(super) fn counts(&mut self, ag: u32) -> Vec<(Run, u32)> {
         let Some(map) = self.place(ag).and_then(|i| self.maps.get_mut(i)) else { return Vec::new() };
-        let uses = std::mem::take(&mut map.uses);
-        let mut edges: Vec<(u32, bool)> = uses.iter().flat_map(|(s, e)| [(*s, true), (*e, false)]).collect();
-        drop(uses);
-        edges.sort_unstable();
-        let (mut all, mut depth, mut since): (Vec<(Run, u32)>, u32, u32) = (Vec::new(), 0, 0);
-        for (at, begins) in edges {
-            if let Some(run) = Run::between(since, at).filter(|_| depth > 0) {
-                match all.last_mut() {
-                    Some((last, count)) if last.end() == run.start && *count == depth => {
-                        last.len = last.len.saturating_add(run.len);
-                    }
-                    _ => all.push((run, depth)),
-                }
-            }
+        map.settle();
+        let (mut all, mut depth, mut since) = (Vec::new(), 0i32, 0u32);
+        for (at, more) in std::mem::take(&mut map.edges) {
+            let count = u32::try_from(depth).unwrap_or(0);
+            all.extend(Run::between(since, at).filter(|_| count > 0).map(|run| (run, count)));
             since = at;
-            depth = if begins { depth.saturating_add(1) } else { depth.saturating_sub(1) };
+            depth = depth.saturating_add(more);
         }
         all
     }

@@ -7,7 +7,7 @@ use racker_formats::error::{Result, Within};
 use racker_formats::wire::{index, len64, part, take};
 use zerocopy::big_endian::U16;
 
-use super::super::da::{DaBlock, DaFork, hash};
+use super::super::da::{DaBlock, DaFork};
 use super::super::described::DIR_SELF;
 use super::super::fault::Fault;
 use super::super::layout::{
@@ -16,7 +16,7 @@ use super::super::layout::{
 };
 use super::super::units::{FileBlock, InodeNo};
 use super::super::volume::{BlockKind, Volume};
-use super::{Entry, PLACE_SHIFT, Place, VisitEntry, places_of};
+use super::{Entry, PLACE_SHIFT, Place, VisitEntry, Wanted, places_of};
 use crate::filesystem::NodeKind;
 
 /// Blocks with entries: the only one, and one of several.
@@ -65,18 +65,6 @@ impl Volume {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// The entry at byte `at` of the fork, if its name is `name`. `last` keeps the block for the next call.
-    pub(super) fn entry_at(
-        &self,
-        fork: &DaFork<'_>,
-        at: u64,
-        name: &[u8],
-        last: &mut Option<Data>,
-    ) -> Result<Option<Entry>> {
-        let entry = self.entry_of(fork, at, last)?;
-        Ok((entry.name == name).then_some(entry))
-    }
-
     /// The block with byte `at` of the fork, and the byte's place in it.
     fn data_at<'d>(
         &self,
@@ -118,18 +106,20 @@ impl Volume {
             let why = "a larger directory without leaves";
             return Err(Fault::Structure { what: WHAT, why }.into());
         };
-        for place in places_of(&data.block.bytes, data.end, count, hash(name), &mut None)? {
+        let mut wanted = Wanted::new(&self.sb, name);
+        let hash = self.sb.name_hash(name);
+        for place in places_of(&data.block.bytes, data.end, count, hash, &mut None)? {
             let at = index(u64::from(place) << PLACE_SHIFT)?;
             if at < data.start || at >= data.end {
                 let why = "a leaf entry points outside of the entries";
                 return Err(Fault::Structure { what: WHAT, why }.into());
             }
             let (entry, _) = self.entry(&data, at).within(|| format!("entry at {at}"))?;
-            if entry.name == name {
-                return Ok(Some(entry));
+            if wanted.meets(entry) {
+                break;
             }
         }
-        Ok(None)
+        Ok(wanted.found())
     }
 
     fn dir_data(&self, fork: &DaFork<'_>, at: FileBlock) -> Result<Data> {

@@ -1,6 +1,7 @@
 //! Directories: inside the inode, one block, or blocks of entries beside a tree over the hashes of their names.
 
 mod data;
+mod name;
 mod short;
 
 use std::collections::BTreeSet;
@@ -11,16 +12,16 @@ use racker_formats::wire::take;
 
 use crate::filesystem::{DirEntry, Name, NodeId, NodeKind, Visit};
 
-use super::da::{DaFork, da_kind, hash};
+use super::da::{DaFork, da_kind};
 use super::fault::Fault;
 use super::inode::{ForkFormat, ForkKind, Inode};
 use super::layout::{
     DIR_LEAF1_MAGIC, DIR_LEAFN_MAGIC, RawDaInfo, RawDaInfo4, RawDirLeafEntry, RawDirLeafTail,
 };
-use super::superblock::VersionBits;
 use super::units::{FileBlock, InodeNo};
 use super::volume::{BlockKind, Volume};
 pub(super) use data::BLOCKS as DATA_BLOCKS;
+use name::Wanted;
 
 /// Where the leaves begin in a directory's fork, in bytes: entries are before them.
 pub(super) const LEAF_SPACE: u64 = 1 << 35;
@@ -101,13 +102,12 @@ impl Volume {
         Ok(())
     }
 
-    /// The entry `name` of a directory.
+    /// The entry `name` of a directory, which has it in another case perhaps, where that is the same.
     pub(super) fn find_entry(&self, dir: &Inode, name: &[u8]) -> Result<Option<Entry>> {
         check_dir(dir)?;
         let place = || format!("directory {}", dir.ino.0);
-        // Names without regard to case have hashes of their own; such filesystems are rare and old.
-        if dir.data.format == ForkFormat::Local || self.sb.version_bits.contains(VersionBits::BORG) {
-            return self.scan_for(dir, name).within(place);
+        if dir.data.format == ForkFormat::Local {
+            return self.find_in_inode(dir, name).within(place);
         }
         let root = FileBlock(self.sb.block_size.count(LEAF_SPACE));
         let leaf = self.mapping_at(dir, ForkKind::Data, root)?;
@@ -119,47 +119,42 @@ impl Volume {
         found.within(place)
     }
 
-    fn scan_for(&self, dir: &Inode, name: &[u8]) -> Result<Option<Entry>> {
-        let any_case = self.sb.version_bits.contains(VersionBits::BORG);
-        let mut found = None;
-        self.entries(dir, &mut |entry| {
-            if entry.name == name || any_case && entry.name.eq_ignore_ascii_case(name) {
-                found = Some(entry);
-                return Ok(ControlFlow::Break(()));
-            }
-            Ok(ControlFlow::Continue(()))
+    fn find_in_inode(&self, dir: &Inode, name: &[u8]) -> Result<Option<Entry>> {
+        let mut wanted = Wanted::new(&self.sb, name);
+        let _ = self.short_entries(dir, &mut |entry| {
+            Ok(if wanted.meets(entry) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
-        Ok(found)
+        Ok(wanted.found())
     }
 
     fn find_by_tree(&self, dir: &Inode, root: FileBlock, name: &[u8]) -> Result<Option<Entry>> {
         let fork = self.dir_fork(dir);
-        let wanted = hash(name);
+        let (mut wanted, hash) = (Wanted::new(&self.sb, name), self.sb.name_hash(name));
         let mut block = None;
         let mut seen = BTreeSet::new();
-        let mut leaf = self.da_leaf(&fork, root, &LEAVES, wanted)?;
+        let mut leaf = self.da_leaf(&fork, root, &LEAVES, hash)?;
         loop {
             let head = if self.sb.v5 { size_of::<RawDaInfo>() } else { size_of::<RawDaInfo4>() };
             let tail: RawDirLeafTail = take(&leaf.bytes, head, "directory leaf")?;
             let first = head.saturating_add(if self.sb.v5 { 8 } else { 4 });
             let count = tail.count.get().into();
             let mut last = None;
-            for place in places_of(&leaf.bytes, first, count, wanted, &mut last)? {
+            for place in places_of(&leaf.bytes, first, count, hash, &mut last)? {
                 let at = u64::from(place) << PLACE_SHIFT;
-                if let Some(entry) = self.entry_at(&fork, at, name, &mut block)? {
-                    return Ok(Some(entry));
+                if wanted.meets(self.entry_of(&fork, at, &mut block)?) {
+                    return Ok(wanted.found());
                 }
             }
             // Names with the same hash may go on in the next leaf.
-            if last.is_some_and(|last| last > wanted) {
-                return Ok(None);
+            if last.is_some_and(|last| last > hash) {
+                return Ok(wanted.found());
             }
             if !seen.insert(leaf.at) {
                 return Err(Fault::Circle { what: "a directory's leaves" }.into());
             }
             match self.da_next(&fork, &leaf, &LEAVES)? {
                 Some(next) => leaf = next,
-                None => return Ok(None),
+                None => return Ok(wanted.found()),
             }
         }
     }

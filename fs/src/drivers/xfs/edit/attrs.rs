@@ -16,7 +16,7 @@ use super::super::layout::{
     RawAttrLocal, RawAttrRemote, RawAttrRemoteName, RawAttrShort, RawAttrShortEntry, RawDaInfo, RawDaInfo4,
     RawDaNodeEntry, RawDaNodeTail, RawParent,
 };
-use super::super::superblock::{Superblock, VersionBits};
+use super::super::superblock::Superblock;
 use super::super::units::{BASIC_BLOCK_SHIFT, Daddr, FileBlock, Lsn};
 use super::Edit;
 use super::alloc::Want;
@@ -127,14 +127,10 @@ pub(super) fn short(attrs: &[Attr]) -> Option<Vec<u8>> {
 
 /// The hash under which an attribute is found.
 pub(in crate::drivers::xfs) fn attr_hash(sb: &Superblock, attr: &Attr) -> Result<u32> {
-    let name = hash(&attr.name);
     if !attr.flags.contains(AttrFlags::PARENT) {
-        return Ok(name);
+        return Ok(hash(&attr.name));
     }
-    if sb.version_bits.contains(VersionBits::BORG) {
-        let what = "writing parent pointers where names ignore case";
-        return Err(Fault::Unsupported { what }.into());
-    }
+    let name = sb.name_hash(&attr.name);
     let parent: RawParent = take(&attr.value, 0, "parent pointer")?;
     let [a, b, c, d, e, f, g, h] = parent.p_ino.get().to_be_bytes();
     Ok(name ^ u32::from_be_bytes([a, b, c, d]) ^ u32::from_be_bytes([e, f, g, h]))

@@ -71,7 +71,6 @@ impl Edit {
         new: &New<'_>,
         now: Time,
     ) -> Result<InodeNo> {
-        self.check_names()?;
         check(new)?;
         let dir = self.inode(dir)?;
         let is_dir = matches!(new.kind, NewKind::Dir);
@@ -154,6 +153,10 @@ impl Edit {
             if dir.flags.contains(DiFlags::EXTSZINHERIT) {
                 flags |= if is_dir { DiFlags::EXTSZINHERIT } else { DiFlags::EXTSIZE };
                 raw.di_extsize = dir.raw.di_extsize;
+            }
+            if is_dir {
+                // Not to files: their content goes where racker can write it.
+                flags |= dir.flags.intersection(DiFlags::RTINHERIT);
             }
             if dir.flags2.contains(DiFlags2::COWEXTSIZE) {
                 flags2 |= DiFlags2::COWEXTSIZE;

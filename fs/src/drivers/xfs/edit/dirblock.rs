@@ -6,7 +6,6 @@ use racker_formats::wire::{len64, part_mut};
 use zerocopy::IntoBytes;
 use zerocopy::big_endian::{U16, U64};
 
-use super::super::da::hash;
 use super::super::described::DIR_SELF;
 use super::super::fault::Fault;
 use super::super::layout::{
@@ -26,7 +25,8 @@ const FREE_TAG: u16 = 0xffff;
 const PLACE_SHIFT: u32 = 3;
 
 /// A block in the making.
-struct Building {
+struct Building<'a> {
+    sb: &'a Superblock,
     bytes: Vec<u8>,
     /// Where the next entry may stand.
     next: usize,
@@ -38,8 +38,8 @@ struct Building {
 /// Builds the block of directory `ino` that will lie at `place`.
 pub(super) fn build(sb: &Superblock, ino: InodeNo, place: Daddr, dir: &ShortDir) -> Result<Vec<u8>> {
     let len = racker_formats::wire::index(sb.dir_block_size.bytes())?;
-    let mut building =
-        Building { bytes: vec![0; len], next: size_of::<RawDirData>(), leaves: Vec::new(), free: Vec::new() };
+    let (next, leaves, free) = (size_of::<RawDirData>(), Vec::new(), Vec::new());
+    let mut building = Building { sb, bytes: vec![0; len], next, leaves, free };
     let count = dir.entries.len().saturating_add(2);
     let leaves = count.saturating_mul(size_of::<RawDirLeafEntry>());
     let end = len.saturating_sub(size_of::<RawDirBlockTail>()).saturating_sub(leaves);
@@ -55,10 +55,10 @@ pub(super) fn build(sb: &Superblock, ino: InodeNo, place: Daddr, dir: &ShortDir)
         return Err(Fault::Structure { what: WHAT, why: "the entries do not fit" }.into());
     }
     building.skip_to(end)?;
-    building.finish(sb, ino, place, end)
+    building.finish(ino, place, end)
 }
 
-impl Building {
+impl Building<'_> {
     fn put(&mut self, at: usize, data: &[u8]) -> Result<()> {
         part_mut(&mut self.bytes, at, data.len(), WHAT)?.copy_from_slice(data);
         Ok(())
@@ -73,7 +73,7 @@ impl Building {
         self.put(at, &bytes)?;
         let behind = at.saturating_add(len);
         self.put(behind.saturating_sub(size_of::<U16>()), U16::new(place).as_bytes())?;
-        self.leaves.push((hash(name), u32::from(place) >> PLACE_SHIFT));
+        self.leaves.push((self.sb.name_hash(name), u32::from(place) >> PLACE_SHIFT));
         self.next = behind;
         Ok(())
     }
@@ -98,7 +98,7 @@ impl Building {
         Ok(())
     }
 
-    fn finish(mut self, sb: &Superblock, ino: InodeNo, place: Daddr, end: usize) -> Result<Vec<u8>> {
+    fn finish(mut self, ino: InodeNo, place: Daddr, end: usize) -> Result<Vec<u8>> {
         self.leaves.sort_unstable();
         let leaves: Vec<RawDirLeafEntry> = self
             .leaves
@@ -121,14 +121,14 @@ impl Building {
                 crc: 0.into(),
                 blkno: U64::new(place.0),
                 lsn: 0.into(),
-                uuid: sb.meta_uuid,
+                uuid: self.sb.meta_uuid,
                 owner: ino.0.into(),
             },
             bestfree,
             pad: 0.into(),
         };
         self.put(0, head.as_bytes())?;
-        debug_assert_eq!(len64(self.bytes.len()), sb.dir_block_size.bytes());
+        debug_assert_eq!(len64(self.bytes.len()), self.sb.dir_block_size.bytes());
         DIR_SELF.stamp(&mut self.bytes, Lsn(0))?;
         Ok(self.bytes)
     }

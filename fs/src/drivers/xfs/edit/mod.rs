@@ -62,7 +62,7 @@ mod separate;
 mod setattr;
 pub(super) mod shortdir;
 mod space;
-mod spare;
+pub(super) mod spare;
 mod unlinked;
 mod verify;
 mod writer;
@@ -76,6 +76,7 @@ use racker_formats::error::{Error, Kind, Result, Within};
 use racker_formats::wire::len64;
 use zerocopy::FromBytes;
 
+use super::check;
 use super::described::SB_SELF;
 use super::fault::Fault;
 use super::inode::Inode;
@@ -109,6 +110,8 @@ pub(super) struct Edit {
     volume: Arc<Volume>,
     groups: BTreeMap<u32, Group>,
     fresh: Fresh,
+    /// What is free, and what is somebody's, was compared as far as it can be.
+    compared: bool,
     /// Groups whose structures were compared with each other.
     verified: BTreeSet<u32>,
     totals: Totals,
@@ -162,6 +165,7 @@ impl Edit {
             volume,
             groups: BTreeMap::new(),
             fresh: Fresh::default(),
+            compared: false,
             verified: BTreeSet::new(),
             totals,
             steps: 0,
@@ -211,8 +215,20 @@ impl Edit {
         if self.failed {
             return Err(Fault::Abandoned.into());
         }
+        self.compare_space()?;
         if self.budget_for(blocks)? < blocks {
             return Err(Fault::NoSpace.into());
+        }
+        Ok(())
+    }
+
+    /// Makes sure that what is free is nobody's, before an operation takes or frees any: what is only written in place
+    /// does not wait for that.
+    fn compare_space(&mut self) -> Result<()> {
+        if !self.compared {
+            self.write_back()?;
+            check::refuse_wrong_space(&self.volume.disk)?;
+            self.compared = true;
         }
         Ok(())
     }

@@ -27,7 +27,6 @@ impl Edit {
         name: &Name,
         now: Time,
     ) -> Result<()> {
-        self.check_names()?;
         let (node, mut dir) = (self.inode(node)?, self.inode(dir)?);
         if node.links() >= LINKS_MAX {
             return refuse("so many entries for one file");
@@ -49,11 +48,11 @@ impl Edit {
 
     /// Removes an entry, and its node if that was the last one.
     pub(in super::super) fn unlink(&mut self, dir: InodeNo, name: &Name, now: Time) -> Result<()> {
-        self.check_names()?;
         let mut dir = self.inode(dir)?;
         let entry = self.entry(&dir, name)?;
         let node = self.inode(entry.ino)?;
         self.removable(&node)?;
+        self.compare_space()?;
         if node.ino == dir.ino {
             let why = "it has an entry for itself";
             return Err(Fault::Structure { what: "directory", why }.into());
@@ -62,11 +61,11 @@ impl Edit {
         self.run(|edit| {
             // What goes needs blocks at most for a while: those that are kept for such.
             edit.budget = u64::MAX;
-            edit.remove_entry(&mut dir, name.as_bytes())?;
+            edit.remove_entry(&mut dir, &entry.name)?;
             if node.kind == NodeKind::Dir {
                 dir.drop_link()?;
             }
-            let node = edit.drop_parent(node, &dir, name.as_bytes())?;
+            let node = edit.drop_parent(node, &dir, &entry.name)?;
             edit.store_dir(dir, now)?;
             edit.release_node(node, now)
         })
@@ -97,12 +96,20 @@ impl Edit {
         to: (InodeNo, &Name),
         now: Time,
     ) -> Result<()> {
-        self.check_names()?;
         let old_dir = self.inode(from.0)?;
-        let node = self.inode(self.entry(&old_dir, from.1)?.ino)?;
+        let old = self.entry(&old_dir, from.1)?;
+        let node = self.inode(old.ino)?;
         let new_dir = self.inode(to.0)?;
-        let target = self.volume.find_entry(&new_dir, to.1.as_bytes())?;
-        let target = target.map(|t| self.inode(t.ino)).transpose()?;
+        let there = match self.volume.find_entry(&new_dir, to.1.as_bytes())? {
+            // The very entry, which gets its name in another case.
+            Some(there) if (to.0, there.place) == (from.0, old.place) => None,
+            // Two entries of one node stay.
+            Some(there) if there.ino == old.ino => return Ok(()),
+            there => there,
+        };
+        // What is replaced keeps the case of its name, as the kernel has it.
+        let name = there.as_ref().map_or(to.1.as_bytes(), |there| there.name.as_slice());
+        let target = there.as_ref().map(|there| self.inode(there.ino)).transpose()?;
         if let Some(target) = &target {
             self.removable(target)?;
         }
@@ -115,7 +122,7 @@ impl Edit {
         let blocks = self.blocks_for_entries(2);
         self.reserve(blocks.saturating_add(attrs).saturating_add(MORE_BLOCKS))?;
         self.run(|edit| {
-            let new = NewEntry { name: to.1.as_bytes(), ino: node.ino, kind: node.kind };
+            let new = NewEntry { name, ino: node.ino, kind: node.kind };
             let mut dir = new_dir;
             match target {
                 Some(_) => edit.point_entry(&mut dir, new)?,
@@ -128,15 +135,15 @@ impl Edit {
             if replaced_dir {
                 dir.drop_link()?;
             }
-            let node = edit.add_parent(node, &dir, to.1.as_bytes())?;
-            let target = target.map(|t| edit.drop_parent(t, &dir, to.1.as_bytes())).transpose()?;
+            let node = edit.add_parent(node, &dir, name)?;
+            let target = target.map(|t| edit.drop_parent(t, &dir, name)).transpose()?;
             edit.store_dir(dir, now)?;
             let mut dir = edit.volume.inode(from.0)?;
-            edit.remove_entry(&mut dir, from.1.as_bytes())?;
+            edit.remove_entry(&mut dir, &old.name)?;
             if moves {
                 dir.drop_link()?;
             }
-            let mut node = edit.drop_parent(node, &dir, from.1.as_bytes())?;
+            let mut node = edit.drop_parent(node, &dir, &old.name)?;
             edit.store_dir(dir, now)?;
             if moves {
                 edit.set_parent(&mut node, to.0)?;
@@ -155,10 +162,9 @@ impl Edit {
         other: (InodeNo, &Name),
         now: Time,
     ) -> Result<()> {
-        self.check_names()?;
         let (dir_a, dir_b) = (self.inode(one.0)?, self.inode(other.0)?);
-        let a = self.inode(self.entry(&dir_a, one.1)?.ino)?;
-        let b = self.inode(self.entry(&dir_b, other.1)?.ino)?;
+        let (entry_a, entry_b) = (self.entry(&dir_a, one.1)?, self.entry(&dir_b, other.1)?);
+        let (a, b) = (self.inode(entry_a.ino)?, self.inode(entry_b.ino)?);
         let (a_dir, b_dir) = (a.kind == NodeKind::Dir, b.kind == NodeKind::Dir);
         let apart = one.0 != other.0;
         if apart && (a_dir && dir_b.links() >= LINKS_MAX || b_dir && dir_a.links() >= LINKS_MAX) {
@@ -169,16 +175,19 @@ impl Edit {
         self.reserve(blocks.saturating_add(attrs).saturating_add(MORE_BLOCKS))?;
         self.run(|edit| {
             let (mut a, mut b) = (a, b);
-            let sides = [(one, b.ino, b.kind, a_dir, b_dir), (other, a.ino, a.kind, b_dir, a_dir)];
+            let sides = [
+                ((one.0, &entry_a.name), b.ino, b.kind, a_dir, b_dir),
+                ((other.0, &entry_b.name), a.ino, a.kind, b_dir, a_dir),
+            ];
             for ((at, name), ino, kind, was_dir, is_dir) in sides {
                 let mut dir = edit.volume.inode(at)?;
-                edit.point_entry(&mut dir, NewEntry { name: name.as_bytes(), ino, kind })?;
+                edit.point_entry(&mut dir, NewEntry { name, ino, kind })?;
                 if apart && was_dir != is_dir {
                     if is_dir { dir.add_link()? } else { dir.drop_link().map(drop)? }
                 }
                 let (gone, come) = if ino == b.ino { (&mut a, &mut b) } else { (&mut b, &mut a) };
-                *gone = edit.drop_parent(gone.clone(), &dir, name.as_bytes())?;
-                *come = edit.add_parent(come.clone(), &dir, name.as_bytes())?;
+                *gone = edit.drop_parent(gone.clone(), &dir, name)?;
+                *come = edit.add_parent(come.clone(), &dir, name)?;
                 edit.store_dir(dir, now)?;
             }
             for (mut node, is_dir, up) in [(a, a_dir, other.0), (b, b_dir, one.0)] {

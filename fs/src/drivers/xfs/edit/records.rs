@@ -223,8 +223,11 @@ impl Chunk {
         if !good {
             return Err(Fault::Structure { what, why: "a chunk's counts contradict its maps" }.into());
         }
-        let block = chunk.first.checked_shr(ground.volume.sb.inopblog).unwrap_or(0);
-        ground.check(block, 1)?;
+        // Up to the last inode that is there.
+        let inopblog = ground.volume.sb.inopblog;
+        let last = chunk.first.saturating_add(63u32.saturating_sub(present.leading_zeros()));
+        let [block, last] = [chunk.first, last].map(|number| number.checked_shr(inopblog).unwrap_or(0));
+        ground.check(block, last.saturating_sub(block).saturating_add(1))?;
         Ok(chunk)
     }
 }

@@ -31,7 +31,7 @@ impl Edit {
     pub(in super::super) fn separate(&mut self, dir: InodeNo, name: &Name, now: Time) -> Result<InodeNo> {
         let dir = self.inode(dir)?;
         let number = dir.ino.0;
-        let entry = self.volume.find_entry(&dir, name.as_bytes())?.ok_or(Fault::NoEntry { dir: number })?;
+        let entry = self.entry(&dir, name)?;
         let old = self.inode(entry.ino)?;
         if old.kind == NodeKind::Dir {
             return Err(Fault::IsDirectory { ino: old.ino.0 }.into());
@@ -45,7 +45,7 @@ impl Edit {
         if old.flags.contains(DiFlags::REALTIME) {
             return Err(Fault::Realtime { ino: old.ino.0 }.into());
         }
-        let parent = self.parent_of(&dir, name.as_bytes());
+        let parent = self.parent_of(&dir, &entry.name);
         let attrs = self.volume.stored_attrs(&old)?;
         // The attributes are written twice at most: for the new inode, and for the old one without a parent.
         let blocks =
@@ -56,8 +56,8 @@ impl Edit {
             edit.twin(&old, &attrs, parent.as_ref(), (new, generation), now)?;
             let mut dir = dir;
             let kind = old.kind;
-            edit.point_entry(&mut dir, NewEntry { name: name.as_bytes(), ino: new, kind })?;
-            let mut old = edit.drop_parent(old, &dir, name.as_bytes())?;
+            edit.point_entry(&mut dir, NewEntry { name: &entry.name, ino: new, kind })?;
+            let mut old = edit.drop_parent(old, &dir, &entry.name)?;
             edit.store_dir(dir, now)?;
             let links = old.links().saturating_sub(1);
             old.touch(&edit.volume, false, now)?;

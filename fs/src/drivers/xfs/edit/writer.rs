@@ -89,7 +89,6 @@ impl Filesystem for Writer {
 
 impl FilesystemMut for Writer {
     fn check_name(&self, name: &Name) -> Result<()> {
-        self.edit.check_names()?;
         if name.as_bytes().len() > NAME_MAX {
             return Err(Fault::Unsupported { what: "a name of more than 255 bytes" }.into());
         }

@@ -5,10 +5,7 @@ use std::sync::Arc;
 use racker_formats::error::Result;
 use racker_formats::wire::len64;
 
-use super::super::super::da::hash;
-use super::super::super::fault::Fault;
 use super::super::super::inode::{ForkKind, Inode};
-use super::super::super::superblock::VersionBits;
 use super::super::super::units::{FileBlock, InodeNo};
 use super::super::Edit;
 use super::super::dirblock;
@@ -29,9 +26,6 @@ impl Edit {
     pub(in super::super) fn short_to_block(&mut self, dir: &mut Inode, short: &ShortDir) -> Result<()> {
         let volume = Arc::clone(&self.volume);
         let sb = &volume.sb;
-        if sb.version_bits.contains(VersionBits::BORG) {
-            return Err(Fault::Unsupported { what: "growing a directory that ignores case" }.into());
-        }
         dir.put_nothing()?;
         dir.core()?.di_size = sb.dir_block_size.bytes().into();
         dir.reparse(&volume)?;
@@ -115,7 +109,7 @@ impl Edit {
             self.put_best(dir, &bests, number)?;
         }
         self.keep_bests(dir, bests);
-        self.tree_add(dir, (hash(new.name), address))
+        self.tree_add(dir, (self.volume.sb.name_hash(new.name), address))
     }
 
     /// Removes what leads to an entry from a directory with a tree; data block `number` has `best` now.

@@ -22,11 +22,10 @@ use racker_formats::wire::{self, len64};
 use crate::filesystem::{Name, NodeKind, Time};
 
 use super::super::bmap::Mapping;
-use super::super::da::hash;
 use super::super::dir::{Entry, FREE_SPACE, LEAF_SPACE};
 use super::super::fault::Fault;
 use super::super::inode::{ForkFormat, ForkKind, Inode};
-use super::super::superblock::{Superblock, VersionBits};
+use super::super::superblock::Superblock;
 use super::super::units::{Daddr, FileBlock, InodeNo};
 use super::Edit;
 use super::alloc::Want;
@@ -108,14 +107,6 @@ impl Edit {
         step.saturating_mul(BLOCKS_PER_ENTRY).saturating_add(TREE_BLOCKS).saturating_mul(entries)
     }
 
-    /// Whether names of this filesystem can change.
-    pub(super) fn check_names(&self) -> Result<()> {
-        if self.volume.sb.version_bits.contains(VersionBits::BORG) {
-            return Err(Fault::Unsupported { what: "changing a directory that ignores case" }.into());
-        }
-        Ok(())
-    }
-
     /// The entry `name` of a directory.
     pub(super) fn entry(&self, dir: &Inode, name: &Name) -> Result<Entry> {
         let found = self.volume.find_entry(dir, name.as_bytes())?;
@@ -155,7 +146,7 @@ impl Edit {
             let mut block = self.data_block(dir, 0)?;
             if let Some(at) = block.add(&self.volume.sb, new)? {
                 let address = Geometry::of(&self.volume.sb)?.address(0, at)?;
-                block.leaves.push((hash(new.name), address));
+                block.leaves.push((self.volume.sb.name_hash(new.name), address));
                 return self.put_data(dir, block);
             }
             self.block_to_leaf(dir, block)?;
@@ -204,7 +195,7 @@ impl Edit {
         if let Some(place) = leaf.bests.get_mut(number) {
             *place = best;
         }
-        leaf.insert((hash(new.name), address));
+        leaf.insert((self.volume.sb.name_hash(new.name), address));
         self.put_node(dir, &leaf)
     }
 
@@ -250,14 +241,14 @@ impl Edit {
         let (block, at) = match found.place {
             super::super::dir::Place::Inode { .. } => {
                 let mut short = ShortDir::parse(dir, &self.volume.sb)?;
-                short.entries.retain(|e| e.name != name);
+                short.entries.retain(|e| e.name != found.name);
                 return self.set_local(dir, &short.pack()?);
             }
             super::super::dir::Place::Block { block, at } => (block, at),
         };
         let number = wire::index(block.0.checked_div(geometry.step).unwrap_or(0))?;
         let address = geometry.address(number, at)?;
-        let gone = (hash(name), address);
+        let gone = (self.volume.sb.name_hash(name), address);
         let mut data = self.data_block(dir, number)?;
         data.remove(at)?;
         if let Form::Block = self.form(dir)? {
@@ -295,13 +286,14 @@ impl Edit {
             if new.name == b".." {
                 short.parent = new.ino;
             } else {
-                short.set(new.name, new.ino, new.kind.entry_type())?;
+                let found =
+                    self.volume.find_entry(dir, new.name)?.ok_or(Fault::NoEntry { dir: dir.ino.0 })?;
+                short.set(&found.name, new.ino, new.kind.entry_type())?;
             }
             let bytes = short.pack()?;
             if bytes.len() <= dir.data.room {
                 return self.set_local(dir, &bytes);
             }
-            self.check_names()?;
             return self.short_to_block(dir, &short);
         }
         let found = self.volume.find_entry(dir, new.name)?.ok_or(Fault::NoEntry { dir: dir.ino.0 })?;
