@@ -9,9 +9,9 @@ use racker_formats::block::Disk;
 use racker_formats::convert::NewFile;
 use racker_formats::open::{self, OpenOptions, Opened};
 use racker_nbd::client::address::{Address, is_address};
-use racker_nbd::client::{self, connect};
 use racker_nbd::client::fault::ClientFault;
 use racker_nbd::client::limits::Patience;
+use racker_nbd::client::{self, connect};
 
 /// Whether an image lies on another machine, or on this one behind a server. A file of such a name is typed `./nbd:…`.
 pub(crate) fn is_remote(image: &Path) -> bool {
@@ -35,7 +35,7 @@ pub(crate) fn open(image: &Path, options: &OpenOptions<'_>) -> Result<Opened> {
 
 /// Has the server of a remote disk make it larger; who has it open keeps the size it had.
 pub(crate) fn grow(image: &Path, size: u64) -> Result<()> {
-    Ok(client::grow(&address(image)?, size, Patience::default())?)
+    client::grow(&address(image)?, size, Patience::default())
 }
 
 /// Prepares a new image: a file that appears when it is complete, or what is written in place.

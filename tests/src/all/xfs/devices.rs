@@ -38,7 +38,10 @@ fn a_log_elsewhere_is_named() {
     let opened = open_when_free(&image.path, &OpenOptions::default());
     let refused = driver().open(opened.disk.clone()).unwrap_err();
     assert!(refused.kind() == Kind::Unsupported && refused.to_string().contains("log is on another device"));
-    assert_eq!(driver().check(opened.disk.clone(), &mut Report::default()).unwrap_err().kind(), Kind::Unsupported);
+    assert_eq!(
+        driver().check(opened.disk.clone(), &mut Report::default()).unwrap_err().kind(),
+        Kind::Unsupported
+    );
     drop(opened);
     let options = OpenOptions { write: true, format: Some("raw"), ..OpenOptions::default() };
     let opened = open_when_free(&image.path, &options);
