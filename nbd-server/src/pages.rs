@@ -65,6 +65,8 @@ mod tests {
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
+    use racker_formats::wire::len64;
+
     use super::*;
 
     #[test]
@@ -82,14 +84,14 @@ mod tests {
         });
         let mut at = 5;
         while at < bytes.len() {
-            let taken = pages.take(&file, at as u64, PIECE.min(bytes.len() - at));
+            let taken = pages.take(&file, len64(at), PIECE.min(bytes.len() - at));
             assert!(taken > 0);
             // A pipe that was not emptied takes nothing in.
             assert_eq!(pages.held, taken);
             pages.send(ours.as_fd()).unwrap();
             at += taken;
         }
-        assert_eq!(pages.take(&file, bytes.len() as u64, 10), 0);
+        assert_eq!(pages.take(&file, len64(bytes.len()), 10), 0);
         drop(ours);
         assert_eq!(reader.join().unwrap(), &bytes[5..]);
     }
