@@ -1,8 +1,10 @@
 //! One connection after its handshake.
 //!
-//! Its threads take turns: one reads a request, lets the next one read, carries the request out and answers. So
-//! requests run side by side, no request waits for being handed over, and a connection that does nothing has one
-//! thread. Threads are made when there is nobody left to read, up to a limit.
+//! Its threads take turns: one reads requests and answers them as long as they need nothing but the host's memory, and
+//! their replies go out together while more requests are there already. Where one may have to wait for a device, the
+//! thread lets the next one read, carries the request out and answers. So requests that wait do so side by side, no
+//! request waits for being handed over, and a connection that does nothing has one thread. Threads are made when there
+//! is nobody left to read, up to a limit.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,14 +23,19 @@ use crate::limits::{
 };
 use crate::reply::{put_done, put_error};
 use crate::request::{Request, Terms, payload, validate};
+use crate::scratch::{Body, Scratch};
 use crate::server::Shared;
-use crate::stream::{Ahead, Stream, send};
+use crate::stream::{AHEAD, Ahead, Stream};
 use crate::wire::{EXTENDED_REQUEST_BYTES, Frame, REQUEST_BYTES};
 
 /// Bytes of the payload that chooses metadata contexts, at most.
 const CHOICE_BYTES_MAX: u64 = 8 + 4 * CHOICES_MAX;
 const CHOICES_MAX: u64 = 64;
 const _: () = assert!(CONTEXTS_MAX == 64);
+
+/// Writes of at most this many bytes may be done before the next request is read. What is longer is received by one
+/// thread while another one writes.
+const SMALL_WRITE: u64 = 32 << 10;
 
 /// A connection in the transmission phase.
 #[derive(Debug)]
@@ -47,42 +54,6 @@ pub(crate) struct Connection {
     /// Bytes of large payloads in memory.
     held: Mutex<u64>,
     released: Condvar,
-}
-
-/// What one thread works with.
-#[derive(Debug, Default)]
-pub(crate) struct Scratch {
-    data: Vec<u8>,
-    pub(crate) head: Vec<u8>,
-}
-
-impl Scratch {
-    /// Room for `len` bytes.
-    pub(crate) fn data(&mut self, len: usize) -> &mut [u8] {
-        if self.data.len() < len {
-            self.data.resize(len, 0);
-        }
-        self.data.get_mut(..len).unwrap_or_default()
-    }
-
-    /// The first `len` bytes.
-    pub(crate) fn got(&self, len: usize) -> &[u8] {
-        self.data.get(..len).unwrap_or(&self.data)
-    }
-
-    /// An empty header.
-    pub(crate) fn head(&mut self) -> &mut Vec<u8> {
-        self.head.clear();
-        &mut self.head
-    }
-
-    /// Gives the memory of a large payload back.
-    fn shrink(&mut self) {
-        if self.data.len() > PIECE {
-            self.data.truncate(PIECE);
-            self.data.shrink_to_fit();
-        }
-    }
 }
 
 /// The client's bytes.
@@ -147,41 +118,64 @@ impl Connection {
     fn work(self: &Arc<Self>) {
         let _counted = Counted(self);
         let mut scratch = Scratch::default();
-        loop {
-            self.readers.fetch_add(1, Ordering::AcqRel);
-            let mut input = lock(&self.input);
-            let step = if input.has_ended { Ok(Step::End) } else { self.next(&mut input, &mut scratch) };
-            let readers = self.readers.fetch_sub(1, Ordering::AcqRel);
-            let held = match step {
-                Ok(Step::End) => {
-                    input.has_ended = true;
-                    return;
-                }
-                Err(cut) => {
-                    self.end(&mut input, cut);
-                    return;
-                }
-                Ok(Step::Refuse(frame, error)) => {
-                    drop(input);
-                    let done = self.refuse(&frame, error, &mut scratch);
-                    self.answered(done);
-                    continue;
-                }
-                Ok(Step::Do(frame, request)) => {
-                    drop(input);
-                    if readers <= 1 {
-                        self.add_thread();
-                    }
-                    let done = self.carry_out(&frame, request, &mut scratch);
-                    self.answered(done);
-                    large(&frame, &request)
-                }
-            };
+        while let Some((frame, request)) = self.next_to_do(&mut scratch) {
+            let done = self.carry_out(&frame, request, &mut scratch);
+            self.answered(done);
+            let held = large(&frame, &request);
             if held > 0 {
                 scratch.shrink();
                 self.release(held);
             }
         }
+    }
+
+    /// Reads requests, and answers those that need not wait for anything, up to one that may have to: then another
+    /// thread reads on. `None` at the end.
+    fn next_to_do(self: &Arc<Self>, scratch: &mut Scratch) -> Option<(Frame, Request)> {
+        self.readers.fetch_add(1, Ordering::AcqRel);
+        let mut input = lock(&self.input);
+        scratch.gather(true);
+        let next = loop {
+            let step = if input.has_ended { Ok(Step::End) } else { self.next(&mut input, scratch) };
+            let done = match step {
+                Ok(Step::Do(frame, request)) if !self.is_quick(&frame, &request, &input) => {
+                    break Some((frame, request));
+                }
+                Ok(Step::Do(frame, request)) => self.carry_out(&frame, request, scratch),
+                Ok(Step::Refuse(frame, error)) => self.refuse(&frame, error, scratch),
+                Ok(Step::End) => {
+                    input.has_ended = true;
+                    break None;
+                }
+                Err(cut) => {
+                    self.end(&mut input, cut);
+                    break None;
+                }
+            };
+            self.answered(done);
+        };
+        scratch.gather(false);
+        let readers = self.readers.fetch_sub(1, Ordering::AcqRel);
+        drop(input);
+        if next.is_some() && readers <= 1 {
+            self.add_thread();
+        }
+        let sent = self.send_waiting(scratch);
+        self.answered(sent);
+        next
+    }
+
+    /// Whether a request can be answered from what the host has in memory: waking another thread up would take
+    /// longer.
+    fn is_quick(&self, frame: &Frame, request: &Request, input: &Input) -> bool {
+        // Hosts may take long to write, so that is not done while others are there that could be begun.
+        let may_write = frame.len <= SMALL_WRITE && !input.ahead.has(1);
+        let span = match *request {
+            Request::Read { span, .. } if span.len() <= len64(PIECE) => Ok(span),
+            Request::Write { at, fua: false } if may_write => Span::new(at, frame.len),
+            _ => return false,
+        };
+        span.is_ok_and(|span| self.session.export.disk().at_hand(span))
     }
 
     fn end(&self, input: &mut Input, cut: Cut) {
@@ -233,7 +227,12 @@ impl Connection {
 
     /// Reads one request with its payload.
     fn next(&self, input: &mut Input, scratch: &mut Scratch) -> Result<Step, Cut> {
-        let frame = if self.session.replies == Replies::Extended {
+        let is_extended = self.session.replies == Replies::Extended;
+        if !input.ahead.has(if is_extended { EXTENDED_REQUEST_BYTES } else { REQUEST_BYTES }) {
+            // The client may send nothing before it has them.
+            self.send_waiting(scratch)?;
+        }
+        let frame = if is_extended {
             let mut bytes = [0; EXTENDED_REQUEST_BYTES];
             if !input.fill(self, &mut bytes)? {
                 return Ok(Step::End);
@@ -250,6 +249,11 @@ impl Connection {
         let payload = payload(&frame, self.session.replies);
         if payload > PAYLOAD_DRAIN_MAX {
             return Err(Cut::Broken("a payload is too long"));
+        }
+        // Long payloads come one after the other.
+        input.ahead.exact(payload >= len64(AHEAD));
+        if index(payload).is_ok_and(|len| !input.ahead.has(len)) {
+            self.send_waiting(scratch)?;
         }
         let request = if self.server.is_stopping() {
             Err(Errno::Shutdown)
@@ -417,18 +421,31 @@ impl Connection {
 
     pub(crate) fn done(&self, frame: &Frame, scratch: &mut Scratch) -> io::Result<()> {
         put_done(scratch.head(), self.session.replies, frame);
-        self.send(&scratch.head, &[])
+        self.send(scratch, Body::NONE)
     }
 
     pub(crate) fn refuse(&self, frame: &Frame, error: Errno, scratch: &mut Scratch) -> io::Result<()> {
         put_error(scratch.head(), self.session.replies, frame, error);
-        self.send(&scratch.head, &[])
+        self.send(scratch, Body::NONE)
     }
 
-    /// Sends a reply, or a chunk of one.
-    pub(crate) fn send(&self, head: &[u8], body: &[u8]) -> io::Result<()> {
+    /// Sends a reply, or a chunk of one: its header and `body`, now or with those behind it.
+    pub(crate) fn send(&self, scratch: &mut Scratch, body: Body) -> io::Result<()> {
+        if scratch.keep(body) {
+            return Ok(());
+        }
         let _output = self.output()?;
-        self.send_part(head, body)
+        self.send_part(scratch, body)
+    }
+
+    /// Sends the replies that wait for others.
+    fn send_waiting(&self, scratch: &mut Scratch) -> io::Result<()> {
+        if !scratch.has_waiting() {
+            return Ok(());
+        }
+        scratch.head();
+        let _output = self.output()?;
+        self.send_part(scratch, Body::NONE)
     }
 
     /// Keeps all other replies away.
@@ -442,12 +459,17 @@ impl Connection {
     }
 
     /// Sends a part of what [`output`](Self::output) was taken for.
-    pub(crate) fn send_part(&self, head: &[u8], body: &[u8]) -> io::Result<()> {
-        send(self.stream.as_ref(), head, body).inspect_err(|_| {
+    pub(crate) fn send_part(&self, scratch: &mut Scratch, body: Body) -> io::Result<()> {
+        scratch.send(self.stream.as_ref(), body).inspect_err(|_| {
             if !self.is_broken.swap(true, Ordering::AcqRel) {
                 self.stream.end();
             }
         })
+    }
+
+    /// The socket, if bytes go out on it as they are.
+    pub(crate) fn has_socket(&self) -> bool {
+        self.stream.socket().is_some()
     }
 }
 

@@ -10,7 +10,7 @@
 //!   same for nobody else to read
 //! * [`wire`]: numbers and frames; [`errno`]: the numbers of errors
 //! * `handshake`: options; `request`: from a frame to a checked request; `connection`: requests carried out, with
-//!   `read`, `status` and `reply`
+//!   `read`, `status` and `reply`; `scratch`: the buffers of one thread; `pages`: reads that nobody copies
 //! * [`kernel`]: the client in the kernel, which makes devices of exports
 //! * [`limits`]: what clients may ask for
 //!
@@ -26,9 +26,11 @@ mod handshake;
 pub mod kernel;
 pub mod limits;
 pub mod listen;
+mod pages;
 mod read;
 mod reply;
 mod request;
+mod scratch;
 pub mod server;
 mod status;
 pub mod stream;

@@ -15,10 +15,14 @@ use rustix::fs::Mode;
 use rustix::net::sockopt;
 use rustix::process::umask;
 
+use crate::limits::PIECE;
 use crate::stream::Stream;
 
 /// How long nobody is let in when the host has run out of something.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Bytes that may be on the way to a local client: a piece, and the next one while that is read.
+const SEND_BYTES: usize = 2 * PIECE;
 
 /// A socket that listens.
 #[derive(Debug)]
@@ -73,6 +77,8 @@ impl Listener {
             Self::Unix(l) => {
                 let (stream, _) = l.accept()?;
                 stream.set_nonblocking(false)?;
+                // The host gives as much of it as it gives to anybody; TCP finds out for itself.
+                let _ = sockopt::set_socket_send_buffer_size(&stream, SEND_BYTES);
                 Ok(Arc::new(stream))
             }
             Self::Tcp(l) => {

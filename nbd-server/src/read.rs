@@ -1,4 +1,5 @@
-//! The answers to reads: holes as holes, data in pieces, and never more than a piece in memory.
+//! The answers to reads: holes as holes, data in pieces, and never more than a piece in memory. Where a file of the host
+//! has the disk's bytes, its pages go to the socket without being copied here.
 
 use std::collections::VecDeque;
 use std::io;
@@ -8,14 +9,16 @@ use racker_formats::block::Span;
 use racker_formats::error::Error;
 use racker_formats::wire::{index, is_zero, len64};
 
-use crate::connection::{Connection, Scratch, lock};
+use crate::connection::{Connection, lock};
 use crate::errno::Errno;
 use crate::handshake::Replies;
 use crate::limits::PIECE;
 use crate::reply::{put_chunk, put_error, put_error_at, put_simple};
+use crate::scratch::{Body, Scratch};
 use crate::wire::{Frame, Put, chunk};
 
-/// Reads of at most this many bytes are read without asking first where there are holes.
+/// Reads of at most this many bytes are read without asking first where there are holes, and cost less to copy than
+/// pages cost to pass on.
 const SMALL: u64 = 32 << 10;
 /// Zeroes before data are sent as a hole if they fill a sector.
 const SECTOR: usize = 512;
@@ -63,32 +66,44 @@ impl Connection {
         }
     }
 
-    /// Reads the beginning of `span`, at most a piece; says how many bytes.
-    fn piece(&self, span: Span, scratch: &mut Scratch) -> Result<usize, Errno> {
-        let len = index(span.len().min(len64(PIECE))).map_err(|e| Errno::from(&e))?;
-        let buf = scratch.data(len);
-        self.session.export.disk().read_at(span.start(), buf).map_err(|e| self.failed("read", span, &e))?;
-        Ok(len)
+    /// Reads the beginning of `span`, at most a piece.
+    fn piece(&self, span: Span, scratch: &mut Scratch) -> Result<Body, Errno> {
+        let disk = self.session.export.disk();
+        let piece = span.truncate(len64(PIECE));
+        let len = index(piece.len()).map_err(|e| Errno::from(&e))?;
+        if piece.len() > SMALL && self.has_socket() {
+            let taken = disk.pages(piece).map_or(0, |(file, at)| scratch.take(file, at, len));
+            if taken > 0 {
+                return Ok(Body::Pages(taken));
+            }
+        }
+        // This also finds out what is wrong with pages that could not be had.
+        disk.read_at(span.start(), scratch.data(len)).map_err(|e| self.failed("read", span, &e))?;
+        Ok(Body::bytes(len))
     }
 
     /// The whole answer at once, or as long as no other reply may come in between.
     fn read_simple(&self, frame: &Frame, span: Span, scratch: &mut Scratch) -> io::Result<()> {
         let first = match self.piece(span, scratch) {
-            Ok(len) => len,
+            Ok(first) => first,
             Err(e) => {
                 put_simple(scratch.head(), frame, e.number());
-                return self.send(&scratch.head, &[]);
+                return self.send(scratch, Body::NONE);
             }
         };
         put_simple(scratch.head(), frame, 0);
+        if len64(first.len()) == span.len() {
+            return self.send(scratch, first);
+        }
         let output = self.output()?;
-        self.send_part(&scratch.head, scratch.got(first))?;
-        let mut rest = span.skip(len64(first));
+        self.send_part(scratch, first)?;
+        let mut rest = span.skip(len64(first.len()));
         while !rest.is_empty() {
             // The client believes that all is well: only the end of the connection can tell it otherwise.
-            let len = self.piece(rest, scratch).map_err(|_| io::Error::other("a read failed half-way"))?;
-            self.send_part(&[], scratch.got(len))?;
-            rest = rest.skip(len64(len));
+            let next = self.piece(rest, scratch).map_err(|_| io::Error::other("a read failed half-way"))?;
+            scratch.head();
+            self.send_part(scratch, next)?;
+            rest = rest.skip(len64(next.len()));
         }
         drop(output);
         Ok(())
@@ -98,42 +113,38 @@ impl Connection {
     fn read_whole(&self, frame: &Frame, span: Span, scratch: &mut Scratch) -> io::Result<()> {
         let replies = self.session.replies;
         let first = match self.piece(span, scratch) {
-            Ok(len) => len,
+            Ok(first) => first,
             Err(e) => return self.refuse(frame, e, scratch),
         };
-        let is_all = len64(first) == span.len();
+        let is_all = len64(first.len()) == span.len();
         let head = scratch.head();
         put_chunk(head, replies, frame, chunk::OFFSET_DATA, is_all, span.len().saturating_add(8));
         head.put64(span.start());
+        if is_all {
+            return self.send(scratch, first);
+        }
         let output = self.output()?;
-        self.send_part(&scratch.head, scratch.got(first))?;
-        let mut rest = span.skip(len64(first));
+        self.send_part(scratch, first)?;
+        let mut rest = span.skip(len64(first.len()));
         let mut failed = None;
         while !rest.is_empty() {
-            let len = match self.piece(rest, scratch) {
-                Ok(len) if failed.is_none() => len,
-                Ok(len) => {
-                    scratch.data(len).fill(0);
-                    len
-                }
-                Err(e) => {
-                    failed.get_or_insert((e, rest.start()));
-                    let len = index(rest.len().min(len64(PIECE))).unwrap_or(PIECE);
-                    scratch.data(len).fill(0);
-                    len
-                }
-            };
-            self.send_part(&[], scratch.got(len))?;
-            rest = rest.skip(len64(len));
+            let next = if failed.is_some() { Err(Errno::Io) } else { self.piece(rest, scratch) };
+            let next = next.unwrap_or_else(|e| {
+                failed.get_or_insert((e, rest.start()));
+                let len = index(rest.len().min(len64(PIECE))).unwrap_or(PIECE);
+                scratch.data(len).fill(0);
+                Body::bytes(len)
+            });
+            scratch.head();
+            self.send_part(scratch, next)?;
+            rest = rest.skip(len64(next.len()));
         }
-        if !is_all {
-            let head = scratch.head();
-            match failed {
-                None => put_chunk(head, replies, frame, chunk::NONE, true, 0),
-                Some((e, at)) => put_error_at(head, replies, frame, e, at),
-            }
-            self.send_part(&scratch.head, &[])?;
+        let head = scratch.head();
+        match failed {
+            None => put_chunk(head, replies, frame, chunk::NONE, true, 0),
+            Some((e, at)) => put_error_at(head, replies, frame, e, at),
         }
+        self.send_part(scratch, Body::NONE)?;
         drop(output);
         Ok(())
     }
@@ -144,7 +155,7 @@ impl Connection {
         while !rest.is_empty() {
             if rest.start() != span.start() && self.server.is_stopping() {
                 put_error_at(scratch.head(), self.session.replies, frame, Errno::Shutdown, rest.start());
-                return self.send(&scratch.head, &[]);
+                return self.send(scratch, Body::NONE);
             }
             let done = match self.hole(rest).map_err(|e| self.failed("look for holes", rest, &e)) {
                 Ok(Some(hole)) => {
@@ -152,9 +163,9 @@ impl Connection {
                     hole
                 }
                 Ok(None) => match self.piece(rest, scratch) {
-                    Ok(len) => {
-                        let done = len64(len);
-                        self.send_piece(frame, rest.truncate(done), done == rest.len(), scratch)?;
+                    Ok(piece) => {
+                        let done = len64(piece.len());
+                        self.send_piece(frame, rest.truncate(done), piece, done == rest.len(), scratch)?;
                         done
                     }
                     Err(e) => return self.fail(frame, span, rest, e, scratch),
@@ -196,18 +207,28 @@ impl Connection {
         } else {
             put_error_at(scratch.head(), replies, frame, error, rest.start());
         }
-        self.send(&scratch.head, &[])
+        self.send(scratch, Body::NONE)
     }
 
     fn send_hole(&self, frame: &Frame, span: Span, done: bool, scratch: &mut Scratch) -> io::Result<()> {
         put_hole(scratch.head(), self.session.replies, frame, span, done);
-        self.send(&scratch.head, &[])
+        self.send(scratch, Body::NONE)
     }
 
-    fn send_piece(&self, frame: &Frame, span: Span, done: bool, scratch: &mut Scratch) -> io::Result<()> {
-        let len = index(span.len()).unwrap_or_default();
-        let zeroes = leading_zeroes(scratch.got(len));
-        if zeroes == len {
+    /// Zeroes at the beginning of what was copied are a hole; pages go unseen.
+    fn send_piece(
+        &self,
+        frame: &Frame,
+        span: Span,
+        piece: Body,
+        done: bool,
+        scratch: &mut Scratch,
+    ) -> io::Result<()> {
+        let zeroes = match piece {
+            Body::Bytes { from, to } => leading_zeroes(scratch.got(to).get(from..).unwrap_or_default()),
+            Body::Pages(_) => 0,
+        };
+        if zeroes == piece.len() {
             return self.send_hole(frame, span, done, scratch);
         }
         let replies = self.session.replies;
@@ -218,7 +239,7 @@ impl Connection {
         let data = span.skip(len64(zeroes));
         put_chunk(head, replies, frame, chunk::OFFSET_DATA, done, data.len().saturating_add(8));
         head.put64(data.start());
-        self.send(&scratch.head, scratch.got(len).get(zeroes..).unwrap_or_default())
+        self.send(scratch, piece.skip(zeroes))
     }
 }
 

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use racker_formats::block::Span;
 use racker_formats::wire::len64;
 
-use crate::connection::{Connection, Scratch};
+use crate::connection::Connection;
 use crate::context::Context;
 use crate::errno::Errno;
 use crate::handshake::Replies;
 use crate::limits::EXTENTS_MAX;
 use crate::reply::put_chunk;
+use crate::scratch::{Body, Scratch};
 use crate::wire::{Fields, Frame, Put, chunk};
 
 /// Questions to a context for one answer: what lies side by side may be alike.
@@ -88,7 +89,7 @@ impl Connection {
             let done = i.saturating_add(1) == contexts.len();
             put_extents(&mut scratch.head, replies, frame, *number, &extents, done);
         }
-        self.send(&scratch.head, &[])
+        self.send(scratch, Body::NONE)
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +31,10 @@ pub trait Stream: Debug + Send + Sync {
     fn finish(&self) {}
     /// Ends both directions; reads and writes that wait come back.
     fn end(&self);
+    /// The socket, if bytes go out on it as they are.
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
     /// Who is at the other side, for messages.
     fn peer(&self) -> String;
 }
@@ -54,7 +58,7 @@ pub(crate) fn fill(stream: &dyn Stream, buf: &mut [u8], until: Option<Instant>) 
 }
 
 /// Bytes that are read ahead of the frames in them.
-const AHEAD: usize = 32 << 10;
+pub(crate) const AHEAD: usize = 32 << 10;
 
 /// What was read ahead of the frames in it.
 #[derive(Debug, Default)]
@@ -62,9 +66,21 @@ pub(crate) struct Ahead {
     bytes: Vec<u8>,
     from: usize,
     to: usize,
+    /// Nothing is read ahead for now.
+    is_exact: bool,
 }
 
 impl Ahead {
+    /// Whether nothing is read ahead from now on: what follows a frame goes to its own place then without a copy.
+    pub(crate) fn exact(&mut self, is_exact: bool) {
+        self.is_exact = is_exact;
+    }
+
+    /// Whether `len` bytes are there.
+    pub(crate) fn has(&self, len: usize) -> bool {
+        self.to.saturating_sub(self.from) >= len
+    }
+
     /// Fills `out` from what is there and from `receive`; `false` if that ended before the first byte.
     pub(crate) fn fill(
         &mut self,
@@ -82,7 +98,7 @@ impl Ahead {
                 }
                 self.from = self.from.saturating_add(now);
                 now
-            } else if rest.len() >= AHEAD {
+            } else if self.is_exact || rest.len() >= AHEAD {
                 receive(rest)?
             } else {
                 self.bytes.resize(AHEAD, 0);
@@ -111,8 +127,11 @@ pub(crate) fn left(until: Instant) -> io::Result<Duration> {
 
 /// Writes all of `head` and `body`.
 pub(crate) fn send(stream: &dyn Stream, head: &[u8], body: &[u8]) -> io::Result<()> {
-    let mut parts = [IoSlice::new(head), IoSlice::new(body)];
-    let mut parts = parts.as_mut_slice();
+    send_parts(stream, &mut [IoSlice::new(head), IoSlice::new(body)])
+}
+
+/// Writes all of `parts`.
+pub(crate) fn send_parts(stream: &dyn Stream, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
     // Takes empty parts away.
     IoSlice::advance_slices(&mut parts, 0);
     while !parts.is_empty() {
@@ -152,6 +171,10 @@ impl Stream for UnixStream {
         let _ = self.shutdown(Shutdown::Both);
     }
 
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
+    }
+
     fn peer(&self) -> String {
         match sockopt::socket_peercred(self) {
             Ok(who) => format!("process {}", who.pid.as_raw_nonzero()),
@@ -184,6 +207,10 @@ impl Stream for TcpStream {
 
     fn end(&self) {
         let _ = self.shutdown(Shutdown::Both);
+    }
+
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
     }
 
     fn peer(&self) -> String {

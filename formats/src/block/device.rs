@@ -144,6 +144,20 @@ pub trait BlockDevice: Debug + Send + Sync {
         Ok(false)
     }
 
+    /// Whether reading `span` would probably not wait for any device of the host, nor compute for long.
+    fn at_hand(&self, span: Span) -> bool {
+        let _ = span;
+        false
+    }
+
+    /// The file of the host that has all bytes of `span` in one piece, and where: only if nothing but these bytes of
+    /// the disk will ever lie there, whatever is written. Pages of the file can be passed on then as they are, even
+    /// if it takes long until somebody looks at them.
+    fn pages(&self, span: Span) -> Option<(&File, u64)> {
+        let _ = span;
+        None
+    }
+
     /// Hears that from now on one writer alone writes inside `span`, and says by [`write_fresh`](Self::write_fresh)
     /// what may be stored at once. `true` where that makes a difference: where an edit is held back over a file that
     /// has the disk's bytes one by one, and nothing was changed so far but by writers that said the same of other

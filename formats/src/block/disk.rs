@@ -187,6 +187,20 @@ impl Disk {
         self.device.share(file)
     }
 
+    /// Whether reading `span` would probably not wait for any device of the host, nor compute for long: a guess, for
+    /// those who decide which thread reads.
+    pub fn at_hand(&self, span: Span) -> bool {
+        !span.is_empty() && self.check(span.start(), span.len()).is_ok() && self.device.at_hand(span)
+    }
+
+    /// The file of the host that has all bytes of `span` in one piece, and where: only if nothing but these bytes of
+    /// the disk will ever lie there, whatever is written. Pages of the file can be passed on then as they are, even
+    /// if it takes long until somebody looks at them: that is a read which takes as long.
+    pub fn pages(&self, span: Span) -> Option<(&File, u64)> {
+        self.check(span.start(), span.len()).ok()?;
+        self.device.pages(span)
+    }
+
     /// The runs of `span` in order; together they cover it exactly.
     pub fn runs(&self, span: Span) -> impl Iterator<Item = Result<(Span, RunKind)>> + use<> {
         let disk = self.clone();

@@ -1,12 +1,12 @@
 //! A file or block device of the host: positional reads and writes, holes.
 
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, IoSliceMut};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, ioctl_ficlone, seek};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use super::{BlockDevice, Caps, Run, RunKind, Span, Support};
 use crate::error::{Common, Result};
@@ -157,6 +157,17 @@ impl BlockDevice for FileDevice {
             Err(Errno::NXIO) => Ok(Run { len: span.len(), kind: RunKind::Hole }),
             Err(_) => Ok(whole),
         }
+    }
+
+    /// Whoever has read the end of a stretch has mostly read all of it.
+    fn at_hand(&self, span: Span) -> bool {
+        let mut byte = [0];
+        let mut one = [IoSliceMut::new(&mut byte)];
+        preadv2(&self.file, &mut one, span.end().saturating_sub(1), ReadWriteFlags::NOWAIT) == Ok(1)
+    }
+
+    fn pages(&self, span: Span) -> Option<(&File, u64)> {
+        Some((&self.file, span.start()))
     }
 
     fn host_file(&self) -> Option<&File> {

@@ -1,5 +1,7 @@
 //! Part of a disk as a disk: a partition, a tar member.
 
+use std::fs::File;
+
 use super::{BlockDevice, Caps, Disk, Run, Span};
 use crate::error::{Common, Result};
 
@@ -18,6 +20,10 @@ impl SliceDevice {
 
     fn locate(&self, at: u64) -> Result<u64> {
         self.span.start().checked_add(at).ok_or_else(|| Common::RangeWraps { start: at, len: 0 }.into())
+    }
+
+    fn within(&self, span: Span) -> Result<Span> {
+        Span::new(self.locate(span.start())?, span.len())
     }
 }
 
@@ -43,7 +49,7 @@ impl BlockDevice for SliceDevice {
     }
 
     fn claim(&self, span: Span) -> Result<bool> {
-        self.inner.claim(Span::new(self.locate(span.start())?, span.len())?)
+        self.inner.claim(self.within(span)?)
     }
 
     fn write_fresh(&self, at: u64, data: &[u8]) -> Result<()> {
@@ -51,18 +57,26 @@ impl BlockDevice for SliceDevice {
     }
 
     fn place(&self, span: Span) -> Option<Span> {
-        self.inner.place(Span::new(self.locate(span.start()).ok()?, span.len()).ok()?)
+        self.inner.place(self.within(span).ok()?)
+    }
+
+    fn at_hand(&self, span: Span) -> bool {
+        self.within(span).is_ok_and(|span| self.inner.at_hand(span))
+    }
+
+    fn pages(&self, span: Span) -> Option<(&File, u64)> {
+        self.inner.pages(self.within(span).ok()?)
     }
 
     fn write_zeroes(&self, span: Span) -> Result<()> {
-        self.inner.write_zeroes(Span::new(self.locate(span.start())?, span.len())?)
+        self.inner.write_zeroes(self.within(span)?)
     }
 
     fn discard(&self, span: Span) -> Result<()> {
-        self.inner.discard(Span::new(self.locate(span.start())?, span.len())?)
+        self.inner.discard(self.within(span)?)
     }
 
     fn first_run(&self, span: Span) -> Result<Run> {
-        self.inner.first_run(Span::new(self.locate(span.start())?, span.len())?)
+        self.inner.first_run(self.within(span)?)
     }
 }

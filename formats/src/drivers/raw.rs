@@ -139,6 +139,14 @@ impl BlockDevice for RawImage {
         self.file.first_run(span)
     }
 
+    fn at_hand(&self, span: Span) -> bool {
+        self.file.at_hand(span)
+    }
+
+    fn pages(&self, span: Span) -> Option<(&File, u64)> {
+        self.file.pages(span)
+    }
+
     fn host_file(&self) -> Option<&File> {
         self.file.host_file()
     }

@@ -115,6 +115,18 @@ pub(crate) fn read(map: &impl BlockMap, recent: &Recent, at: u64, buf: &mut [u8]
     Ok(())
 }
 
+/// Whether reading `span` would probably not wait; a table that is not in memory is read to find that out.
+pub(crate) fn at_hand(map: &impl BlockMap, span: Span) -> bool {
+    let Ok(mapping) = map.lookup(span) else { return false };
+    let piece = span.truncate(mapping.len);
+    match mapping.place {
+        Place::Data(host) => Span::new(host.0, piece.len()).is_ok_and(|there| map.data().at_hand(there)),
+        Place::Zero => true,
+        Place::Absent => map.parent().is_none_or(|parent| parent.at_hand(piece)),
+        Place::Packed(_) => false,
+    }
+}
+
 /// The first run of `span`: table entries alone decide, neighbours are joined.
 pub(crate) fn first_run(map: &impl BlockMap, span: Span) -> Result<Run> {
     let mut run: Option<Run> = None;

@@ -7,6 +7,7 @@
 //! Locks are taken in this order: `gate`, `landing`, `movers`, claims on clusters in order of their number,
 //! `allocator`, `state`, `owners`.
 
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -334,6 +335,24 @@ impl BlockDevice for Qcow2 {
     fn first_run(&self, span: Span) -> Result<Run> {
         let _moving = self.moving()?;
         mapped::first_run(self, span)
+    }
+
+    fn at_hand(&self, span: Span) -> bool {
+        let Ok(_moving) = self.moving() else { return false };
+        mapped::at_hand(self, span)
+    }
+
+    /// Only of images that nobody writes to: a cluster that is given back is handed out again for other bytes.
+    fn pages(&self, span: Span) -> Option<(&File, u64)> {
+        if self.file.writable() || self.data().writable() {
+            return None;
+        }
+        match self.lookup(span).ok()? {
+            Mapping { place: Place::Data(host), len } if len == span.len() => {
+                self.data().pages(Span::new(host.0, len).ok()?)
+            }
+            _ => None,
+        }
     }
 
     fn resize(&self, size: u64) -> Result<()> {
