@@ -9,9 +9,9 @@ use racker_formats::block::Disk;
 use racker_formats::convert::NewFile;
 use racker_formats::open::{self, OpenOptions, Opened};
 use racker_nbd::client::address::{Address, is_address};
-use racker_nbd::client::{self, connect};
 use racker_nbd::client::fault::ClientFault;
 use racker_nbd::client::limits::Patience;
+use racker_nbd::client::{self, connect};
 
 /// Whether an image lies on another machine, or on this one behind a server. A file of such a name is typed `./nbd:…`.
 pub(crate) fn is_remote(image: &Path) -> bool {
