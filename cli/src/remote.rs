@@ -35,7 +35,7 @@ pub(crate) fn open(image: &Path, options: &OpenOptions<'_>) -> Result<Opened> {
 
 /// Has the server of a remote disk make it larger; who has it open keeps the size it had.
 pub(crate) fn grow(image: &Path, size: u64) -> Result<()> {
-    Ok(client::grow(&address(image)?, size, Patience::default())?)
+    client::grow(&address(image)?, size, Patience::default())
 }
 
 /// Prepares a new image: a file that appears when it is complete, or what is written in place.

@@ -46,6 +46,8 @@ pub struct Report {
     pub statistics: Option<Statistics>,
     /// What was found.
     pub findings: Vec<Finding>,
+    /// What is there and was not looked at, each in a few words.
+    pub left_out: Vec<&'static str>,
 }
 
 impl Report {

@@ -231,6 +231,10 @@ impl Inspection {
     pub fn find(&self, disk: &Disk, name: &str) -> Result<Found<'_>> {
         if name == "0" {
             let whole = Layout::Span(Span::first(disk.size()));
+            // What is listed shows an edit as it goes on; opened anew, the disk would show what was before it.
+            if let Some(v) = self.volumes.iter().find(|v| v.layout == whole) {
+                return Ok(Found::Listed(v));
+            }
             return Ok(Found::Whole(Box::new(Volume::new(disk, whole, None, None)?)));
         }
         let typed = name.strip_prefix("/dev/").unwrap_or(name);

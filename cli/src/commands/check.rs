@@ -140,6 +140,9 @@ pub(super) fn summary(report: &Report, what: &str, else_by: Option<&str>) -> Out
         };
         line(&format!("{word}: {}", clean(&finding.what)))?;
     }
+    if !report.left_out.is_empty() {
+        line(&format!("Not looked at: {}.", report.left_out.join("; ")))?;
+    }
     let mended = report.count(Severity::Leak, true).saturating_add(report.count(Severity::Corruption, true));
     match report.worst() {
         None if report.findings.is_empty() => line(&format!("No errors were found on the {what}.")),
@@ -191,6 +194,9 @@ pub(super) fn put_findings(report: &Report, all: &mut Map<String, Value>) {
         json!({ "what": f.what, "severity": severity, "repaired": f.repaired, "count": f.count })
     };
     all.insert("findings".into(), report.findings.iter().map(finding).collect());
+    if !report.left_out.is_empty() {
+        all.insert("left-out".into(), json!(report.left_out));
+    }
 }
 
 fn text(report: &Report) -> Outcome<()> {

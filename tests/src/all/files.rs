@@ -315,6 +315,18 @@ fn what_is_there_is_found_and_counted() {
     assert_eq!(shown, count);
 }
 
+/// A disk without partitions is one filesystem: by its number, too, a shell sees what it has done itself.
+#[test]
+fn the_whole_disk_by_its_number_shows_an_edit_as_it_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("whole.img");
+    std::fs::File::create(&image).unwrap().set_len(8 << 20).unwrap();
+    tool("mke2fs").args(["-q", "-F"]).arg(&image).ok();
+    let commands = "mkdir -p /a/b; write --text x /a/b/x; rm -r /a; write --text y /a; cat /a";
+    let shell = racker().args(["disk", "shell", "-f", "raw", "-p", "0", "-c", commands]).arg(&image).ok();
+    assert_eq!(shell, "y\n");
+}
+
 #[test]
 fn diff_names_what_differs() {
     let bench = Bench::new(KINDS[0].0, KINDS[0].1);

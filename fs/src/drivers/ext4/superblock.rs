@@ -9,8 +9,9 @@ use super::fault::Ext4Fault;
 use super::features::{Compat, Features, Incompat, RoCompat};
 use super::layout::{MAGIC, OLD_INODE_BYTES, RawSuperblock, SUPERBLOCK_AT, SUPERBLOCK_BYTES};
 
-/// Creator code of Linux; other systems use some inode fields differently.
-const OS_LINUX: u32 = 0;
+/// Creator codes of Linux, FreeBSD and Lites. The last two are written where e2fsprogs was built for them, and change
+/// nothing; the others, of the Hurd and of Masix, use some inode fields differently.
+const OS_LIKE_LINUX: [u32; 3] = [0, 3, 4];
 
 /// A superblock whose fields make sense together.
 #[derive(Clone)]
@@ -238,7 +239,7 @@ impl Superblock {
 
     /// Whether the inode fields that Linux has added are used as Linux does.
     pub(super) fn is_linux(&self) -> bool {
-        self.raw.creator_os.get() == OS_LINUX
+        OS_LIKE_LINUX.contains(&self.raw.creator_os.get())
     }
 
     /// Free blocks as the superblock has them; only a clean unmount brings them up to date.

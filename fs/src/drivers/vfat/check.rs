@@ -3,7 +3,7 @@
 //! the boot sector.
 //!
 //! Mended are counts and marks, and clusters that nothing names are freed, if nothing else is wrong. Where the tables
-//! differ, the one that agrees with all directories is taken, if only one does. Memory: four bits for each cluster.
+//! differ, the one that agrees with all directories is taken, if only one does. Memory: five bits for each cluster.
 
 use racker_formats::block::Disk;
 use racker_formats::check::{Finding, Report, Severity};
@@ -28,7 +28,7 @@ const COPY_AT: usize = 50;
 /// What can be mended, and is to be.
 #[derive(Debug, Default)]
 struct Mend {
-    lost: Vec<u32>,
+    lost: Bits,
     is_dirty: bool,
     /// Free clusters, where the count of them is wrong.
     free: Option<u32>,
@@ -100,8 +100,8 @@ impl Fat {
     /// What is wrong without harm.
     fn harmless(&self, clusters: &Clusters, free: u32, sink: &mut Sink) -> Result<Mend> {
         let mut mend = Mend { lost: self.lost(clusters)?, ..Mend::default() };
-        if let Some(first) = mend.lost.first() {
-            let count = u64::try_from(mend.lost.len()).unwrap_or(u64::MAX);
+        if let Some(first) = (2..=self.table.last()).find(|cluster| mend.lost.get(*cluster)) {
+            let count = mend.lost.count();
             sink.note(
                 Severity::Leak,
                 count,
@@ -126,8 +126,8 @@ impl Fat {
         Ok(mend)
     }
 
-    /// Clusters that are in use and that no file or directory leads to, in order.
-    fn lost(&self, clusters: &Clusters) -> Result<Vec<u32>> {
+    /// Clusters that are in use and that no file or directory leads to.
+    fn lost(&self, clusters: &Clusters) -> Result<Bits> {
         let last = self.table.last();
         let mut reached = Bits::new(last)?;
         for first in (2..=last).filter(|cluster| clusters.begun.get(*cluster)) {
@@ -140,7 +140,7 @@ impl Fat {
                 };
             }
         }
-        Ok((2..=last).filter(|cluster| clusters.used.get(*cluster) && !reached.get(*cluster)).collect())
+        Ok(clusters.used.without(&reached))
     }
 
     /// Whether the copy of the boot sector is another one; the marks in it do not count.
@@ -152,7 +152,9 @@ impl Fat {
         let place =
             boot.get(COPY_AT..).and_then(|b| b.first_chunk::<2>()).map_or(0, |b| u16::from_le_bytes(*b));
         let at = u64::from(place).saturating_mul(self.boot.sector);
-        if place == 0 || at >= self.boot.fat_start {
+        // Old makers put both into the same sector where there is no room for two.
+        let hints = self.boot.info_sector == Some(place.into());
+        if place == 0 || hints || at >= self.boot.fat_start {
             return Ok(false);
         }
         let mut copy = bytes(&self.disk, at, BOOT_BYTES, BOOT_BYTES, "boot sector")?;
@@ -166,8 +168,8 @@ impl Fat {
 
     /// Frees what is lost, and puts counts and marks right.
     fn mend(&self, mend: &Mend) -> Result<()> {
-        for cluster in &mend.lost {
-            self.table.set(*cluster, 0)?;
+        for cluster in (2..=self.table.last()).filter(|cluster| mend.lost.get(*cluster)) {
+            self.table.set(cluster, 0)?;
         }
         if mend.is_dirty {
             self.table.set_clean()?;
@@ -179,8 +181,7 @@ impl Fat {
             }
         }
         self.table.flush()?;
-        let lost = u32::try_from(mend.lost.len()).unwrap_or(u32::MAX);
-        if (lost > 0 || mend.free.is_some())
+        if (mend.lost.count() > 0 || mend.free.is_some())
             && let Some(mut info) = hints(self)?
         {
             let free = u32::try_from(Self::open(self.disk.clone())?.table.count_free()?).unwrap_or(u32::MAX);

@@ -170,7 +170,12 @@ impl FatMut {
         let Ok(name) = std::str::from_utf8(name.as_bytes()) else { return Ok(None) };
         let mut front = self.index(dir)?;
         let index = front.get()?;
-        let Some(slot) = index.find(name) else { return Ok(None) };
+        let Some(mut slot) = index.find(name) else { return Ok(None) };
+        if index.doubles
+            && let Some(place) = self.fat.find(self.fat.dir(dir)?, name)?
+        {
+            slot = index.slot_at(place).unwrap_or(slot);
+        }
         Ok(Some((slot, index.place(slot)?)))
     }
 }

@@ -51,7 +51,7 @@ pub(super) struct Index {
     shorts: HashMap<[u8; 11], u32>,
     /// Directories in it.
     pub(super) dirs: u64,
-    /// Two entries have one name: which goes and which stays is told by the disk.
+    /// Two entries have one name: which is meant is told by the disk.
     pub(super) doubles: bool,
 }
 
@@ -209,6 +209,14 @@ impl Index {
         let (piece, within) = (slot.checked_div(self.per), slot.checked_rem(self.per));
         let start = piece.and_then(|piece| self.pieces.get(piece)).ok_or(Common::Index(len64(slot)))?;
         Ok((start >> 5).saturating_add(len64(within.unwrap_or(0))))
+    }
+
+    /// The slot at a place on the volume.
+    pub(super) fn slot_at(&self, place: u64) -> Option<usize> {
+        let within = |start: &u64| place.checked_sub(start >> 5).filter(|slot| *slot < len64(self.per));
+        let (piece, slot) =
+            self.pieces.iter().enumerate().find_map(|(i, start)| Some((i, within(start)?)))?;
+        piece.checked_mul(self.per)?.checked_add(usize::try_from(slot).ok()?)
     }
 
     /// Adds a stretch of free slots at the end.

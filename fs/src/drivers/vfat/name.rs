@@ -116,9 +116,13 @@ pub(super) fn same(a: &str, b: &str) -> bool {
     fold(a) == fold(b)
 }
 
-/// What all names have in common that are one to FAT.
+/// What all names have in common that are one to FAT. As with Windows one letter stays one letter: `ß` is not `SS`.
 pub(super) fn fold(name: &str) -> String {
-    name.trim_end_matches('.').chars().flat_map(char::to_uppercase).collect()
+    let upper = |c: char| {
+        let mut letters = c.to_uppercase();
+        letters.next().filter(|_| letters.next().is_none()).unwrap_or(c)
+    };
+    name.trim_end_matches('.').chars().map(upper).collect()
 }
 
 #[cfg(test)]

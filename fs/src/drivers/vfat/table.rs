@@ -241,10 +241,16 @@ impl Table {
         }
     }
 
-    /// Whether all tables hold the same.
+    /// Whether all tables say the same of every cluster. What lies behind the last entry is nobody's, and does not count.
     pub(super) fn copies_agree(&self) -> Result<bool> {
         let (first, rest) = self.copies.split_first().ok_or(Common::Poisoned)?;
-        let mut all = Span::first(first.size());
+        let bits = match self.width {
+            Width::Fat12 => 12,
+            Width::Fat16 => 16,
+            Width::Fat32 => 32,
+        };
+        let used = u64::from(self.last()).saturating_add(1).saturating_mul(bits).div_ceil(8);
+        let mut all = Span::first(used.min(first.size()));
         while !all.is_empty() {
             let piece = all.truncate(COUNT_BYTES);
             let want = bytes(first, piece.start(), piece.len(), COUNT_BYTES, "table")?;

@@ -50,7 +50,7 @@ impl Filesystem for FatMut {
     }
 
     fn free_space(&self, visit: &mut Visit<'_, Span>) -> Result<bool> {
-        self.fat.free_space(visit)
+        self.fat.free_runs(visit)
     }
 
     fn read_link(&self, link: NodeId) -> Result<Vec<u8>> {

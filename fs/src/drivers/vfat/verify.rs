@@ -26,6 +26,7 @@ use crate::fresh::Fresh;
 const WAITING_MAX: usize = 1 << 23;
 
 /// A bit for each cluster: 32 MiB for the largest filesystem.
+#[derive(Debug, Default)]
 pub(super) struct Bits(Vec<u64>);
 
 impl Bits {
@@ -36,6 +37,16 @@ impl Bits {
     pub(super) fn get(&self, number: u32) -> bool {
         let word = usize::try_from(number >> 6).ok().and_then(|w| self.0.get(w)).copied().unwrap_or(0);
         word & 1u64.wrapping_shl(number & 63) != 0
+    }
+
+    /// Those that are set here and not there.
+    pub(super) fn without(&self, others: &Self) -> Self {
+        Self(self.0.iter().zip(&others.0).map(|(mine, theirs)| mine & !theirs).collect())
+    }
+
+    /// How many are set.
+    pub(super) fn count(&self) -> u64 {
+        self.0.iter().map(|word| u64::from(word.count_ones())).sum()
     }
 
     /// Sets a bit; says whether it was clear.
@@ -260,6 +271,16 @@ impl Fat {
         sink: &mut Sink,
     ) -> Result<Option<Dir>> {
         if raw.attr & attr::VOLUME_ID != 0 {
+            let is_long = raw.attr & attr::MEANING == attr::LONG_NAME;
+            if !is_long && !sink.strict && self.first_cluster(raw) != 0 {
+                // Nobody's to free: this may be a file whose attributes are damaged.
+                sink.left = true;
+                sink.note(
+                    Severity::Corruption,
+                    1,
+                    format!("directory entry {place} is a label with clusters"),
+                );
+            }
             return Ok(None);
         }
         if [DOT, DOT_DOT].contains(&raw.name) {

@@ -120,6 +120,39 @@ impl Fat {
         })
     }
 
+    /// The place of the entry with a name. There may be several that are one to FAT, made by systems that tell them
+    /// apart: then it is the one of just these letters, or else the first.
+    pub(super) fn find(&self, dir: Dir, name: &str) -> Result<Option<u64>> {
+        let mut found = None;
+        self.entries(dir, &mut |entry| {
+            let exact = entry.name == name || entry.short == name;
+            if exact || found.is_none() && (name::same(&entry.name, name) || name::same(&entry.short, name)) {
+                found = Some(entry.at >> 5);
+            }
+            Ok(if exact { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        Ok(found)
+    }
+
+    /// Visits the stretches of free clusters in order, if the volume was closed.
+    pub(super) fn free_runs(&self, visit: &mut Visit<'_, Span>) -> Result<bool> {
+        if self.boot.is_dirty || !self.table.is_clean()? {
+            return Ok(false);
+        }
+        let mut cluster = 2;
+        while let Some((first, count)) = self.table.free_run(cluster)? {
+            let start = self.byte_of(first)?;
+            let end = first.saturating_add(count);
+            self.byte_of(end.saturating_sub(1))?;
+            let span = Span::new(start, u64::from(count) << self.boot.cluster.shift())?;
+            if visit(span)?.is_break() {
+                break;
+            }
+            cluster = end;
+        }
+        Ok(true)
+    }
+
     /// The run of a file's clusters that starts `skip` clusters from its beginning: the first byte and the number
     /// of bytes, `max` at most.
     pub(super) fn run(&self, first: u32, size: u64, skip: u64, max: u64) -> Result<(u64, u64)> {
@@ -255,21 +288,9 @@ impl Filesystem for Fat {
     }
 
     fn free_space(&self, visit: &mut Visit<'_, Span>) -> Result<bool> {
-        if self.boot.is_dirty || !self.table.is_clean()? {
-            return Ok(false);
-        }
-        let mut cluster = 2;
-        while let Some((first, count)) = self.table.free_run(cluster)? {
-            let start = self.byte_of(first)?;
-            let end = first.saturating_add(count);
-            self.byte_of(end.saturating_sub(1))?;
-            let span = Span::new(start, u64::from(count) << self.boot.cluster.shift())?;
-            if visit(span)?.is_break() {
-                break;
-            }
-            cluster = end;
-        }
-        Ok(true)
+        // Nothing is free that a file or another table claims: who takes the space takes it for good.
+        self.verify()?;
+        self.free_runs(visit)
     }
 
     fn root(&self) -> NodeId {
@@ -282,16 +303,8 @@ impl Filesystem for Fat {
 
     fn lookup(&self, dir: NodeId, name: &Name) -> Result<Option<NodeId>> {
         let Ok(wanted) = std::str::from_utf8(name.as_bytes()) else { return Ok(None) };
-        let mut found = None;
-        self.entries(self.dir(dir)?, &mut |entry| {
-            if name::same(&entry.name, wanted) || name::same(&entry.short, wanted) {
-                found = Some(self.places.node(entry.at >> 5)?);
-                return Ok(ControlFlow::Break(()));
-            }
-            Ok(ControlFlow::Continue(()))
-        })
-        .within(|| format!("directory entry {}", dir.0))?;
-        Ok(found)
+        let place = self.find(self.dir(dir)?, wanted).within(|| format!("directory entry {}", dir.0))?;
+        place.map(|place| self.places.node(place)).transpose()
     }
 
     fn read_dir(&self, dir: NodeId, visit: &mut Visit<'_, DirEntry>) -> Result<()> {

@@ -24,6 +24,7 @@ pub(super) fn facts(sb: &Superblock, replayed: bool) -> FsFacts {
 
 /// Features that are on, under the names `xfs_info` has for them.
 fn features(sb: &Superblock) -> Vec<String> {
+    let realtime = sb.raw.sb_rblocks.get() != 0;
     let all = [
         (sb.v5, "crc"),
         (sb.features2.contains(Features2::ATTR2), "attr2"),
@@ -31,6 +32,7 @@ fn features(sb: &Superblock) -> Vec<String> {
         (sb.features2.contains(Features2::LAZYSBCOUNT), "lazy-count"),
         (sb.version_bits.contains(VersionBits::BORG), "ascii-ci"),
         (sb.ftype(), "ftype"),
+        (realtime, "realtime"),
         (sb.ro_compat.contains(RoCompat::FINOBT), "finobt"),
         (sb.incompat.contains(Incompat::SPINODES), "sparse"),
         (sb.ro_compat.contains(RoCompat::RMAPBT), "rmapbt"),

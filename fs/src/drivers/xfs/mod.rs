@@ -5,9 +5,9 @@
 //! Read: every form of directories, extents, attributes and links; `crc`, `finobt`, `sparse`, `rmapbt`, `reflink`,
 //! `bigtime`, `inobtcount`, `nrext64`, exchange-range, parent pointers (hidden), `META_UUID`, names without regard
 //! to case, version 4 without checksums. On version 5 each block's checksum, UUID, place and owner are checked.
-//! Refused by name: the metadata directory and what builds on it (realtime groups, zones), a filesystem marked as
-//! in need of repair, an external log (what it holds cannot be known), content on a realtime device, unknown
-//! incompatible features. Unknown read-only compatible features refuse writing, as version 4 does.
+//! Read and not written: version 4, a metadata directory beside that of the files, unknown read-only compatible
+//! features. Refused by name: zones, a filesystem marked as in need of repair, an external log (what it holds cannot be
+//! known), content on a realtime device, unknown incompatible features.
 //!
 //! A log that is not empty is replayed before anything is read: in memory for a reader. What the log promised and
 //! nobody did (intents) matters to a reader only for mappings, which it sees as if made; an exchange of contents

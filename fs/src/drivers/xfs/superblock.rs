@@ -78,7 +78,8 @@ const INCOMPAT_READ: Incompat = Incompat::FTYPE
     .union(Incompat::BIGTIME)
     .union(Incompat::NREXT64)
     .union(Incompat::EXCHRANGE)
-    .union(Incompat::PARENT);
+    .union(Incompat::PARENT)
+    .union(Incompat::METADIR);
 
 /// Blocks of the smallest allocation group there can be.
 const AG_BLOCKS_MIN: u64 = 64;
@@ -353,6 +354,9 @@ impl Superblock {
         if !self.v5 {
             return Some(Fault::ReadOnlyFeatures { features: "version 4 of the format".into() });
         }
+        if self.incompat.contains(Incompat::METADIR) {
+            return Some(Fault::ReadOnlyFeatures { features: "metadir".into() });
+        }
         let unknown = RoCompat::from_bits_retain(self.ro_compat.bits() & !RoCompat::all().bits());
         (!unknown.is_empty()).then(|| Fault::ReadOnlyFeatures { features: names(&unknown) })
     }
@@ -525,7 +529,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_not_understood_is_refused_by_name() {
-        for (bits, name) in [(1 << 8, "metadir"), (1 << 31, "0x80000000")] {
+        for (bits, name) in [(1 << 9, "zoned"), (1 << 31, "0x80000000")] {
             let mut raw = sample();
             raw.sb_features_incompat = (bits | 3).into();
             let e = parse(raw, 1 << 30).unwrap_err();
@@ -537,6 +541,9 @@ pub(super) mod tests {
         let mut raw = sample();
         raw.sb_features_ro_compat = (1 << 20).into();
         assert!(parse(raw, 1 << 30).unwrap().unwritable().is_some());
+        let mut raw = sample();
+        raw.sb_features_incompat = (1 << 8 | 3).into();
+        assert!(parse(raw, 1 << 30).unwrap().unwritable().unwrap().to_string().contains("metadir"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The FAT writer against `mkfs.vfat`, `fsck.vfat` and mtools.
 
 mod cases;
+mod limits;
 mod model;
 mod random;
 

@@ -1,4 +1,4 @@
-//! Random edits of any filesystem.
+//! Random edits of any filesystem, and other sizes for it.
 
 use racker_formats::block::Span;
 use racker_formats::error::{Kind, Result};
@@ -22,6 +22,8 @@ pub(super) struct Edits {
     rng: Rng,
     number: u32,
     clock: i64,
+    /// Every other edit gives the filesystem another size.
+    resizes: bool,
 }
 
 /// An entry of the tree.
@@ -35,7 +37,12 @@ struct Found {
 
 impl Edits {
     pub(super) fn new(rng: Rng) -> Self {
-        Self { rng, number: 0, clock: 1_700_000_000 }
+        Self { rng, number: 0, clock: 1_700_000_000, resizes: false }
+    }
+
+    /// Edits of which every other one gives the filesystem another size.
+    pub(super) fn resizing(rng: Rng) -> Self {
+        Self { resizes: true, ..Self::new(rng) }
     }
 
     /// One edit: a few operations, or a tree.
@@ -43,6 +50,10 @@ impl Edits {
         let inspection = Inspection::of(disk.disk())?;
         let mut session = Session::new(&inspection, disk.clone());
         self.number += 1;
+        if self.resizes && self.number.is_multiple_of(2) {
+            self.resize(session.writer(0)?, disk.disk().size())?;
+            return session.close();
+        }
         let steps = 1 + self.rng.below(10);
         let with_tree = self.number % 3 == 1;
         for _ in 0..if with_tree { steps / 3 } else { steps } {
@@ -56,6 +67,24 @@ impl Edits {
             }
         }
         session.close()
+    }
+
+    /// A size between that of what is in the filesystem, if it can be made smaller, and that of its volume.
+    fn resize(&mut self, fs: &mut Writer<'_>, volume: u64) -> Result<()> {
+        let facts = fs.filesystem().facts()?;
+        let smaller = facts.kind == "ext4" && self.number.is_multiple_of(4);
+        let (low, high) = match smaller {
+            true => ((facts.size - facts.free) * 5 / 4, facts.size),
+            false => (facts.size, facts.size + (volume - facts.size) / 2),
+        };
+        let size = low + self.rng.below(high.saturating_sub(low) + 1);
+        match fs.resize(size.max(low)) {
+            // What is in it may not fit.
+            Err(e) if smaller && matches!(e.kind(), Kind::NoSpace | Kind::Unsupported | Kind::Invalid) => {
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     fn now(&mut self) -> Time {

@@ -14,13 +14,15 @@ use super::{Kind, landing};
 /// First sector of the superblock.
 const HEAD: usize = 1024;
 const SECTOR: usize = 512;
+/// Where `s_log_block_size` is.
+const BLOCK_SIZE_AT: u64 = HEAD as u64 + 0x18;
 /// Where `s_feature_incompat` is, and `needs_recovery` in it.
 const INCOMPAT_AT: usize = HEAD + 0x60;
 const RECOVER: u8 = 4;
 /// Where `s_start` is in the journal's superblock.
 const START_AT: usize = 0x1c;
 
-/// Where the journal lies, which stays there.
+/// Where the journal lies.
 #[derive(Clone, Debug)]
 pub(super) struct Journal {
     /// Bytes of its superblock's block, and of all others.
@@ -43,7 +45,10 @@ pub(super) enum Found {
 impl Journal {
     /// As `debugfs` sees it.
     pub(super) fn of(path: &Path) -> Self {
-        let size = 4096;
+        let mut shift = [0; 4];
+        let file = std::fs::File::open(path).unwrap();
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut shift, BLOCK_SIZE_AT).unwrap();
+        let size = 1024 << u32::from_le_bytes(shift);
         let list = tool("debugfs").args(["-R", "blocks <8>"]).arg(path).ok();
         let numbers = list.split_whitespace().map(|n| n.parse::<usize>().expect("a block number") * size);
         let mut blocks: Vec<usize> = numbers.collect();

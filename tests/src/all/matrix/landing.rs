@@ -60,8 +60,12 @@ impl Image {
         qemu::img(&["convert", "-q", "-f", "raw", "-O", format, &from, &to]);
         let file = std::fs::File::open(&path).unwrap();
         let host = Sparse::of(&Disk::new(FileDevice::new(file, false).unwrap())).unwrap();
-        let journal = (kind.driver == "ext4" && format == "raw").then(|| Journal::of(raw));
+        let journal = Self::has_journal(kind, format).then(|| Journal::of(raw));
         Self { format, host, path, journal }
+    }
+
+    fn has_journal(kind: Kind, format: &str) -> bool {
+        kind.driver == "ext4" && format == "raw" && !kind.mkfs.contains("ext2")
     }
 
     fn guest_of(&self, host: &Sparse) -> Sparse {
@@ -76,8 +80,13 @@ impl Image {
         self.guest_of(&self.host)
     }
 
-    /// The disk as it is.
-    pub(super) fn old(&self, kind: Kind) -> Old {
+    /// The disk as it is. Another size may have moved its journal.
+    pub(super) fn old(&mut self, kind: Kind) -> Old {
+        if self.journal.is_some() {
+            let path = self.path.with_extension("old");
+            write(&self.host, &path);
+            self.journal = Some(Journal::of(&path));
+        }
         Old::of(kind, self.guest(), self.journal.as_ref())
     }
 

@@ -38,11 +38,48 @@ pub(super) struct Kind {
     driver: &'static str,
     size: &'static str,
     mkfs: &'static str,
+    /// The size that the program is told, if it is not to take all.
+    part: &'static str,
 }
 
-const XFS: Kind = Kind { driver: "xfs", size: "64M", mkfs: "mkfs.xfs -q -b size=4096" };
-const EXT4: Kind = Kind { driver: "ext4", size: "40M", mkfs: "mke2fs -q -F -t ext4 -b 4096" };
-const FAT: Kind = Kind { driver: "vfat", size: "40M", mkfs: "mkfs.vfat -F 32 -s 4 -n LABEL" };
+const XFS: Kind = Kind { driver: "xfs", size: "64M", mkfs: "mkfs.xfs -q -b size=4096", part: "" };
+const EXT4: Kind = Kind { driver: "ext4", size: "40M", mkfs: "mke2fs -q -F -t ext4 -b 4096", part: "" };
+const FAT: Kind = Kind { driver: "vfat", size: "40M", mkfs: "mkfs.vfat -F 32 -s 4 -n LABEL", part: "" };
+
+/// Filesystems that do not take all of their volume at first.
+const ROOMY: &[Kind] = &[
+    Kind { driver: "xfs", size: "96M", mkfs: "mkfs.xfs -q -b size=4096 -d size=64m,agcount=4", part: "" },
+    // Groups of 8 MiB: they come and go.
+    Kind { driver: "ext4", size: "64M", mkfs: "mke2fs -q -F -t ext4 -b 4096 -g 2048 -N 1024", part: "30M" },
+    Kind { driver: "vfat", size: "64M", mkfs: "mkfs.vfat -F 32 -s 1", part: "40960" },
+];
+
+/// More of them: `matrix::resizes_in_many_forms`.
+const MORE_ROOMY: &[Kind] = &[
+    Kind {
+        driver: "xfs",
+        size: "96M",
+        mkfs: "mkfs.xfs -q -b size=4096 -d size=64m -m rmapbt=1,reflink=1",
+        part: "",
+    },
+    Kind { driver: "ext4", size: "64M", mkfs: "mke2fs -q -F -t ext4 -b 4096", part: "24M" },
+    Kind { driver: "ext4", size: "64M", mkfs: "mke2fs -q -F -t ext4 -b 1024 -J size=2", part: "30M" },
+    Kind {
+        driver: "ext4",
+        size: "64M",
+        mkfs: "mke2fs -q -F -t ext4 -b 1024 -O meta_bg,^resize_inode",
+        part: "30M",
+    },
+    Kind { driver: "ext4", size: "64M", mkfs: "mke2fs -q -F -t ext3 -b 1024", part: "30M" },
+    Kind { driver: "ext4", size: "64M", mkfs: "mke2fs -q -F -t ext2 -b 1024", part: "30M" },
+    Kind {
+        driver: "ext4",
+        size: "96M",
+        mkfs: "mke2fs -q -F -t ext4 -b 1024 -O bigalloc -C 4096 -N 4096",
+        part: "48M",
+    },
+    Kind { driver: "vfat", size: "64M", mkfs: "mkfs.vfat -F 16 -s 4", part: "24576" },
+];
 
 /// How much is done.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +121,16 @@ impl Kind {
         let mut words = self.mkfs.split(' ');
         let mkfs = tool(words.next().unwrap()).args(words);
         // Smaller ones than mkfs.xfs makes by itself are for those who test.
-        mkfs.env("TEST_DIR", "1").env("TEST_DEV", "1").env("QA_CHECK_FS", "1").arg(path).ok();
+        mkfs.env("TEST_DIR", "1")
+            .env("TEST_DEV", "1")
+            .env("QA_CHECK_FS", "1")
+            .arg(path)
+            .args(self.told())
+            .ok();
+    }
+
+    fn told(self) -> Option<&'static str> {
+        Some(self.part).filter(|part| !part.is_empty())
     }
 
     /// The filesystem's own checker has nothing to say.
@@ -144,11 +190,14 @@ impl Old {
 
 /// Makes edits of one filesystem in one kind of image, and cuts each of them off.
 fn play(kind: Kind, format: &'static str, plan: Plan) -> Count {
+    play_with(kind, format, plan, Edits::new(Rng::new(1)))
+}
+
+fn play_with(kind: Kind, format: &'static str, plan: Plan, mut edits: Edits) -> Count {
     let dir = scratch();
     let raw = dir.path().join("new.raw");
     kind.make(&raw);
     let mut image = Image::of(kind, format, &raw, dir.path());
-    let mut edits = Edits::new(Rng::new(1));
     let mut count = Count::default();
     for number in 0..plan.edits {
         let before = image.old(kind);
@@ -191,6 +240,34 @@ fn ext4_outlives_power_cuts() {
 fn fat_outlives_power_cuts() {
     let counts = ["raw", "qcow2", "vhdx"].map(|format| play(FAT, format, FAST));
     assert!(counts[0].early > 0 && counts[0].shut > 0 && counts.iter().all(|c| c.cuts > 50));
+}
+
+#[test]
+fn other_sizes_outlive_power_cuts() {
+    for kind in ROOMY {
+        for format in ["raw", "qcow2", "vhdx"] {
+            // Larger, and what can be made smaller also that.
+            let edits = if kind.driver == "ext4" { 4 } else { 2 };
+            let plan = Plan { edits, torn: 0, judge: 2 };
+            let count = play_with(*kind, format, plan, Edits::resizing(Rng::new(1)));
+            assert!(count.cuts > 20 && count.judged > 0, "{count:?}");
+        }
+    }
+}
+
+/// `EDITS=24 cargo test --release -p racker-tests --test all matrix::resizes_in_many_forms -- --ignored --nocapture`
+#[test]
+#[ignore = "minutes"]
+fn resizes_in_many_forms() {
+    let edits = std::env::var("EDITS").map_or(24, |n| n.parse().expect("a number"));
+    let mut cuts = 0;
+    for kind in ROOMY.iter().chain(MORE_ROOMY) {
+        for format in ["raw", "qcow2", "vhdx"] {
+            let plan = Plan { edits, torn: 3, judge: 2 };
+            cuts += play_with(*kind, format, plan, Edits::resizing(Rng::new(2))).cuts;
+        }
+    }
+    println!("{cuts} cuts");
 }
 
 /// Formats that cannot switch, and whose file is not the disk itself.

@@ -3,6 +3,7 @@
 mod case;
 mod check;
 mod damage;
+mod devices;
 mod edges;
 mod model;
 mod play;

@@ -36,7 +36,7 @@ fn is_large(sb: &Superblock) -> bool {
 /// copies, which writing mends or does not need, aside.
 pub(in super::super) fn refuse_unsound(disk: &Disk) -> Result<()> {
     let volume = Volume::open(disk.read_only())?;
-    if !volume.sb.v5 || is_large(&volume.sb) {
+    if volume.sb.unwritable().is_some() || is_large(&volume.sb) {
         return Ok(());
     }
     let mut report = Report::default();

@@ -209,14 +209,13 @@ impl Checker<'_> {
                 Known::Kind(_) => self.table.found_link(ino),
             }
         }
-        if raw_realtime(&self.volume.sb.raw) {
-            tracing::warn!("the filesystem has a realtime device: what is on it is not looked at");
+        if raw.sb_rblocks.get() != 0 {
+            self.notes.leave_out("what is on the realtime device, and which of its space is free");
+        }
+        if sb.version_bits.contains(VersionBits::QUOTA) {
+            self.notes.leave_out("what quotas count");
         }
         let needs = self.volume.sb.incompat.contains(Incompat::NEEDSREPAIR);
         if needs { self.notes.corrupt("the filesystem is marked as in need of repair") } else { Ok(()) }
     }
-}
-
-fn raw_realtime(raw: &super::super::layout::RawSuperblock) -> bool {
-    raw.sb_rblocks.get() != 0
 }

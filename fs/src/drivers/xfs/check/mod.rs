@@ -3,7 +3,7 @@
 //! What is looked at: the log; the superblock and its copies; each group's headers, spare blocks and trees; every
 //! inode, its forks and extent trees; attributes; directories; names, kinds, links and parents; the counters. Of
 //! each block its checksum, UUID, place and owner, and that it was not changed in a time that the log has not
-//! reached. What is on a realtime device, and what quotas count, is not looked at.
+//! reached. What is on a realtime device, and what quotas count, is not looked at, and the report says so.
 //!
 //! A log that is not clean is replayed, and its promises are kept, as a mount would do: in memory if nothing is to be
 //! mended.
@@ -59,6 +59,7 @@ use super::edit::Writer;
 use super::edit::records::Run;
 use super::fault::Fault;
 use super::log::Log;
+use super::superblock::Incompat;
 use super::units::{AgNo, Lsn};
 use super::volume::{BlockKind, Volume};
 use crate::filesystem::FilesystemMut;
@@ -95,6 +96,9 @@ pub(super) fn check(disk: Disk, report: &mut Report) -> Result<()> {
 fn open(disk: &Disk, notes: &mut Notes<'_>) -> Result<Option<Volume>> {
     let target = if notes.repair() { disk.clone() } else { disk.read_only() };
     let Some(volume) = damage(Volume::open(target), notes)? else { return Ok(None) };
+    if volume.sb.incompat.contains(Incompat::METADIR) {
+        return Err(Fault::Unsupported { what: "a check of the metadata directory" }.into());
+    }
     let log = Log::open(&volume);
     // If nobody knows what the log holds, the rest can be looked at.
     let clean = damage(log.map(|log| log.is_clean()), notes)?;

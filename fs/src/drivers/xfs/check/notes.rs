@@ -96,6 +96,11 @@ impl<'r> Notes<'r> {
         }
     }
 
+    /// Something that is there and is not looked at.
+    pub(super) fn leave_out(&mut self, what: &'static str) {
+        self.report.left_out.push(what);
+    }
+
     /// The finding that ends the check.
     pub(super) fn last(&mut self, what: String) {
         self.report.add(Severity::Corruption, what);

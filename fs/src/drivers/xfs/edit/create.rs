@@ -154,6 +154,10 @@ impl Edit {
                 flags |= if is_dir { DiFlags::EXTSZINHERIT } else { DiFlags::EXTSIZE };
                 raw.di_extsize = dir.raw.di_extsize;
             }
+            if is_dir {
+                // Not to files: their content goes where racker can write it.
+                flags |= dir.flags.intersection(DiFlags::RTINHERIT);
+            }
             if dir.flags2.contains(DiFlags2::COWEXTSIZE) {
                 flags2 |= DiFlags2::COWEXTSIZE;
                 raw.di_cowextsize = dir.raw.di_cowextsize;
