@@ -348,14 +348,14 @@ fn disks_of_servers_grow_where_they_may() {
     disk(at, &["resize", "-f", "raw", uri, "+2M"]).ok();
     assert_eq!(std::fs::metadata(at.join("a.raw")).unwrap().len(), 3 << 20);
     let ran = disk(at, &["resize", "-f", "raw", "--shrink", uri, "2M"]);
-    assert!(ran.status == 1 && ran.text().contains("never smaller"), "{ran}");
+    assert!(ran.status == 1 && ran.to_string().contains("never smaller"), "{ran}");
     served.end();
     // The backup table lies at the new end.
     let told = tool("sgdisk").args(["-v", "a.raw"]).dir(at).ok();
     assert!(told.contains("No problems found"), "{told}");
     let served = Served::start(at, &["-f", "raw", "a.raw"], 1);
     let ran = disk(at, &["resize", "-f", "raw", &served.uris[0], "5M"]);
-    assert!(ran.status == 1 && ran.text().contains("is not supported"), "{ran}");
+    assert!(ran.status == 1 && ran.to_string().contains("is not supported"), "{ran}");
     served.end();
     assert_eq!(std::fs::metadata(at.join("a.raw")).unwrap().len(), 3 << 20);
 }
