@@ -175,7 +175,12 @@ impl Target {
             self.inspection.volumes.iter().enumerate().filter(|(_, v)| v.driver().is_some()).collect();
         match readable.as_slice() {
             [(index, volume)] => Ok(View::single(*index, volume.filesystem().about(&self.path)?)),
-            [] => Err(Failure::new("no filesystem that racker reads is on this disk")).about(&self.path),
+            [] => match self.inspection.volumes.iter().find_map(Volume::unknown) {
+                Some(e) => Err(e).about(&self.path),
+                None => {
+                    Err(Failure::new("no filesystem that racker reads is on this disk")).about(&self.path)
+                }
+            },
             several => {
                 let there: Vec<String> =
                     several.iter().map(|(_, v)| racker_fs::inspect::describe(v)).collect();

@@ -355,6 +355,7 @@ pub fn locate(disk: &Inspection, guest: Option<&Guest>, path: &[u8], follow: boo
     let mut looked = Vec::new();
     for (index, volume) in disk.volumes.iter().enumerate() {
         if volume.driver().is_none() {
+            broken = broken.or_else(|| volume.unknown());
             continue;
         }
         let fs = match volume.filesystem() {

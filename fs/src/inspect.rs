@@ -34,7 +34,7 @@ pub struct Volume {
     pub layout: Layout,
     /// Its bytes.
     pub disk: Disk,
-    driver: Result<Option<&'static dyn Driver>>,
+    driver: std::result::Result<Option<&'static dyn Driver>, Arc<Error>>,
     /// No other volume has a byte in common with it.
     alone: bool,
     /// Snapshots were taken of it, which show what it holds.
@@ -149,6 +149,11 @@ impl Volume {
         self.driver.as_ref().ok().copied().flatten()
     }
 
+    /// Why nobody knows what it carries, if it could not be looked at.
+    pub fn unknown(&self) -> Option<Error> {
+        self.driver.as_ref().err().map(|e| VolumeFault::Again(Arc::clone(e)).into())
+    }
+
     /// What it holds beside or instead of a filesystem that racker reads: swap, a member of an array, btrfs…
     pub fn recognised(&self) -> Result<Option<Recognised>> {
         match self.driver() {
@@ -177,7 +182,7 @@ impl Volume {
 
     fn live(&self) -> Result<Arc<Live>> {
         let Some(driver) = self.driver() else {
-            return Err(self.no_filesystem());
+            return Err(self.unknown().unwrap_or_else(|| self.no_filesystem()));
         };
         let opened = self.opened.get_or_init(|| {
             let place = || format!("{} ▸ {}", self.place(), driver.name());
@@ -296,7 +301,7 @@ impl Volume {
         logical: Option<String>,
     ) -> Result<Self> {
         let disk = layout.over(disk)?;
-        let driver = drivers::probe(&disk);
+        let driver = drivers::probe(&disk).map_err(Arc::new);
         Ok(Self {
             partition,
             logical,

@@ -1,5 +1,6 @@
 //! An export as a block device: requests cut to what the server takes, and filled up to its blocks.
 
+use std::fmt;
 use std::sync::{Mutex, PoisonError, RwLock};
 
 use racker_formats::block::{BlockDevice, Caps, Run, RunKind, Span, Support};
@@ -20,12 +21,18 @@ use crate::wire::{CommandFlags, ExportFlags, command};
 const UNSURE_BYTES: u64 = 64 << 10;
 
 /// An export of a server.
-#[derive(Debug)]
 pub struct Remote {
     pool: Pool,
     /// Blocks that are written in part are read first: nobody else may write meanwhile.
     edges: RwLock<()>,
     known: Mutex<Known>,
+}
+
+/// Errors name the device so: nothing of what is in its buffers.
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the disk of an NBD server")
+    }
 }
 
 impl Remote {

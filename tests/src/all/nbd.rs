@@ -7,7 +7,7 @@ use std::process::Child;
 use racker_fixtures::case;
 use racker_tests::qemu;
 use racker_tests::rng::Rng;
-use racker_tests::tool::{Ran, racker_at_terminal, tool};
+use racker_tests::tool::{Ran, racker, racker_at_terminal, tool};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -462,4 +462,14 @@ fn tls() {
         super::nbd_abuse::before_tls(&served.socket);
         served.end();
     }
+    // Both ways, where that is asked for.
+    let served = Served::start(at, &["-f", "raw", "a.raw", "--tls-certificates", "all", "--tls", "on"], 1);
+    let uri = served.uris[0].replace("nbds+unix://", "nbds+unix://localhost");
+    let safe = format!("{uri}&tls-certificates={}", at.join("bare").display());
+    assert!(tool("nbdinfo").arg(&safe).ok().contains("with TLS"));
+    let plain = uri.replace("nbds+unix://localhost", "nbd+unix://");
+    assert!(tool("nbdinfo").arg(&plain).ok().contains("without TLS"));
+    served.end();
+    let both = ["disk", "serve", "a.raw", "--tls-certificates", "all", "--tls", "on", "--tls-verify-peer"];
+    assert_eq!(racker().args(both).dir(at).run().status, 1);
 }

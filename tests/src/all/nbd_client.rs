@@ -336,3 +336,26 @@ fn servers_are_served_and_found_by_port() {
         "qemu-io -f raw -c 'write -P 7 1M 64k' \"$uri\" && qemu-img compare -f raw -F raw a.raw \"$uri\" -U";
     served.args(["--run", script]).dir(at).ok();
 }
+
+#[test]
+fn disks_of_servers_grow_where_they_may() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    tool("truncate").args(["-s", "1M", "a.raw"]).dir(at).ok();
+    let served = Served::start(at, &["-f", "raw", "--allow-resize", "a.raw"], 1);
+    let uri = served.uris[0].as_str();
+    disk(at, &["part", "-f", "raw", uri, "init", "gpt"]).ok();
+    disk(at, &["resize", "-f", "raw", uri, "+2M"]).ok();
+    assert_eq!(std::fs::metadata(at.join("a.raw")).unwrap().len(), 3 << 20);
+    let ran = disk(at, &["resize", "-f", "raw", "--shrink", uri, "2M"]);
+    assert!(ran.status == 1 && ran.to_string().contains("never smaller"), "{ran}");
+    served.end();
+    // The backup table lies at the new end.
+    let told = tool("sgdisk").args(["-v", "a.raw"]).dir(at).ok();
+    assert!(told.contains("No problems found"), "{told}");
+    let served = Served::start(at, &["-f", "raw", "a.raw"], 1);
+    let ran = disk(at, &["resize", "-f", "raw", &served.uris[0], "5M"]);
+    assert!(ran.status == 1 && ran.to_string().contains("is not supported"), "{ran}");
+    served.end();
+    assert_eq!(std::fs::metadata(at.join("a.raw")).unwrap().len(), 3 << 20);
+}
