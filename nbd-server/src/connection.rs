@@ -36,6 +36,9 @@ const _: () = assert!(CONTEXTS_MAX == 64);
 /// Writes of at most this many bytes may be done before the next request is read. What is longer is received by one
 /// thread while another one writes.
 const SMALL_WRITE: u64 = 32 << 10;
+/// Bytes of answers after which the stream is asked whether the client takes them. Nobody reads on behind an answer that
+/// waits for the client, and some clients take no answer before all that they have to send has been read.
+const UNTAKEN_MAX: u64 = 64 << 10;
 
 /// A connection in the transmission phase.
 #[derive(Debug)]
@@ -60,6 +63,8 @@ pub(crate) struct Connection {
 #[derive(Debug, Default)]
 struct Input {
     ahead: Ahead,
+    /// Bytes of quick answers since the client was seen to take them.
+    untaken: u64,
     has_ended: bool,
     cut: Option<Cut>,
 }
@@ -138,7 +143,7 @@ impl Connection {
         let next = loop {
             let step = if input.has_ended { Ok(Step::End) } else { self.next(&mut input, scratch) };
             let done = match step {
-                Ok(Step::Do(frame, request)) if !self.is_quick(&frame, &request, &input) => {
+                Ok(Step::Do(frame, request)) if !self.is_quick(&frame, &request, &mut input) => {
                     break Some((frame, request));
                 }
                 Ok(Step::Do(frame, request)) => self.carry_out(&frame, request, scratch),
@@ -167,15 +172,25 @@ impl Connection {
 
     /// Whether a request can be answered from what the host has in memory: waking another thread up would take
     /// longer.
-    fn is_quick(&self, frame: &Frame, request: &Request, input: &Input) -> bool {
+    fn is_quick(&self, frame: &Frame, request: &Request, input: &mut Input) -> bool {
         // Hosts may take long to write, so that is not done while others are there that could be begun.
         let may_write = frame.len <= SMALL_WRITE && !input.ahead.has(1);
-        let span = match *request {
-            Request::Read { span, .. } if span.len() <= len64(PIECE) => Ok(span),
-            Request::Write { at, fua: false } if may_write => Span::new(at, frame.len),
+        let (span, answer) = match *request {
+            Request::Read { span, .. } if span.len() <= len64(PIECE) => (Ok(span), span.len()),
+            Request::Write { at, fua: false } if may_write => (Span::new(at, frame.len), 0),
             _ => return false,
         };
-        span.is_ok_and(|span| self.session.export.disk().at_hand(span))
+        if !span.is_ok_and(|span| self.session.export.disk().at_hand(span)) {
+            return false;
+        }
+        input.untaken = input.untaken.saturating_add(answer);
+        if input.untaken > UNTAKEN_MAX {
+            if !self.stream.takes_more() {
+                return false;
+            }
+            input.untaken = answer;
+        }
+        true
     }
 
     fn end(&self, input: &mut Input, cut: Cut) {

@@ -11,6 +11,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{Shutdown as End, shutdown, sockopt};
 
 use crate::connection::lock;
@@ -35,8 +36,17 @@ pub trait Stream: Debug + Send + Sync {
     fn socket(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+    /// Whether what is written now would probably not wait for the other side.
+    fn takes_more(&self) -> bool {
+        self.socket().is_none_or(is_writable)
+    }
     /// Who is at the other side, for messages.
     fn peer(&self) -> String;
+}
+
+fn is_writable(to: BorrowedFd<'_>) -> bool {
+    let mut one = [PollFd::from_borrowed_fd(to, PollFlags::OUT)];
+    poll(&mut one, Some(&Timespec::default())) == Ok(1)
 }
 
 /// Fills `buf`; `false` if the stream ended before its first byte.
@@ -266,6 +276,10 @@ impl Stream for Pipes {
         self.is_ended.store(true, Ordering::Release);
         let _ = shutdown(&self.input, End::Both);
         let _ = shutdown(&self.output, End::Both);
+    }
+
+    fn takes_more(&self) -> bool {
+        is_writable(self.output.as_fd())
     }
 
     fn peer(&self) -> String {

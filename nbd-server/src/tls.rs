@@ -228,6 +228,10 @@ impl Stream for TlsStream {
         self.raw.end();
     }
 
+    fn takes_more(&self) -> bool {
+        self.raw.takes_more()
+    }
+
     fn peer(&self) -> String {
         self.raw.peer()
     }

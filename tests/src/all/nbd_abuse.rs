@@ -251,6 +251,39 @@ fn slow_and_many() {
     tool("qemu-io").args(["-c", "read -P 0 0 16M", "a.qcow2"]).dir(dir.path()).ok();
 }
 
+/// A client that takes no answer before it has sent all that it has to say.
+#[test]
+fn sends_first_and_listens_later() {
+    const LEN: u32 = 256 << 10;
+    const READS: u64 = 12;
+    let (_dir, served) = served(&[]);
+    let mut client = Client::go(&served.socket, b"a", &[]);
+    assert_eq!(client.request(1, 0, 0, 4 << 20, &vec![5; 4 << 20]), 0);
+    client.0.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+    let with_cookie = |mut request: Vec<u8>, cookie: u64| {
+        request[8..16].copy_from_slice(&cookie.to_be_bytes());
+        request
+    };
+    for cookie in 0..READS {
+        let read = with_cookie(request(0, 0, u64::from(LEN) * cookie, LEN, &[]), cookie);
+        client.0.write_all(&read).unwrap();
+    }
+    let write = request(1, 0, 8 << 20, 4 << 20, &vec![6; 4 << 20]);
+    client.0.write_all(&with_cookie(write, READS)).unwrap();
+    let mut answered = 0u64;
+    for _ in 0..=READS {
+        assert_eq!((client.number(), client.number()), (0x6744_6698, 0));
+        let cookie = u64::from_be_bytes(client.take(8).try_into().unwrap());
+        if cookie < READS {
+            assert!(client.take(LEN as usize).iter().all(|byte| *byte == 5));
+        }
+        answered |= 1 << cookie;
+    }
+    assert_eq!(answered, (1 << (READS + 1)) - 1);
+    is_well(&served);
+    served.end();
+}
+
 #[test]
 fn more_than_are_allowed() {
     let (_dir, served) = served(&["--max-connections", "2", "--idle-timeout", "1"]);
