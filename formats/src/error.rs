@@ -186,6 +186,12 @@ impl Error {
         self
     }
 
+    /// The same, of the write that decides whether an edit is there: nobody can tell.
+    pub fn undecided(self) -> Self {
+        let e = self.within("the edit is on the disk whole or not at all");
+        e.with_hint("look again when the image can be opened: whoever opens it finds one or the other")
+    }
+
     /// The places from the outermost to the innermost.
     pub fn trail(&self) -> impl Iterator<Item = &str> {
         self.0.trail.iter().rev().map(String::as_str)

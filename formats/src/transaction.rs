@@ -307,10 +307,14 @@ impl Transaction {
         let part = |disk: &Disk| Disk::new(SliceDevice::new(disk.clone(), *volume));
         let mut decided = false;
         let landed = journal.land(&part(file), &part(staged), &changes, &mut || decided = true);
-        if landed.is_err() && !decided {
-            self.staged.unsettle()?;
+        match landed {
+            Err(e) if decided => Err(e.undecided()),
+            Err(e) => {
+                self.staged.unsettle()?;
+                Err(e)
+            }
+            landed => landed,
         }
-        landed
     }
 }
 

@@ -12,7 +12,7 @@ use super::image::Qcow2;
 use super::owners::Owners;
 use super::refcount::Refcounts;
 use crate::block::Disk;
-use crate::error::{Common, Result, Within};
+use crate::error::{Common, Error, Result, Within};
 
 impl Qcow2 {
     /// Lands what `stage` prepares, or nothing of it. The bytes come from `source`. The caller keeps writers away.
@@ -51,7 +51,7 @@ impl Qcow2 {
                 return Err(e);
             }
         }
-        self.turn_header(&new)?;
+        self.turn_header(&new).map_err(Error::undecided)?;
         self.turn_to(new, l1)?;
         alloc.committed();
         // The edit is done. What fails from here on leaves clusters that are counted and not used, nothing worse.
