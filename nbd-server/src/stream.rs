@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{Shutdown as End, shutdown, sockopt};
+use rustix::net::sockopt::{self, Timeout};
+use rustix::net::{Shutdown as End, shutdown};
 
 use crate::connection::lock;
 
@@ -155,37 +156,14 @@ pub(crate) fn send_parts(stream: &dyn Stream, mut parts: &mut [IoSlice<'_>]) -> 
     Ok(())
 }
 
-impl Stream for UnixStream {
-    fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        Read::read(&mut &*self, buf)
-    }
+/// A socket of the host.
+trait Socket: AsFd + Debug + Send + Sync {
+    /// Who is at the other side.
+    fn other(&self) -> String;
+}
 
-    fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        (&mut &*self).write_vectored(parts)
-    }
-
-    fn limit(&self, time: Option<Duration>) -> io::Result<()> {
-        self.set_read_timeout(time)?;
-        self.set_write_timeout(time)
-    }
-
-    fn limit_input(&self, time: Duration) -> io::Result<()> {
-        self.set_read_timeout(Some(time))
-    }
-
-    fn end_input(&self) {
-        let _ = self.shutdown(Shutdown::Read);
-    }
-
-    fn end(&self) {
-        let _ = self.shutdown(Shutdown::Both);
-    }
-
-    fn socket(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.as_fd())
-    }
-
-    fn peer(&self) -> String {
+impl Socket for UnixStream {
+    fn other(&self) -> String {
         match sockopt::socket_peercred(self) {
             Ok(who) => format!("process {}", who.pid.as_raw_nonzero()),
             Err(_) => "a local client".into(),
@@ -193,30 +171,36 @@ impl Stream for UnixStream {
     }
 }
 
-impl Stream for TcpStream {
+impl Socket for TcpStream {
+    fn other(&self) -> String {
+        self.peer_addr().map_or_else(|_| "a client".into(), |a| a.to_string())
+    }
+}
+
+impl<S: Socket> Stream for S {
     fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        Read::read(&mut &*self, buf)
+        Ok(rustix::io::read(self, buf)?)
     }
 
     fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        (&mut &*self).write_vectored(parts)
+        Ok(rustix::io::writev(self, parts)?)
     }
 
     fn limit(&self, time: Option<Duration>) -> io::Result<()> {
-        self.set_read_timeout(time)?;
-        self.set_write_timeout(time)
+        sockopt::set_socket_timeout(self, Timeout::Recv, time)?;
+        Ok(sockopt::set_socket_timeout(self, Timeout::Send, time)?)
     }
 
     fn limit_input(&self, time: Duration) -> io::Result<()> {
-        self.set_read_timeout(Some(time))
+        Ok(sockopt::set_socket_timeout(self, Timeout::Recv, Some(time))?)
     }
 
     fn end_input(&self) {
-        let _ = self.shutdown(Shutdown::Read);
+        let _ = shutdown(self, End::Read);
     }
 
     fn end(&self) {
-        let _ = self.shutdown(Shutdown::Both);
+        let _ = shutdown(self, End::Both);
     }
 
     fn socket(&self) -> Option<BorrowedFd<'_>> {
@@ -224,7 +208,7 @@ impl Stream for TcpStream {
     }
 
     fn peer(&self) -> String {
-        self.peer_addr().map_or_else(|_| "a client".into(), |a| a.to_string())
+        self.other()
     }
 }
 

@@ -40,7 +40,7 @@ const OF_XFS: &[(&str, Then)] = &[
     ("-n size=32768", Written),
     ("-b size=1024 -n size=65536", Written),
     ("-n size=65536", Written),
-    ("-n version=ci", Written),
+    // Not `-n version=ci`: xfs_repair before 6.4 calls the kernel's own hashes of such names wrong (`xfs::case`).
     ("-s size=512", Written),
     ("-s size=2048", Written),
     ("-s size=4096", Written),
