@@ -459,18 +459,6 @@ fn pieces_far_apart() {
     image.play(&mut player, 3, 120);
 }
 
-/// Names without regard to case have other hashes: no entry changes, content does.
-#[test]
-fn names_without_regard_to_case_stay() {
-    let image = Image::new("400M", "-n version=ci");
-    image.edit(|fs| {
-        let root = fs.root();
-        let made = fs.create(root, &name("Name"), &new(NewKind::File), NOW);
-        assert_eq!(made.unwrap_err().kind(), Kind::Unsupported);
-    });
-    is_clean(&image.path);
-}
-
 #[test]
 fn times_that_inodes_cannot_hold() {
     for (options, holds) in [("-m bigtime=0,inobtcount=0", false), ("", true)] {
