@@ -8,6 +8,17 @@ use super::{Recent, Sheets, WriteMap, discard, first_run, read, write, write_zer
 use crate::block::{BlockDevice, Caps, Run, Span, Support};
 use crate::error::{Common, Result};
 
+/// What every disk of such a format has.
+#[derive(Debug)]
+pub(crate) struct Parts<'a> {
+    /// Shared by requests, held alone by what changes the whole.
+    pub(crate) gate: &'a RwLock<()>,
+    /// Its tables.
+    pub(crate) sheets: &'a Sheets,
+    /// Blocks that were unpacked last.
+    pub(crate) recent: &'a Recent,
+}
+
 /// What such a format answers.
 pub(crate) trait InPlace: WriteMap + Debug + Send + Sync {
     /// Pieces of tables that may wait for a flush.
@@ -15,12 +26,8 @@ pub(crate) trait InPlace: WriteMap + Debug + Send + Sync {
     /// The largest request in bytes that it likes best.
     const PREFERRED_MAX: u64;
 
-    /// Shared by requests, held alone by what changes the whole.
-    fn gate(&self) -> &RwLock<()>;
-    /// Its tables.
-    fn sheets(&self) -> &Sheets;
-    /// Blocks that were unpacked last.
-    fn recent(&self) -> &Recent;
+    /// What all of them have.
+    fn parts(&self) -> Parts<'_>;
     /// What has to be looked at and written before the first change.
     fn prepare_to_write(&self) -> Result<()>;
     /// Brings data, then tables, to stable storage.
@@ -38,12 +45,12 @@ pub(crate) trait InPlace: WriteMap + Debug + Send + Sync {
 
     /// Holds the gate with others.
     fn shared_gate(&self) -> Result<RwLockReadGuard<'_, ()>> {
-        self.gate().read().map_err(|_| Common::Poisoned.into())
+        self.parts().gate.read().map_err(|_| Common::Poisoned.into())
     }
 
     /// Keeps the memory for changed tables bounded.
     fn limit_waiting(&self) -> Result<()> {
-        if self.sheets().waiting()? < Self::WAITING_MAX { Ok(()) } else { self.sync() }
+        if self.parts().sheets.waiting()? < Self::WAITING_MAX { Ok(()) } else { self.sync() }
     }
 }
 
@@ -68,7 +75,7 @@ impl<T: InPlace> BlockDevice for T {
 
     fn read_at(&self, at: u64, buf: &mut [u8]) -> Result<()> {
         let _gate = self.shared_gate()?;
-        read(self, self.recent(), at, buf)
+        read(self, self.parts().recent, at, buf)
     }
 
     fn flush(&self) -> Result<()> {
@@ -106,7 +113,7 @@ impl<T: InPlace> BlockDevice for T {
     }
 
     fn resize(&self, size: u64) -> Result<()> {
-        let _gate = self.gate().write().map_err(|_| Common::Poisoned)?;
+        let _gate = self.parts().gate.write().map_err(|_| Common::Poisoned)?;
         self.change_size(size)
     }
 }

@@ -17,7 +17,7 @@ use crate::map::Location;
 use crate::wire::{index, len64};
 
 pub(crate) use busy::{Busy, Claim};
-pub(crate) use in_place::InPlace;
+pub(crate) use in_place::{InPlace, Parts};
 pub(crate) use recent::Recent;
 pub(crate) use sheets::{Changed, Sheets};
 pub(crate) use slices::Slices;

@@ -15,7 +15,7 @@ use crate::check::Report;
 use crate::error::{Common, Result, Within};
 use crate::limits::{KIB, MIB};
 use crate::map::Location;
-use crate::mapped::{self, BlockMap, Busy, HostOffset, InPlace, Mapping, Place, Recent, Sheets};
+use crate::mapped::{self, BlockMap, Busy, HostOffset, InPlace, Mapping, Parts, Place, Recent, Sheets};
 use crate::opening::Reference;
 use crate::registry::{Backing, Facts, Image, below};
 use crate::wire::{index, len64};
@@ -222,16 +222,8 @@ impl InPlace for Vdi {
     const WAITING_MAX: usize = WAITING_MAX;
     const PREFERRED_MAX: u64 = MIB;
 
-    fn gate(&self) -> &RwLock<()> {
-        &self.gate
-    }
-
-    fn sheets(&self) -> &Sheets {
-        &self.sheets
-    }
-
-    fn recent(&self) -> &Recent {
-        &self.recent
+    fn parts(&self) -> Parts<'_> {
+        Parts { gate: &self.gate, sheets: &self.sheets, recent: &self.recent }
     }
 
     fn prepare_to_write(&self) -> Result<()> {
