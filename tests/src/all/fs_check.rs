@@ -146,6 +146,24 @@ fn what_is_safe_is_mended() {
 }
 
 #[test]
+fn what_is_of_no_use_is_in_nobodys_way() {
+    let bench = ext("-t ext4 -O orphan_file");
+    tool("tune2fs").args(["-O", "^has_journal"]).arg(&bench.image).ok();
+    assert!(!e2fsck_is_clean(&bench.image));
+    let found = bench.check(&["--repair"]);
+    assert_eq!(found.status, 2, "{found}");
+    assert!(found.text().contains("an orphan file without a journal"), "{found}");
+    bench.racker("write", &["--text", "x", "/racker"]).ok();
+    // It leaves the inode's bit to a second run.
+    for _ in 0..2 {
+        tool("e2fsck").args(["-fy"]).arg(&bench.image).run();
+    }
+    assert!(e2fsck_is_clean(&bench.image));
+    assert_eq!(bench.check(&[]).status, 0);
+    assert_eq!(bench.racker("cat", &["/racker"]).ok(), "x\n");
+}
+
+#[test]
 fn findings_come_as_json() {
     let bench = ext("-t ext4");
     bench.debugfs(&["sif a links_count 7"]);

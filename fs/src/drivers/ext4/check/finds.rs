@@ -48,6 +48,14 @@ impl Finds {
         Ok(())
     }
 
+    /// It should not be there, is in nobody's way, and is not removed here.
+    pub(super) fn needless(&mut self, what: &str) {
+        if !self.strict {
+            self.doubtful = true;
+            self.put(Severity::Corruption, what.into(), 1);
+        }
+    }
+
     /// It is sound, and not for a writer.
     pub(super) fn refuse(&self, what: impl FnOnce() -> String) -> Result<()> {
         if self.strict { Err(Ext4Fault::Unwritable(what()).into()) } else { Ok(()) }

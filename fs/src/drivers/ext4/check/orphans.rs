@@ -52,6 +52,10 @@ impl Checker<'_> {
         let present = features.ro_compat.contains(RoCompat::ORPHAN_PRESENT);
         let file = self.fs.any_inode(self.fs.sb.raw.orphan_file_inum.get())?;
         let blocks = self.fs.sb.block_size.count(file.size).min(self.fs.sb.blocks);
+        // tune2fs (1.47.4) leaves that behind when it takes the journal away.
+        if !features.compat.contains(Compat::HAS_JOURNAL) {
+            self.finds.needless("there is an orphan file without a journal (e2fsck removes it)");
+        }
         for number in 0..blocks {
             let Mapping::Data(at) = self.fs.map(&file, number)?.to else {
                 return Err(Ext4Fault::DirHole(number).into());
