@@ -10,6 +10,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use racker_formats::block::{Span, Support};
 use racker_formats::error::Error;
@@ -25,6 +26,7 @@ use crate::reply::{put_done, put_error};
 use crate::request::{Request, Terms, payload, validate};
 use crate::scratch::{Body, Scratch};
 use crate::server::Shared;
+use crate::spin::Pace;
 use crate::stream::{AHEAD, Ahead, Stream};
 use crate::wire::{EXTENDED_REQUEST_BYTES, Frame, REQUEST_BYTES};
 
@@ -36,6 +38,8 @@ const _: () = assert!(CONTEXTS_MAX == 64);
 /// Writes of at most this many bytes may be done before the next request is read. What is longer is received by one
 /// thread while another one writes.
 const SMALL_WRITE: u64 = 32 << 10;
+/// Writes to the host's memory take less.
+const SLOW_WRITE: Duration = Duration::from_micros(200);
 /// Bytes of answers after which the stream is asked whether the client takes them. Nobody reads on behind an answer that
 /// waits for the client, and some clients take no answer before all that they have to send has been read.
 const UNTAKEN_MAX: u64 = 64 << 10;
@@ -63,8 +67,11 @@ pub(crate) struct Connection {
 #[derive(Debug, Default)]
 struct Input {
     ahead: Ahead,
+    pace: Pace,
     /// Bytes of quick answers since the client was seen to take them.
     untaken: u64,
+    /// The last write that was done before reading on took no time.
+    writes_at_once: bool,
     has_ended: bool,
     cut: Option<Cut>,
 }
@@ -72,7 +79,8 @@ struct Input {
 impl Input {
     /// Fills `out`; `false` if the stream ended before its first byte.
     fn fill(&mut self, connection: &Connection, out: &mut [u8]) -> io::Result<bool> {
-        self.ahead.fill(&mut |buf| connection.receive(buf), out)
+        let Self { ahead, pace, .. } = self;
+        ahead.fill(&mut |buf| connection.receive(buf, pace), out)
     }
 }
 
@@ -146,7 +154,14 @@ impl Connection {
                 Ok(Step::Do(frame, request)) if !self.is_quick(&frame, &request, &mut input) => {
                     break Some((frame, request));
                 }
-                Ok(Step::Do(frame, request)) => self.carry_out(&frame, request, scratch),
+                Ok(Step::Do(frame, request)) => {
+                    let begun = Instant::now();
+                    let done = self.carry_out(&frame, request, scratch);
+                    if matches!(request, Request::Write { .. }) {
+                        input.writes_at_once = begun.elapsed() < SLOW_WRITE;
+                    }
+                    done
+                }
                 Ok(Step::Refuse(frame, error)) => self.refuse(&frame, error, scratch),
                 Ok(Step::End) => {
                     input.has_ended = true;
@@ -173,8 +188,8 @@ impl Connection {
     /// Whether a request can be answered from what the host has in memory: waking another thread up would take
     /// longer.
     fn is_quick(&self, frame: &Frame, request: &Request, input: &mut Input) -> bool {
-        // Hosts may take long to write, so that is not done while others are there that could be begun.
-        let may_write = frame.len <= SMALL_WRITE && !input.ahead.has(1);
+        // Hosts may take long to write. One that did is not waited for while others are there that could be begun.
+        let may_write = frame.len <= SMALL_WRITE && (input.writes_at_once || !input.ahead.has(1));
         let (span, answer) = match *request {
             Request::Read { span, .. } if span.len() <= len64(PIECE) => (Ok(span), span.len()),
             Request::Write { at, fua: false } if may_write => (Span::new(at, frame.len), 0),
@@ -222,9 +237,10 @@ impl Connection {
     }
 
     /// Reads what the stream has; waits past the idle time as long as something is being done.
-    fn receive(&self, buf: &mut [u8]) -> io::Result<usize> {
+    fn receive(&self, buf: &mut [u8], pace: &mut Pace) -> io::Result<usize> {
         loop {
-            match self.stream.read(buf) {
+            let socket = self.stream.socket();
+            match pace.receive(&self.server.spinners, socket, buf, |buf| self.stream.read(buf)) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock && self.is_busy() => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {

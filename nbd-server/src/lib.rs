@@ -17,6 +17,8 @@
 //! Clients are hostile: each length meets a limit before memory, spans are checked once, in `request`, and what a
 //! client sends can end its own connection and nothing else.
 
+#![cfg_attr(test, allow(clippy::as_conversions, clippy::arithmetic_side_effects))]
+
 pub mod client;
 mod connection;
 pub mod context;
@@ -32,6 +34,7 @@ mod reply;
 mod request;
 mod scratch;
 pub mod server;
+mod spin;
 mod status;
 pub mod stream;
 pub mod tls;

@@ -18,6 +18,8 @@ pub const CONTEXTS_MAX: usize = 64;
 pub const PAYLOAD_MAX: u32 = 64 << 20;
 /// Payload that is read and forgotten, so that the client hears why its request fails; beyond that it is cut off.
 pub const PAYLOAD_DRAIN_MAX: u64 = 128 << 20;
+/// Pipes that a server has for reads that nobody copies: each takes two descriptors, and a [`PIECE`] of the host's memory.
+pub const PIPES_MAX: usize = 32;
 /// Bytes of a read that are in memory at a time.
 pub const PIECE: usize = 256 << 10;
 /// Payload beyond [`PIECE`] that the requests of one connection may hold at a time.

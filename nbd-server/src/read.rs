@@ -71,11 +71,14 @@ impl Connection {
         let disk = self.session.export.disk();
         let piece = span.truncate(len64(PIECE));
         let len = index(piece.len()).map_err(|e| Errno::from(&e))?;
-        if piece.len() > SMALL && self.has_socket() {
-            let taken = disk.pages(piece).map_or(0, |(file, at)| scratch.take(file, at, len));
-            if taken > 0 {
-                return Ok(Body::Pages(taken));
-            }
+        if piece.len() > SMALL
+            && self.has_socket()
+            && let Some((file, at)) = disk.pages(piece)
+            && let Some(pages) = self.server.pipes.take(file, at, len)
+        {
+            let taken = pages.len();
+            scratch.hold(pages);
+            return Ok(Body::Pages(taken));
         }
         // This also finds out what is wrong with pages that could not be had.
         disk.read_at(span.start(), scratch.data(len)).map_err(|e| self.failed("read", span, &e))?;

@@ -1,10 +1,9 @@
 //! What one thread of a connection works with: buffers that are used again and again.
 
-use std::fs::File;
 use std::io::{self, IoSlice};
 
 use crate::limits::PIECE;
-use crate::pages::Pages;
+use crate::pages::Lent;
 use crate::stream::{Stream, send_parts};
 
 /// Replies of at most so many bytes of data may wait for those behind them.
@@ -17,7 +16,7 @@ const TOGETHER: usize = 4;
 pub(crate) enum Body {
     /// A part of the buffer.
     Bytes { from: usize, to: usize },
-    /// So many bytes, in pages that were [taken](Scratch::take).
+    /// So many bytes, in pages that are [held](Scratch::hold).
     Pages(usize),
 }
 
@@ -57,7 +56,8 @@ pub(crate) struct Scratch {
     count: usize,
     /// Whether replies wait at all.
     gathers: bool,
-    pages: Option<Pages>,
+    /// Pages for the next reply.
+    pages: Option<Lent>,
 }
 
 impl Scratch {
@@ -80,12 +80,9 @@ impl Scratch {
         &mut self.head
     }
 
-    /// Takes in pages of `file`; says of how many bytes. The next reply has to send them.
-    pub(crate) fn take(&mut self, file: &File, at: u64, len: usize) -> usize {
-        if self.pages.is_none() {
-            self.pages = Pages::new();
-        }
-        self.pages.as_mut().map_or(0, |pages| pages.take(file, at, len))
+    /// Holds pages that the next reply has to send.
+    pub(crate) fn hold(&mut self, pages: Lent) {
+        self.pages = Some(pages);
     }
 
     /// Whether small replies wait from now on until they are [sent](Self::send).
@@ -117,10 +114,10 @@ impl Scratch {
         send_parts(stream, &mut parts.map(IoSlice::new))?;
         self.waiting.clear();
         self.count = 0;
-        match (body, &mut self.pages, stream.socket()) {
-            (Body::Bytes { .. }, ..) => Ok(()),
-            (Body::Pages(_), Some(pages), Some(socket)) => pages.send(socket),
-            (Body::Pages(_), ..) => Err(io::ErrorKind::Unsupported.into()),
+        let Body::Pages(_) = body else { return Ok(()) };
+        match (self.pages.take(), stream.socket()) {
+            (Some(pages), Some(socket)) => pages.send(socket),
+            _ => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 

@@ -14,6 +14,8 @@ use crate::export::Export;
 use crate::handshake::{Cut, End, Handshake};
 use crate::limits::{Limits, NAME_BYTES_MAX};
 use crate::listen::{Listener, Waker, wait};
+use crate::pages::PipePool;
+use crate::spin::Spinners;
 use crate::stream::Stream;
 use crate::tls::Tls;
 
@@ -102,6 +104,10 @@ pub(crate) struct Shared {
     pub(crate) counts: Counts,
     /// What `STARTTLS` begins.
     pub(crate) tls: Option<Tls>,
+    /// For reads that nobody copies.
+    pub(crate) pipes: Arc<PipePool>,
+    /// Threads that wait without sleeping.
+    pub(crate) spinners: Spinners,
     exports: Vec<Arc<Export>>,
     by_name: BTreeMap<Vec<u8>, usize>,
     is_stopping: AtomicBool,
@@ -243,6 +249,8 @@ impl Server {
             limits,
             counts: Counts::default(),
             tls,
+            pipes: Arc::default(),
+            spinners: Spinners::default(),
             exports: exports.into_iter().map(Arc::new).collect(),
             by_name,
             is_stopping: AtomicBool::new(false),
