@@ -18,7 +18,7 @@ packages=(
   strace                                   # whether a copy waits for the disk
   libnbd-bin python3-libnbd                # nbdinfo, nbdcopy and libnbd itself: clients of the server
   nbdkit nbd-server                        # servers for the client, and such as misbehave as they are told
-  openssl                                  # certificates for TLS
+  openssl gnutls-bin                       # certificates and keys (psktool) for TLS
   ostree python3
 )
 # A qemu-img that is there is left alone, whatever release it is of.

@@ -159,7 +159,7 @@ impl<'a> Handshake<'a> {
 
     /// Begins TLS. Nothing that was agreed on before holds any more.
     fn secure(&mut self) -> Result<(), Cut> {
-        let tls = self.server.tls.as_ref().ok_or(Cut::Broken("this server has no certificate"))?;
+        let tls = self.server.tls.as_ref().ok_or(Cut::Broken("this server has no TLS"))?;
         self.stream = Arc::new(tls.accept(Arc::clone(&self.stream), self.until)?);
         self.state = State { secure: true, no_zeroes: self.state.no_zeroes, ..State::default() };
         Ok(())
@@ -290,7 +290,7 @@ impl<'a> Handshake<'a> {
             return self.refuse(option::STARTTLS, reply::ERR_INVALID, "TLS is in use");
         }
         if self.server.tls.is_none() {
-            return self.refuse(option::STARTTLS, reply::ERR_POLICY, "this server has no certificate");
+            return self.refuse(option::STARTTLS, reply::ERR_POLICY, "this server has no TLS");
         }
         self.put(option::STARTTLS, reply::ACK, &[]);
         Next::Secure

@@ -5,6 +5,7 @@
 
 pub mod early;
 pub mod image;
+pub mod listener;
 pub mod manifest;
 pub mod mount;
 pub mod qemu;

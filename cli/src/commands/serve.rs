@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::Arc;
@@ -45,7 +46,10 @@ const PORT: u16 = 10809;
 #[command(after_help = "Examples:\n  \
     racker disk serve --read-only boot.qcow2 --run 'nbdinfo \"$uri\"'\n  \
     racker disk serve --snapshot boot.qcow2 --run 'qemu-img info \"$uri\"'\n  \
-    racker disk serve --copy-on-write changes.qcow2 boot.qcow2 --run 'qemu-img info \"$uri\"'")]
+    racker disk serve --copy-on-write changes.qcow2 boot.qcow2 --run 'qemu-img info \"$uri\"'\n  \
+    psktool -u alice -p keys.psk\n  \
+    racker disk serve -r --tls-psk keys.psk boot.qcow2 \\\n    \
+    --run 'LOGNAME=alice nbdinfo \"$uri&tls-psk-file=keys.psk\"'")]
 pub(crate) struct Serve {
     /// Disk images, compressed images, archives with a disk inside, or block devices
     #[arg(value_name = "IMAGE", required = true)]
@@ -65,13 +69,16 @@ pub(crate) struct Serve {
     #[arg(long, requires = "listen")]
     public: bool,
     /// Speak TLS, with server-cert.pem and server-key.pem of this folder
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", group = "tls_by")]
     tls_certificates: Option<PathBuf>,
     /// With --tls-certificates: clients need a certificate that is signed by ca-cert.pem of the folder
     #[arg(long, requires = "tls_certificates")]
     tls_verify_peer: bool,
-    /// With --tls-certificates: whether clients without TLS are served as well
-    #[arg(long, value_name = "WHEN", requires = "tls_certificates")]
+    /// Speak TLS with clients that know one of the keys in this file, a line IDENTITY:KEY each, as psktool makes it
+    #[arg(long, value_name = "FILE", group = "tls_by")]
+    tls_psk: Option<PathBuf>,
+    /// With --tls-certificates or --tls-psk: whether clients without TLS are served as well
+    #[arg(long, value_name = "WHEN", requires = "tls_by")]
     tls: Option<TlsWhen>,
     /// Let nobody write
     #[arg(short = 'r', long, conflicts_with = "snapshot")]
@@ -159,7 +166,7 @@ impl Serve {
             idle: self.idle_timeout.map(Duration::from_secs),
             ..Limits::default()
         };
-        let tls = self.tls()?;
+        let tls = self.tls(progress)?;
         let mut server = Server::new(exports, default, limits, tls, move |what| progress.note(what))?;
         let (events, happened) = channel();
         let place = if self.stdio { None } else { Some(self.place(progress)?) };
@@ -199,14 +206,23 @@ impl Serve {
         Ok(status)
     }
 
-    fn tls(&self) -> Outcome<Option<Tls>> {
-        let Some(folder) = &self.tls_certificates else { return Ok(None) };
+    fn tls(&self, progress: ProgressArgs) -> Outcome<Option<Tls>> {
         let is_optional = self.tls == Some(TlsWhen::On);
         if is_optional && self.tls_verify_peer {
             let failure = Failure::new("with --tls on everybody is served, with a certificate or without");
             return Err(failure.hint("--tls-verify-peer goes with --tls require"));
         }
-        let tls = Tls::from_folder(folder, self.tls_verify_peer).about(folder)?;
+        let tls = match (&self.tls_certificates, &self.tls_psk) {
+            (Some(folder), _) => Tls::from_folder(folder, self.tls_verify_peer).about(folder)?,
+            (None, Some(file)) => {
+                let tls = Tls::from_keys(file).about(file)?;
+                if fs::metadata(file).is_ok_and(|about| about.mode() & 0o044 != 0) {
+                    progress.note(&format!("{}: others can read the keys", file.display()));
+                }
+                tls
+            }
+            (None, None) => return Ok(None),
+        };
         Ok(Some(if is_optional { tls.optional() } else { tls }))
     }
 
@@ -276,7 +292,11 @@ impl Serve {
 
     /// How addresses begin.
     fn scheme(&self) -> &'static str {
-        if self.tls_certificates.is_some() { "nbds" } else { "nbd" }
+        if self.has_tls() { "nbds" } else { "nbd" }
+    }
+
+    fn has_tls(&self) -> bool {
+        self.tls_certificates.is_some() || self.tls_psk.is_some()
     }
 
     fn at_address(&self, text: &str, progress: ProgressArgs) -> Outcome<Place> {
@@ -286,11 +306,12 @@ impl Serve {
                 let failure = Failure::new(format!("other machines can reach {}", address.ip()));
                 return Err(failure.hint("--public allows it; without it 127.0.0.1 and ::1 are served"));
             }
-            if !self.tls_verify_peer {
+            let is_known = self.tls_verify_peer || (self.tls_psk.is_some() && self.tls != Some(TlsWhen::On));
+            if !is_known {
                 progress.note(&format!("everybody who reaches {address} can use the disks"));
             }
-            if self.tls_certificates.is_none() {
-                progress.note("without --tls-certificates everybody on the way can read along");
+            if !self.has_tls() {
+                progress.note("without --tls-certificates or --tls-psk everybody on the way can read along");
             } else if self.tls == Some(TlsWhen::On) {
                 progress.note("with --tls on everybody on the way can make clients do without TLS");
             }

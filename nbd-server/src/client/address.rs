@@ -1,6 +1,6 @@
-//! Addresses of exports: NBD's `doc/uri.md`, with the parameter `tls-certificates` of libnbd.
+//! Addresses of exports: NBD's `doc/uri.md`, with the parameters `tls-certificates` and `tls-psk-file` of libnbd.
 //!
-//! Left out: sockets of virtual machines (`nbd+vsock`), TLS without certificates (`tls-type` other than `x509`).
+//! Left out: sockets of virtual machines (`nbd+vsock`), TLS with anybody (`tls-type=anon`).
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -57,6 +57,17 @@ pub struct TlsWanted {
     pub hostname: String,
     /// The server has to prove that it has that name.
     pub verify: bool,
+    /// Instead of certificates, a key that both sides know.
+    pub key: Option<KeyWanted>,
+}
+
+/// Which of the keys that a server knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyWanted {
+    /// The file with keys, as `psktool` makes it.
+    pub file: PathBuf,
+    /// Whose it is; the user's if nobody is named.
+    pub identity: Option<String>,
 }
 
 /// Whether a text looks like an address.
@@ -81,7 +92,8 @@ impl Address {
             return Err(bad("names an export that no server can have"));
         }
         let query = Query::parse(query, is_tls)?;
-        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+        let identity = Some(plain_text(user)?).filter(|user| !user.is_empty());
         let place = match query.socket {
             Some(socket) if is_unix => socket_of(socket)?,
             None if is_unix => return Err(bad("names no socket: ?socket=PATH")),
@@ -95,6 +107,7 @@ impl Address {
                 _ => "localhost".into(),
             }),
             verify: query.verify,
+            key: query.keys.map(|file| KeyWanted { file, identity }),
         });
         Ok(Self { place, export, tls })
     }
@@ -106,11 +119,13 @@ struct Query {
     certificates: Option<PathBuf>,
     hostname: Option<String>,
     verify: bool,
+    keys: Option<PathBuf>,
 }
 
 impl Query {
     fn parse(text: &str, is_tls: bool) -> Result<Self, ClientFault> {
-        let mut query = Self { socket: None, certificates: None, hostname: None, verify: true };
+        let mut query = Self { socket: None, certificates: None, hostname: None, verify: true, keys: None };
+        let mut kind = None;
         for pair in text.split(['&', ';']).filter(|p| !p.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             if key.starts_with("tls-") && !is_tls {
@@ -129,13 +144,19 @@ impl Query {
                         _ => return Err(bad("has a tls-verify-peer that is neither 0 nor 1")),
                     };
                 }
-                "tls-type" if value == "x509" => {}
-                "tls-type" => return Err(ClientFault::Unsupported("TLS without certificates")),
-                "tls-psk-file" => {
-                    return Err(ClientFault::Unsupported("TLS by keys that both sides know beforehand"));
-                }
+                "tls-type" if value == "x509" || value == "psk" => kind = Some(value),
+                "tls-type" => return Err(ClientFault::Unsupported("TLS with anybody")),
+                "tls-psk-file" => query.keys = Some(OsString::from_vec(plain(value)?).into()),
                 _ => return Err(bad(&format!("has the parameter {key:?}, which nobody knows"))),
             }
+        }
+        if query.keys.is_some() && query.certificates.is_some() {
+            return Err(bad("has certificates and keys: a server takes either"));
+        }
+        if kind.is_some_and(|kind| (kind == "psk") != query.keys.is_some()) {
+            return Err(bad(
+                "has a tls-type that does not go with the rest: psk goes with tls-psk-file=FILE",
+            ));
         }
         Ok(query)
     }
@@ -237,8 +258,19 @@ mod tests {
         let found = Address::parse("nbds+unix:///?socket=s&tls-hostname=n").unwrap().tls.unwrap();
         assert_eq!((found.hostname.as_str(), found.verify), ("n", true));
         assert!(Address::parse("nbd://h/?tls-certificates=/c").is_err());
-        let psk = Address::parse("nbds://h/?tls-psk-file=f").unwrap_err();
-        assert!(matches!(psk, ClientFault::Unsupported(_)));
+    }
+
+    #[test]
+    fn keys_belong_to_somebody() {
+        let key = |text: &str| Address::parse(text).unwrap().tls.unwrap().key;
+        let wanted = |file: &str, identity: Option<&str>| {
+            Some(KeyWanted { file: file.into(), identity: identity.map(String::from) })
+        };
+        assert_eq!(key("nbds://h/?tls-psk-file=/a%20b"), wanted("/a b", None));
+        assert_eq!(key("nbds://@h/?tls-psk-file=f&tls-type=psk"), wanted("f", None));
+        assert_eq!(key("nbds://al%40ice@h:1/?tls-psk-file=f"), wanted("f", Some("al@ice")));
+        assert_eq!(key("nbds+unix://alice@/x?socket=s&tls-psk-file=f"), wanted("f", Some("alice")));
+        assert_eq!(key("nbds://alice@h/"), None);
     }
 
     #[test]
@@ -264,6 +296,11 @@ mod tests {
             "nbd+unix:///?socket=a%00b",
             "nbds://a/?tls-type=anon",
             "nbds://a/?tls-verify-peer=maybe",
+            "nbd://a/?tls-psk-file=f",
+            "nbds://a/?tls-type=psk",
+            "nbds://a/?tls-type=x509&tls-psk-file=f",
+            "nbds://a/?tls-certificates=c&tls-psk-file=f",
+            "nbds://%ff@a/?tls-psk-file=f",
         ] {
             assert!(Address::parse(text).is_err(), "{text}");
         }

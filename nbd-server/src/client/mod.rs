@@ -1,11 +1,10 @@
 //! The client: the export of a server as a [`Disk`].
 //!
-//! NBD's `doc/proto.md` and `doc/uri.md`: fixed newstyle, TLS by certificates, simple, structured and extended replies,
-//! `base:allocation`, block sizes, several connections. Left out: the old handshake, TLS by keys that both sides know,
-//! connections that come back after they were lost: what had not been flushed by then may be lost as well, and nobody
-//! would hear of it.
+//! NBD's `doc/proto.md` and `doc/uri.md`: fixed newstyle, TLS, simple, structured and extended replies,
+//! `base:allocation`, block sizes, several connections. Left out: the old handshake, connections that come back after
+//! they were lost: what had not been flushed by then may be lost as well, and nobody would hear of it.
 //!
-//! * [`address`]: where an export is; [`dial`]: sockets; `tls`: certificates
+//! * [`address`]: where an export is; [`dial`]: sockets; `tls`: certificates and keys
 //! * `handshake`: options; `link`: one connection with several requests; `answer`: what comes back; `pool`: several
 //!   connections
 //! * [`device`]: requests cut and filled up; `status`: data and holes

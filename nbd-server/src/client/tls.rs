@@ -1,4 +1,4 @@
-//! The client's side of TLS: certificates by rustls, 1.2 and 1.3.
+//! The client's side of TLS: by certificates (rustls, 1.2 and 1.3), or by a key that the server knows as well.
 
 use std::io;
 use std::path::Path;
@@ -15,7 +15,7 @@ use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStor
 use super::address::TlsWanted;
 use super::fault::ClientFault;
 use crate::stream::Stream;
-use crate::tls::TlsStream;
+use crate::tls::{Keys, REFUSED, Session, TlsStream};
 
 /// What is wrong with the files of a folder of certificates.
 fn bad(name: &str, e: impl std::fmt::Display) -> Error {
@@ -26,15 +26,23 @@ fn bad(name: &str, e: impl std::fmt::Display) -> Error {
 
 /// How the server is known, and how this client is.
 #[derive(Clone, Debug)]
-pub(super) struct ClientTls {
-    config: Arc<ClientConfig>,
-    name: ServerName<'static>,
+pub(super) enum ClientTls {
+    Certificates { config: Arc<ClientConfig>, name: ServerName<'static> },
+    Key(Keys),
 }
 
 impl ClientTls {
-    /// As an address wants it: the server is known by `ca-cert.pem` of its folder, or to the authorities of this
-    /// system where no folder is named.
+    /// As an address wants it.
     pub(super) fn new(wanted: &TlsWanted) -> Result<Self> {
+        match &wanted.key {
+            Some(key) => Ok(Self::Key(Keys::client(&key.file, key.identity.as_deref())?)),
+            None => Self::by_certificates(wanted),
+        }
+    }
+
+    /// The server is known by `ca-cert.pem` of its folder, or to the authorities of this system where no folder is
+    /// named.
+    fn by_certificates(wanted: &TlsWanted) -> Result<Self> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
         let builder = builder.with_safe_default_protocol_versions().map_err(|e| bad("TLS", e))?;
@@ -55,7 +63,7 @@ impl ClientTls {
         let name = ServerName::try_from(wanted.hostname.clone());
         let name =
             name.map_err(|_| ClientFault::Address("has no name that a certificate could have".into()))?;
-        Ok(Self { config: Arc::new(config), name })
+        Ok(Self::Certificates { config: Arc::new(config), name })
     }
 
     /// Makes a stream safe.
@@ -69,11 +77,20 @@ impl ClientTls {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
                 ClientFault::Tls("the server does not answer".into())
             }
-            _ => ClientFault::io(&e),
+            _ => match (ClientFault::io(&e), self) {
+                (ClientFault::Ended, Self::Key(_)) => ClientFault::Tls(REFUSED.into()),
+                (fault, _) => fault,
+            },
         };
-        let connection = ClientConnection::new(Arc::clone(&self.config), self.name.clone());
-        let connection = connection.map_err(|e| ClientFault::Tls(e.to_string()))?;
-        Ok(Arc::new(TlsStream::begin(raw, connection.into(), until).map_err(failed)?))
+        let session: Box<dyn Session> = match self {
+            Self::Certificates { config, name } => {
+                let connection = ClientConnection::new(Arc::clone(config), name.clone());
+                let connection = connection.map_err(|e| ClientFault::Tls(e.to_string()))?;
+                Box::new(rustls::Connection::from(connection))
+            }
+            Self::Key(key) => key.session().map_err(failed)?,
+        };
+        Ok(Arc::new(TlsStream::begin(raw, session, until).map_err(failed)?))
     }
 }
 

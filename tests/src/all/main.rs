@@ -37,6 +37,7 @@ mod nbd_abuse;
 mod nbd_client;
 mod nbd_frames;
 mod nbd_overlay;
+mod nbd_psk;
 mod nbd_replies;
 mod noise;
 mod package;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 
 use racker_fixtures::case;
+use racker_tests::listener::await_listener;
 use racker_tests::qemu;
 use racker_tests::rng::Rng;
 use racker_tests::tool::{Ran, racker, racker_at_terminal, tool};
@@ -37,6 +38,20 @@ impl Served {
     /// Ends it as a signal does, and sees that it ends well.
     pub(crate) fn end(mut self) {
         self.signal("TERM");
+        self.wait();
+    }
+
+    /// Sees that it ends well, as somebody else has asked it to.
+    pub(crate) fn ended(mut self) {
+        self.wait();
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn wait(&mut self) {
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
         assert!(!self.socket.exists());
     }
@@ -48,7 +63,7 @@ impl Served {
     }
 
     fn signal(&self, name: &str) {
-        tool("kill").args(["-s", name, &self.child.id().to_string()]).ok();
+        tool("kill").args(["-s", name, &self.id().to_string()]).ok();
     }
 }
 
@@ -346,9 +361,7 @@ fn bitmaps_are_contexts() {
     let theirs =
         tool("qemu-nbd").args(["-r", "-B", "monday", "-f", "qcow2", "-k"]).arg(&socket).arg("a.qcow2");
     let mut theirs = theirs.dir(at).spawn();
-    while !socket.exists() {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    await_listener(&socket);
     assert_eq!(ours, map(&format!("nbd+unix:///?socket={}", socket.display())));
     theirs.wait().unwrap();
     assert!(ours.as_array().unwrap().len() >= 4, "{ours}");

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::time::{Duration, Instant};
 
 use racker_fixtures::case;
 use racker_formats::block::Span;
 use racker_nbd::client::address::Address;
 use racker_nbd::client::connect;
 use racker_nbd::client::limits::Patience;
+use racker_tests::listener::await_listener;
 use racker_tests::rng::Rng;
 use racker_tests::tool::{Ran, racker, tool};
 use tempfile::TempDir;
@@ -16,28 +16,25 @@ use tempfile::TempDir;
 use super::nbd::{Served, certificates, make};
 
 /// Somebody else's server, until it is dropped.
-struct Other {
+pub(crate) struct Other {
     child: Child,
-    uri: String,
+    pub(crate) uri: String,
     _dir: TempDir,
 }
 
 impl Other {
     /// Starts `command`, a line of the shell that finds the path of its socket in `$socket`.
-    fn start(at: &Path, command: &str) -> Self {
+    pub(crate) fn start(at: &Path, command: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("s");
         let command = format!("exec {command}");
         let child = tool("sh").args(["-c", &command]).env("socket", &socket).dir(at).spawn();
-        let until = Instant::now() + Duration::from_secs(20);
-        while !socket.exists() {
-            assert!(Instant::now() < until, "{command}: no socket");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        await_listener(&socket);
         Self { child, uri: format!("nbd+unix:///?socket={}", socket.display()), _dir: dir }
     }
 
-    fn kit(at: &Path, arguments: &str) -> Self {
+    /// nbdkit with `arguments`.
+    pub(crate) fn kit(at: &Path, arguments: &str) -> Self {
         Self::start(at, &format!("nbdkit -f -U $socket {arguments}"))
     }
 
@@ -53,7 +50,7 @@ impl Drop for Other {
     }
 }
 
-fn disk(at: &Path, args: &[&str]) -> Ran {
+pub(crate) fn disk(at: &Path, args: &[&str]) -> Ran {
     racker().arg("disk").args(args).dir(at).run()
 }
 

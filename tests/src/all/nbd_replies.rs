@@ -17,6 +17,7 @@ use racker_nbd::client::limits::Patience;
 use racker_nbd::limits::Limits;
 use racker_nbd::stream::{Said, Stream};
 use racker_nbd::{Export, Server};
+use racker_tests::listener::await_listener;
 use racker_tests::rng::Rng;
 
 /// No test waits longer than this for a server that is stuck.
@@ -138,11 +139,7 @@ fn make_seeds() {
             socket.display()
         );
         let mut child = racker_tests::tool::tool("sh").args(["-c", &script]).spawn();
-        let until = Instant::now() + Duration::from_secs(5);
-        while !socket.exists() {
-            assert!(Instant::now() < until, "no server");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        await_listener(&socket);
         keep(name, UnixStream::connect(&socket).unwrap());
         drop(child.stdin.take());
         child.wait().unwrap();
