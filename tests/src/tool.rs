@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -60,7 +61,16 @@ pub fn binary() -> &'static Path {
         }
         let target = profile.parent().expect("cargo's layout");
         let workspace = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-        tool(env!("CARGO")).args(args).dir(Path::new(workspace)).env("CARGO_TARGET_DIR", target).ok();
+        let mut cargo =
+            tool(env!("CARGO")).args(args).dir(Path::new(workspace)).env("CARGO_TARGET_DIR", target);
+        // What cargo tells the tests of their package would have crates built again that look at theirs (ring).
+        for (key, _) in std::env::vars_os() {
+            if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|own| key.as_bytes().starts_with(own.as_bytes()))
+            {
+                cargo.command.env_remove(key);
+            }
+        }
+        cargo.ok();
         profile.join("racker")
     })
 }

@@ -283,6 +283,31 @@ fn without_root() {
 }
 
 #[test]
+fn others_are_let_in_as_far_as_modes_allow() {
+    let bench = Bench::new(false);
+    let image = make(&bench, "ext4", "raw");
+    let other = |script: &str| {
+        let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", script];
+        tool("setpriv").args(nobody).dir(bench.at()).run()
+    };
+    bench.disk(&["mount", &image, "mnt"]).ok();
+    bench.script("echo open > mnt/open; echo closed > mnt/closed; chmod 600 mnt/closed");
+    assert_ne!(other("cat mnt/open").status, 0);
+    bench.umount();
+    bench.disk(&["mount", "--allow-other", &image, "mnt"]).ok();
+    assert_eq!(other("cat mnt/open").ok(), "open\n");
+    assert_ne!(other("cat mnt/closed").status, 0);
+    assert_ne!(other("echo x >> mnt/open").status, 0);
+    assert_ne!(other("chmod 777 mnt/closed").status, 0);
+    // The root directory is theirs.
+    other("echo own > mnt/own; rm -f mnt/closed").ok();
+    bench.umount();
+    let all = Manifest::of_folder(Mounted::read_only(&judged(&bench, "ext4", &image, "raw"), WHOLE).path());
+    assert_eq!((all.field("own", "uid"), all.field("open", "size")), (&65534.into(), &5.into()));
+    assert!(!all.paths().any(|path| path == "closed"));
+}
+
+#[test]
 fn a_mount_that_is_killed_has_changed_nothing() {
     let bench = Bench::new(false);
     for format in ["qcow2", "raw"] {

@@ -42,43 +42,28 @@ pub(super) struct Kind {
     part: &'static str,
 }
 
-const XFS: Kind = Kind { driver: "xfs", size: "64M", mkfs: "mkfs.xfs -q -b size=4096", part: "" };
-const EXT4: Kind = Kind { driver: "ext4", size: "40M", mkfs: "mke2fs -q -F -t ext4 -b 4096", part: "" };
-const FAT: Kind = Kind { driver: "vfat", size: "40M", mkfs: "mkfs.vfat -F 32 -s 4 -n LABEL", part: "" };
+const XFS: Kind = Kind::new("xfs", "64M", "mkfs.xfs -q -b size=4096", "");
+const EXT4: Kind = Kind::new("ext4", "40M", "mke2fs -q -F -t ext4 -b 4096", "");
+const FAT: Kind = Kind::new("vfat", "40M", "mkfs.vfat -F 32 -s 4 -n LABEL", "");
 
 /// Filesystems that do not take all of their volume at first.
 const ROOMY: &[Kind] = &[
-    Kind { driver: "xfs", size: "96M", mkfs: "mkfs.xfs -q -b size=4096 -d size=64m,agcount=4", part: "" },
+    Kind::new("xfs", "96M", "mkfs.xfs -q -b size=4096 -d size=64m,agcount=4", ""),
     // Groups of 8 MiB: they come and go.
-    Kind { driver: "ext4", size: "64M", mkfs: "mke2fs -q -F -t ext4 -b 4096 -g 2048 -N 1024", part: "30M" },
-    Kind { driver: "vfat", size: "64M", mkfs: "mkfs.vfat -F 32 -s 1", part: "40960" },
+    Kind::new("ext4", "64M", "mke2fs -q -F -t ext4 -b 4096 -g 2048 -N 1024", "30M"),
+    Kind::new("vfat", "64M", "mkfs.vfat -F 32 -s 1", "40960"),
 ];
 
 /// More of them: `matrix::resizes_in_many_forms`.
 const MORE_ROOMY: &[Kind] = &[
-    Kind {
-        driver: "xfs",
-        size: "96M",
-        mkfs: "mkfs.xfs -q -b size=4096 -d size=64m -m rmapbt=1,reflink=1",
-        part: "",
-    },
-    Kind { driver: "ext4", size: "64M", mkfs: "mke2fs -q -F -t ext4 -b 4096", part: "24M" },
-    Kind { driver: "ext4", size: "64M", mkfs: "mke2fs -q -F -t ext4 -b 1024 -J size=2", part: "30M" },
-    Kind {
-        driver: "ext4",
-        size: "64M",
-        mkfs: "mke2fs -q -F -t ext4 -b 1024 -O meta_bg,^resize_inode",
-        part: "30M",
-    },
-    Kind { driver: "ext4", size: "64M", mkfs: "mke2fs -q -F -t ext3 -b 1024", part: "30M" },
-    Kind { driver: "ext4", size: "64M", mkfs: "mke2fs -q -F -t ext2 -b 1024", part: "30M" },
-    Kind {
-        driver: "ext4",
-        size: "96M",
-        mkfs: "mke2fs -q -F -t ext4 -b 1024 -O bigalloc -C 4096 -N 4096",
-        part: "48M",
-    },
-    Kind { driver: "vfat", size: "64M", mkfs: "mkfs.vfat -F 16 -s 4", part: "24576" },
+    Kind::new("xfs", "96M", "mkfs.xfs -q -b size=4096 -d size=64m -m rmapbt=1,reflink=1", ""),
+    Kind::new("ext4", "64M", "mke2fs -q -F -t ext4 -b 4096", "24M"),
+    Kind::new("ext4", "64M", "mke2fs -q -F -t ext4 -b 1024 -J size=2", "30M"),
+    Kind::new("ext4", "64M", "mke2fs -q -F -t ext4 -b 1024 -O meta_bg,^resize_inode", "30M"),
+    Kind::new("ext4", "64M", "mke2fs -q -F -t ext3 -b 1024", "30M"),
+    Kind::new("ext4", "64M", "mke2fs -q -F -t ext2 -b 1024", "30M"),
+    Kind::new("ext4", "96M", "mke2fs -q -F -t ext4 -b 1024 -O bigalloc -C 4096 -N 4096", "48M"),
+    Kind::new("vfat", "64M", "mkfs.vfat -F 16 -s 4", "24576"),
 ];
 
 /// How much is done.
@@ -111,6 +96,10 @@ pub(super) struct Count {
 }
 
 impl Kind {
+    const fn new(driver: &'static str, size: &'static str, mkfs: &'static str, part: &'static str) -> Self {
+        Self { driver, size, mkfs, part }
+    }
+
     fn driver(self) -> &'static dyn Driver {
         *DRIVERS.iter().find(|d| d.name() == self.driver).unwrap()
     }
