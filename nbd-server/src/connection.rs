@@ -4,7 +4,7 @@
 //! their replies go out together while more requests are there already. Where one may have to wait for a device, the
 //! thread lets the next one read, carries the request out and answers. So requests that wait do so side by side, no
 //! request waits for being handed over, and a connection that does nothing has one thread. Threads are made when there
-//! is nobody left to read, up to a limit.
+//! is nobody left to read, up to a limit. Where writes take no time, long ones are done while they arrive.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -35,10 +35,12 @@ const CHOICE_BYTES_MAX: u64 = 8 + 4 * CHOICES_MAX;
 const CHOICES_MAX: u64 = 64;
 const _: () = assert!(CONTEXTS_MAX == 64);
 
-/// Writes of at most this many bytes may be done before the next request is read. What is longer is received by one
-/// thread while another one writes.
+/// Writes of at most this many bytes may be done before the next request is read, when all of it is there.
 const SMALL_WRITE: u64 = 32 << 10;
-/// Writes to the host's memory take less.
+/// What is longer is written while it arrives, where writing is quick: in pieces of so many bytes, which leave the
+/// client room to send on. Otherwise one thread receives while another one writes.
+const WRITE_PIECE: u64 = 64 << 10;
+/// Writes of a [`WRITE_PIECE`] to the host's memory take less.
 const SLOW_WRITE: Duration = Duration::from_micros(200);
 /// Bytes of answers after which the stream is asked whether the client takes them. Nobody reads on behind an answer that
 /// waits for the client, and some clients take no answer before all that they have to send has been read.
@@ -51,6 +53,8 @@ pub(crate) struct Connection {
     pub(crate) session: Session,
     stream: Arc<dyn Stream>,
     input: Mutex<Input>,
+    /// The last write took no time.
+    writes_at_once: AtomicBool,
     /// Threads that read the next request, or wait to do so.
     readers: AtomicUsize,
     /// Threads in all.
@@ -70,8 +74,6 @@ struct Input {
     pace: Pace,
     /// Bytes of quick answers since the client was seen to take them.
     untaken: u64,
-    /// The last write that was done before reading on took no time.
-    writes_at_once: bool,
     has_ended: bool,
     cut: Option<Cut>,
 }
@@ -88,6 +90,8 @@ impl Input {
 #[derive(Debug)]
 enum Step {
     Do(Frame, Request),
+    /// It is done.
+    Done(Frame),
     Refuse(Frame, Errno),
     End,
 }
@@ -99,6 +103,7 @@ impl Connection {
             session,
             stream,
             input: Mutex::default(),
+            writes_at_once: AtomicBool::new(false),
             readers: AtomicUsize::new(0),
             threads: Mutex::new(0),
             thread_ended: Condvar::new(),
@@ -154,14 +159,8 @@ impl Connection {
                 Ok(Step::Do(frame, request)) if !self.is_quick(&frame, &request, &mut input) => {
                     break Some((frame, request));
                 }
-                Ok(Step::Do(frame, request)) => {
-                    let begun = Instant::now();
-                    let done = self.carry_out(&frame, request, scratch);
-                    if matches!(request, Request::Write { .. }) {
-                        input.writes_at_once = begun.elapsed() < SLOW_WRITE;
-                    }
-                    done
-                }
+                Ok(Step::Do(frame, request)) => self.carry_out(&frame, request, scratch),
+                Ok(Step::Done(frame)) => self.done(&frame, scratch),
                 Ok(Step::Refuse(frame, error)) => self.refuse(&frame, error, scratch),
                 Ok(Step::End) => {
                     input.has_ended = true;
@@ -189,7 +188,7 @@ impl Connection {
     /// longer.
     fn is_quick(&self, frame: &Frame, request: &Request, input: &mut Input) -> bool {
         // Hosts may take long to write. One that did is not waited for while others are there that could be begun.
-        let may_write = frame.len <= SMALL_WRITE && (input.writes_at_once || !input.ahead.has(1));
+        let may_write = frame.len <= SMALL_WRITE && (self.writes_at_once() || !input.ahead.has(1));
         let (span, answer) = match *request {
             Request::Read { span, .. } if span.len() <= len64(PIECE) => (Ok(span), span.len()),
             Request::Write { at, fua: false } if may_write => (Span::new(at, frame.len), 0),
@@ -297,6 +296,10 @@ impl Connection {
         self.server.counts.request();
         match request {
             Ok(Request::Disconnect) => Ok(Step::End),
+            Ok(Request::Write { at, fua: false }) if self.may_stream(at, frame.len) => {
+                let done = self.stream_write(input, at, frame.len, scratch)?;
+                Ok(done.map_or_else(|error| Step::Refuse(frame, error), |()| Step::Done(frame)))
+            }
             Ok(request) => {
                 self.hold(large(&frame, &request));
                 let len = index(payload).map_err(|_| Cut::Broken("a payload is too long"))?;
@@ -304,15 +307,7 @@ impl Connection {
                 Ok(Step::Do(frame, request))
             }
             Err(error) => {
-                let mut left = payload;
-                while left > 0 {
-                    let now =
-                        index(left.min(len64(PIECE))).map_err(|_| Cut::Broken("a payload is too long"))?;
-                    if !input.fill(self, scratch.data(now))? {
-                        return Err(Cut::Io(io::ErrorKind::UnexpectedEof.into()));
-                    }
-                    left = left.saturating_sub(len64(now));
-                }
+                self.drain(input, payload, scratch)?;
                 Ok(Step::Refuse(frame, error))
             }
         }
@@ -330,6 +325,60 @@ impl Connection {
             done = to;
         }
         Ok(())
+    }
+
+    /// Reads `left` bytes, and forgets them.
+    fn drain(&self, input: &mut Input, left: u64, scratch: &mut Scratch) -> Result<(), Cut> {
+        let mut left = left;
+        while left > 0 {
+            let now = left.min(len64(PIECE));
+            let len = index(now).map_err(|_| Cut::Broken("a payload is too long"))?;
+            self.take_payload(input, len, scratch)?;
+            left = left.saturating_sub(now);
+        }
+        Ok(())
+    }
+
+    fn writes_at_once(&self) -> bool {
+        self.writes_at_once.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of how long a write of so many bytes took.
+    fn has_written(&self, bytes: u64, begun: Instant) {
+        let pieces = bytes.div_ceil(WRITE_PIECE).max(1);
+        let slow = SLOW_WRITE.saturating_mul(u32::try_from(pieces).unwrap_or(u32::MAX));
+        self.writes_at_once.store(begun.elapsed() < slow, Ordering::Relaxed);
+    }
+
+    /// Whether a write is done while its payload arrives.
+    fn may_stream(&self, at: u64, len: u64) -> bool {
+        let is_at_hand = |span| self.session.export.disk().at_hand(span);
+        len > SMALL_WRITE && self.writes_at_once() && Span::new(at, len).is_ok_and(is_at_hand)
+    }
+
+    /// Writes a payload while it arrives. A client that dies in the middle leaves a part of it, as if it had lost its
+    /// power: it has had no answer.
+    fn stream_write(
+        &self,
+        input: &mut Input,
+        at: u64,
+        len: u64,
+        scratch: &mut Scratch,
+    ) -> Result<Result<(), Errno>, Cut> {
+        self.server.counts.written(len);
+        let (mut at, mut left) = (at, len);
+        while left > 0 {
+            let to_edge = WRITE_PIECE.saturating_sub(at % WRITE_PIECE);
+            let now = left.min(to_edge);
+            self.take_payload(input, index(now).map_err(|_| Cut::Broken("a payload is too long"))?, scratch)?;
+            left = left.saturating_sub(now);
+            if let Err(error) = self.put(at, now, scratch) {
+                self.drain(input, left, scratch)?;
+                return Ok(Err(error));
+            }
+            at = at.saturating_add(now);
+        }
+        Ok(Ok(()))
     }
 
     fn terms(&self) -> Terms {
@@ -389,13 +438,21 @@ impl Connection {
     }
 
     fn write(&self, frame: &Frame, at: u64, fua: bool, scratch: &Scratch) -> Result<(), Errno> {
-        let data = scratch.got(index(frame.len).map_err(|e| Errno::from(&e))?);
         self.server.counts.written(frame.len);
+        self.put(at, frame.len, scratch)?;
+        self.flush(fua)
+    }
+
+    /// Writes the first `len` bytes of the buffer.
+    fn put(&self, at: u64, len: u64, scratch: &Scratch) -> Result<(), Errno> {
+        let data = scratch.got(index(len).map_err(|e| Errno::from(&e))?);
+        let begun = Instant::now();
         self.session.export.disk().write_at(at, data).map_err(|e| {
-            let span = Span::new(at, frame.len).unwrap_or(Span::first(frame.len));
+            let span = Span::new(at, len).unwrap_or(Span::first(len));
             self.failed("write", span, &e)
         })?;
-        self.flush(fua)
+        self.has_written(len, begun);
+        Ok(())
     }
 
     fn zero(&self, span: Span, no_hole: bool, fast: bool, fua: bool) -> Result<(), Errno> {

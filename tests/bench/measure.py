@@ -32,22 +32,23 @@ def run(command):
     return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
-def prime():
+def prime(takes):
     """Takes as much memory as a run does and gives it back: free memory that a hypervisor has taken away costs
     whoever touches it first more than the whole copy."""
     with tempfile.TemporaryFile(dir='/dev/shm') as file:
         piece = bytes(1 << 20)
-        for _ in range(2048):
+        for _ in range(takes >> 20):
             file.write(piece)
 
 
-def settle(*left):
-    """Removes what an earlier run made, which would be written to the disk in the middle of the next one."""
+def settle(*left, takes=2 * GIB):
+    """Removes what an earlier run made, which would be written to the disk in the middle of the next one. A run that
+    takes more of the machine's memory (files in it included) says how much."""
     for path in left:
         if os.path.exists(path):
             os.remove(path)
     os.sync()
-    prime()
+    prime(takes)
 
 
 def warm(path):

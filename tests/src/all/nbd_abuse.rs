@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use racker_tests::mount::{Mounted, WHOLE};
 use racker_tests::tool::tool;
 
 use super::nbd::Served;
@@ -237,18 +238,51 @@ fn slow_and_many() {
     }
     let mut half = Client::go(&served.socket, b"a", &[]);
     half.put_request(1, 0, 4096, 1 << 20, &[9; 1000]);
+    // Writes are done while they arrive where that is quick.
+    let mut begun = Client::go(&served.socket, b"a", &[]);
+    for _ in 0..4 {
+        assert_eq!(begun.request(1, 0, 8 << 20, 1 << 20, &vec![9; 1 << 20]), 0);
+    }
+    begun.put_request(1, 0, 8 << 20, 1 << 20, &[9; 100_000]);
     let silent: Vec<Client> = (0..200).map(|_| Client::go(&served.socket, b"a", &[])).collect();
-    let begun: Vec<Client> = (0..20).map(|_| Client::greet(&served.socket, 3)).collect();
+    let greeted: Vec<Client> = (0..20).map(|_| Client::greet(&served.socket, 3)).collect();
     is_well(&served);
     // It ends in spite of them, and not before its time.
-    drop((half, silent, begun));
+    drop((half, begun, silent, greeted));
     is_well(&served);
     drop(slow);
     let start = Instant::now();
     served.end();
     assert!(start.elapsed() < Duration::from_secs(8));
-    // What arrived by half was not written.
-    tool("qemu-io").args(["-c", "read -P 0 0 16M", "a.qcow2"]).dir(dir.path()).ok();
+    // What arrived by half was not written, where nothing else was known of the client.
+    let reads = ["-c", "read -P 0 0 8M", "-c", "read -P 9 8M 1M", "-c", "read -P 0 9M 7M"];
+    tool("qemu-io").args(reads).arg("a.qcow2").dir(dir.path()).ok();
+}
+
+/// A full disk is an answer, in the middle of what is written as well, and what follows it is understood.
+#[test]
+fn a_full_disk_is_an_answer() {
+    const LEN: u32 = 512 << 10;
+    let dir = tempfile::tempdir().unwrap();
+    tool("truncate").args(["-s", "4M", "host.img"]).dir(dir.path()).ok();
+    tool("mke2fs").args(["-q", "-F", "host.img"]).dir(dir.path()).ok();
+    let host = Mounted::writable(&dir.path().join("host.img"), WHOLE);
+    tool("truncate").args(["-s", "16M", "a.raw"]).dir(host.path()).ok();
+    let served = Served::start(host.path(), &["-f", "raw", "a.raw", "-n", "a"], 1);
+    let mut client = Client::go(&served.socket, b"a", &[]);
+    let data = vec![7; LEN as usize];
+    let mut write = |i: u64| {
+        // The disk is quick: the next write is done while it arrives.
+        assert_eq!(client.request(1, 0, 0, 4096, &data[..4096]), 0);
+        client.request(1, 0, i * u64::from(LEN), LEN, &data)
+    };
+    let errors: Vec<u32> = (0..24).map(&mut write).collect();
+    assert!(errors.iter().all(|error| [0, 28].contains(error)), "{errors:?}");
+    assert!(errors.contains(&28) && errors.contains(&0), "{errors:?}");
+    assert_eq!(client.request(0, 0, 0, LEN, &[]), 0);
+    assert_eq!(client.take(LEN as usize), data);
+    is_well(&served);
+    served.end();
 }
 
 /// A client that takes no answer before it has sent all that it has to say.
