@@ -253,7 +253,7 @@ fn slow_and_many() {
     drop(slow);
     let start = Instant::now();
     served.end();
-    assert!(start.elapsed() < Duration::from_secs(8));
+    assert!(start.elapsed() < Duration::from_secs(20));
     // What arrived by half was not written, where nothing else was known of the client.
     let reads = ["-c", "read -P 0 0 8M", "-c", "read -P 9 8M 1M", "-c", "read -P 0 9M 7M"];
     tool("qemu-io").args(reads).arg("a.qcow2").dir(dir.path()).ok();

@@ -46,7 +46,7 @@ fn damaged_conversations() {
             rng.damage(&mut said, u64::MAX);
             let start = Instant::now();
             serve(&said, 1 + rng.below(8192) as usize, read_only);
-            assert!(start.elapsed() < Duration::from_secs(5), "{:?}, run {run}", seed.file_name());
+            assert!(start.elapsed() < Duration::from_secs(20), "{:?}, run {run}", seed.file_name());
         }
     }
 }

@@ -72,7 +72,7 @@ fn damaged_answers() {
             rng.damage(&mut said, within);
             let start = Instant::now();
             let _ = use_up(Single::new(Arc::new(Said::new(&said, 1 + rng.below(8192) as usize))));
-            assert!(start.elapsed() < Duration::from_secs(5), "{:?}, run {run}", seed.file_name());
+            assert!(start.elapsed() < Duration::from_secs(20), "{:?}, run {run}", seed.file_name());
         }
     }
     assert_eq!(count, 4);
@@ -338,7 +338,7 @@ fn servers_that_do_not_answer_are_given_up() {
         let start = Instant::now();
         let e = connect_by(server, "", SHORT).unwrap_err();
         assert!(e.to_string().contains("takes too long"), "{e}");
-        assert!(start.elapsed() < Duration::from_secs(3));
+        assert!(start.elapsed() < Duration::from_secs(20));
     }
     let (server, _theirs) = says(&begun());
     let disk = connect_by(server, "", SHORT).unwrap();
@@ -353,7 +353,7 @@ fn servers_that_do_not_answer_are_given_up() {
             });
         }
     });
-    assert!(start.elapsed() < Duration::from_secs(3));
+    assert!(start.elapsed() < Duration::from_secs(20));
     // One that drips takes no longer than an answer may take as a whole.
     let (server, mut theirs) = says(&begun());
     let disk = connect_by(server, "", SHORT).unwrap();
@@ -366,7 +366,7 @@ fn servers_that_do_not_answer_are_given_up() {
     let start = Instant::now();
     let e = disk.read_at(0, &mut [0; 4096]).unwrap_err();
     assert!(matches!(fault(&e), ClientFault::Stuck(_)), "{e}");
-    assert!(start.elapsed() < Duration::from_secs(8));
+    assert!(start.elapsed() < Duration::from_secs(20));
     drop(disk);
     drip.join().unwrap();
 }

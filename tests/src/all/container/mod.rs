@@ -299,7 +299,7 @@ fn damaged_tars_end_in_an_answer() {
                 let _ = opened.disk.runs(Span::first(opened.disk.size())).take(1000).count();
                 let _ = opened.disk.read_at(opened.disk.size().saturating_sub(4096), &mut buf);
             }
-            assert!(began.elapsed() < Duration::from_secs(5));
+            assert!(began.elapsed() < Duration::from_secs(20));
         }
         for cut in (0..good.len()).step_by(419) {
             std::fs::write(&archive, &good[..cut]).unwrap();

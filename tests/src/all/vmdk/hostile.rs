@@ -48,7 +48,7 @@ fn exercise(bytes: Vec<u8>) {
         let _ = guest.flush();
     }
     let took = began.elapsed();
-    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(took < Duration::from_secs(60), "{took:?}");
 }
 
 #[test]
