@@ -296,11 +296,11 @@ impl Connection {
         self.server.counts.request();
         match request {
             Ok(Request::Disconnect) => Ok(Step::End),
-            Ok(Request::Write { at, fua: false }) if self.may_stream(at, frame.len) => {
-                let done = self.stream_write(input, at, frame.len, scratch)?;
-                Ok(done.map_or_else(|error| Step::Refuse(frame, error), |()| Step::Done(frame)))
-            }
             Ok(request) => {
+                if let Some((span, piece)) = self.stream_in(&frame, &request) {
+                    let done = self.stream_write(input, span, piece, scratch)?;
+                    return Ok(done.map_or_else(|e| Step::Refuse(frame, e), |()| Step::Done(frame)));
+                }
                 self.hold(large(&frame, &request));
                 let len = index(payload).map_err(|_| Cut::Broken("a payload is too long"))?;
                 self.take_payload(input, len, scratch)?;
@@ -350,10 +350,18 @@ impl Connection {
         self.writes_at_once.store(begun.elapsed() < slow, Ordering::Relaxed);
     }
 
-    /// Whether a write is done while its payload arrives.
-    fn may_stream(&self, at: u64, len: u64) -> bool {
-        let is_at_hand = |span| self.session.export.disk().at_hand(span);
-        len > SMALL_WRITE && self.writes_at_once() && Span::new(at, len).is_ok_and(is_at_hand)
+    /// The span of a write that is done while its payload arrives, and the pieces it is done in. No block of a format
+    /// is cut: what is missing of a new one would be filled in first.
+    fn stream_in(&self, frame: &Frame, request: &Request) -> Option<(Span, u64)> {
+        let Request::Write { at, fua: false } = *request else { return None };
+        let span = Span::new(at, frame.len).ok()?;
+        let disk = self.session.export.disk();
+        if frame.len <= SMALL_WRITE || !self.writes_at_once() || !disk.at_hand(span) {
+            return None;
+        }
+        let has_blocks = disk.pages(span).is_none();
+        let piece = if has_blocks { WRITE_PIECE.max(disk.caps().preferred.into()) } else { WRITE_PIECE };
+        (piece <= len64(PIECE)).then_some((span, piece))
     }
 
     /// Writes a payload while it arrives. A client that dies in the middle leaves a part of it, as if it had lost its
@@ -361,22 +369,22 @@ impl Connection {
     fn stream_write(
         &self,
         input: &mut Input,
-        at: u64,
-        len: u64,
+        span: Span,
+        piece: u64,
         scratch: &mut Scratch,
     ) -> Result<Result<(), Errno>, Cut> {
-        self.server.counts.written(len);
-        let (mut at, mut left) = (at, len);
-        while left > 0 {
-            let to_edge = WRITE_PIECE.saturating_sub(at % WRITE_PIECE);
-            let now = left.min(to_edge);
-            self.take_payload(input, index(now).map_err(|_| Cut::Broken("a payload is too long"))?, scratch)?;
-            left = left.saturating_sub(now);
-            if let Err(error) = self.put(at, now, scratch) {
-                self.drain(input, left, scratch)?;
+        self.server.counts.written(span.len());
+        let mut rest = span;
+        while !rest.is_empty() {
+            let to_edge = piece.saturating_sub(rest.start().checked_rem(piece).unwrap_or(0));
+            let now = rest.truncate(to_edge);
+            let len = index(now.len()).map_err(|_| Cut::Broken("a payload is too long"))?;
+            self.take_payload(input, len, scratch)?;
+            rest = rest.skip(now.len());
+            if let Err(error) = self.put(now.start(), now.len(), scratch) {
+                self.drain(input, rest.len(), scratch)?;
                 return Ok(Err(error));
             }
-            at = at.saturating_add(now);
         }
         Ok(Ok(()))
     }
