@@ -38,6 +38,11 @@ if [ "${#missing[@]}" -gt 0 ]; then
   apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
+# Where no udev has seen to it, the device is root's alone. Everybody may use it elsewhere.
+if [ -c /dev/fuse ] && [ "$(id -u)" = 0 ]; then
+  chmod 0666 /dev/fuse
+fi
+
 for c in clippy rustfmt; do
   cargo "${c/rustfmt/fmt}" --version >/dev/null 2>&1 || rustup component add $c
 done
