@@ -106,8 +106,21 @@ impl Tool {
         self
     }
 
-    /// Runs it to its end.
+    /// Runs it to its end. An image that is in use is waited for, for a moment: what another thread starts holds copies of
+    /// the locks of this process until it has become another program.
     pub fn run(mut self) -> Ran {
+        for _ in 0..20 {
+            let ran = self.once();
+            let busy = ["another program is using this image", "Is another process using the image"];
+            if ran.status == 0 || !busy.iter().any(|busy| ran.err.contains(busy)) {
+                return ran;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        self.once()
+    }
+
+    fn once(&mut self) -> Ran {
         let told = self.told();
         let missing = |e| panic!("{told}: {e}; tests/setup.sh installs what the tests need");
         let mut child = self
@@ -118,7 +131,7 @@ impl Tool {
             .spawn()
             .unwrap_or_else(missing);
         let mut pipe = child.stdin.take().expect("piped");
-        let input = std::mem::take(&mut self.input);
+        let input = self.input.clone();
         let feeder = std::thread::spawn(move || {
             // A program that does not want all of it is no failure of the test.
             let _ = pipe.write_all(&input);
