@@ -294,6 +294,50 @@ fn qemu_writes_through_it() {
     tool("qemu-img").args(["compare", "-f", "qcow2", "-F", "raw", "a.qcow2", "b.raw"]).dir(at).ok();
 }
 
+/// A refcount table that moves at the last flush is not counted any more either.
+#[test]
+fn nothing_stays_of_a_table_that_moved() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    tool("qemu-img").args(["create", "-q", "-f", "qcow2", "-o", "cluster_size=512", "a", "40M"]).dir(at).ok();
+    let served = Served::start(at, &["a"], 1);
+    tool("qemu-io").args(["-f", "raw", "-c", "write -q 0 16M", &served.uris[0]]).dir(at).ok();
+    served.end();
+    qemu::check(&at.join("a"));
+}
+
+/// Long writes are done in pieces while they arrive, whatever the clusters' size.
+#[test]
+fn long_writes_and_clusters_of_all_sizes() {
+    let dir = racker_tests::image::scratch();
+    let at = dir.path();
+    let mut rng = Rng::new(21);
+    make(at, "raw", "base.raw");
+    for (number, options) in
+        ["cluster_size=512", "cluster_size=4k", "extended_l2=on", "cluster_size=2M"].into_iter().enumerate()
+    {
+        for backed in [false, true] {
+            let name = format!("{number}-{backed}.qcow2");
+            let backing = if backed { ["-b", "base.raw", "-F", "raw"].as_slice() } else { &[] };
+            let create = tool("qemu-img").args(["create", "-q", "-f", "qcow2", "-o", options]).args(backing);
+            create.args([&name, "40M"]).dir(at).ok();
+            let commands = (0..40).map(|_| {
+                let len = 1 + rng.below(4 * MIB);
+                format!("write -q -P {} {} {len}", 1 + rng.below(255), rng.below(40 * MIB - len + 1))
+            });
+            let commands: Vec<String> = commands.flat_map(|command| ["-c".to_owned(), command]).collect();
+            tool("qemu-img").args(["convert", "-f", "qcow2", "-O", "raw", &name, "twin"]).dir(at).ok();
+            let served = Served::start(at, &[&name], 1);
+            for target in [served.uris[0].as_str(), "twin"] {
+                tool("qemu-io").args(["-f", "raw"]).args(&commands).arg(target).dir(at).ok();
+            }
+            served.end();
+            qemu::check(&at.join(&name));
+            tool("qemu-img").args(["compare", "-f", "qcow2", "-F", "raw", &name, "twin"]).dir(at).ok();
+        }
+    }
+}
+
 /// What was answered after a flush, or with FUA, is there when the server was killed.
 #[test]
 fn a_killed_server_keeps_its_word() {

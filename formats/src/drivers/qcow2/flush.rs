@@ -118,7 +118,9 @@ impl Qcow2 {
         self.state_mut()?.header = header;
         let gone = Clusters::of(self.rules.geometry.cluster, old.at, old.entries.saturating_mul(8));
         self.owners.write().map_err(|_| Common::Poisoned)?.remove(gone.first);
-        alloc.release(&[gone])
+        alloc.release(&[gone])?;
+        // There may be no other flush that writes it: the old table would be counted for ever.
+        alloc.refcounts.store()
     }
 
     /// Takes one off the counts of these clusters; what is free then goes back to the host as well.
