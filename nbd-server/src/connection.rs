@@ -37,9 +37,11 @@ const _: () = assert!(CONTEXTS_MAX == 64);
 
 /// Writes of at most this many bytes may be done before the next request is read, when all of it is there.
 const SMALL_WRITE: u64 = 32 << 10;
-/// What is longer is written while it arrives, where writing is quick: in pieces of so many bytes, which leave the
-/// client room to send on. Otherwise one thread receives while another one writes.
+/// What is longer is written while it arrives, where writing is quick: what is there whenever it is so many bytes, which
+/// leaves the client room to send on. Otherwise one thread receives while another one writes.
 const WRITE_PIECE: u64 = 64 << 10;
+/// Such pieces end where pages of the host do: a part of one would be read first.
+const HOST_PAGE: u64 = 4 << 10;
 /// Writes of a [`WRITE_PIECE`] to the host's memory take less.
 const SLOW_WRITE: Duration = Duration::from_micros(200);
 /// Bytes of answers after which the stream is asked whether the client takes them. Nobody reads on behind an answer that
@@ -83,6 +85,15 @@ impl Input {
     fn fill(&mut self, connection: &Connection, out: &mut [u8]) -> io::Result<bool> {
         let Self { ahead, pace, .. } = self;
         ahead.fill(&mut |buf| connection.receive(buf, pace), out)
+    }
+
+    /// Puts what there is into `out`, at least one byte; 0 if the stream has ended.
+    fn some(&mut self, connection: &Connection, out: &mut [u8]) -> io::Result<usize> {
+        let Self { ahead, pace, .. } = self;
+        match ahead.take(out) {
+            0 => connection.receive(out, pace),
+            taken => Ok(taken),
+        }
     }
 }
 
@@ -297,8 +308,8 @@ impl Connection {
         match request {
             Ok(Request::Disconnect) => Ok(Step::End),
             Ok(request) => {
-                if let Some((span, piece)) = self.stream_in(&frame, &request) {
-                    let done = self.stream_write(input, span, piece, scratch)?;
+                if let Some((span, block)) = self.stream_in(&frame, &request) {
+                    let done = self.stream_write(input, span, block, scratch)?;
                     return Ok(done.map_or_else(|e| Step::Refuse(frame, e), |()| Step::Done(frame)));
                 }
                 self.hold(large(&frame, &request));
@@ -350,8 +361,8 @@ impl Connection {
         self.writes_at_once.store(begun.elapsed() < slow, Ordering::Relaxed);
     }
 
-    /// The span of a write that is done while its payload arrives, and the pieces it is done in. No block of a format
-    /// is cut: what is missing of a new one would be filled in first.
+    /// The span of a write that is done while its payload arrives, and of what its pieces are multiples. No block of a
+    /// format is cut: what is missing of a new one would be filled in first.
     fn stream_in(&self, frame: &Frame, request: &Request) -> Option<(Span, u64)> {
         let Request::Write { at, fua: false } = *request else { return None };
         let span = Span::new(at, frame.len).ok()?;
@@ -360,8 +371,8 @@ impl Connection {
             return None;
         }
         let has_blocks = disk.pages(span).is_none();
-        let piece = if has_blocks { WRITE_PIECE.max(disk.caps().preferred.into()) } else { WRITE_PIECE };
-        (piece <= len64(PIECE)).then_some((span, piece))
+        let block = if has_blocks { HOST_PAGE.max(disk.caps().preferred.into()) } else { HOST_PAGE };
+        (block <= len64(PIECE)).then_some((span, block))
     }
 
     /// Writes a payload while it arrives. A client that dies in the middle leaves a part of it, as if it had lost its
@@ -370,19 +381,33 @@ impl Connection {
         &self,
         input: &mut Input,
         span: Span,
-        piece: u64,
+        block: u64,
         scratch: &mut Scratch,
     ) -> Result<Result<(), Errno>, Cut> {
         self.server.counts.written(span.len());
-        let mut rest = span;
+        let long = |_| Cut::Broken("a payload is too long");
+        let (mut rest, mut have) = (span, 0);
         while !rest.is_empty() {
-            let to_edge = piece.saturating_sub(rest.start().checked_rem(piece).unwrap_or(0));
-            let now = rest.truncate(to_edge);
-            let len = index(now.len()).map_err(|_| Cut::Broken("a payload is too long"))?;
-            self.take_payload(input, len, scratch)?;
-            rest = rest.skip(now.len());
-            if let Err(error) = self.put(now.start(), now.len(), scratch) {
-                self.drain(input, rest.len(), scratch)?;
+            let most = rest.truncate(len64(PIECE)).len();
+            let room = scratch.data(index(most).map_err(long)?).get_mut(have..).unwrap_or_default();
+            let got = input.some(self, room)?;
+            if got == 0 {
+                return Err(Cut::Io(io::ErrorKind::UnexpectedEof.into()));
+            }
+            have = have.saturating_add(got);
+            let end = rest.start().saturating_add(len64(have));
+            let over = if len64(have) == rest.len() { 0 } else { end.checked_rem(block).unwrap_or(0) };
+            let now = len64(have).saturating_sub(over);
+            if now == 0 || (len64(have) < most && now < WRITE_PIECE) {
+                continue;
+            }
+            let done = self.put(rest.start(), now, scratch);
+            rest = rest.skip(now);
+            let now = index(now).map_err(long)?;
+            scratch.data(have).copy_within(now.., 0);
+            have = have.saturating_sub(now);
+            if let Err(error) = done {
+                self.drain(input, rest.len().saturating_sub(len64(have)), scratch)?;
                 return Ok(Err(error));
             }
         }

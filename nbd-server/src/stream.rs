@@ -92,6 +92,17 @@ impl Ahead {
         self.to.saturating_sub(self.from) >= len
     }
 
+    /// Moves what is there to `out`; says how much that was.
+    pub(crate) fn take(&mut self, out: &mut [u8]) -> usize {
+        let there = self.bytes.get(self.from..self.to).unwrap_or_default();
+        let now = there.len().min(out.len());
+        if let (Some(out), Some(there)) = (out.get_mut(..now), there.get(..now)) {
+            out.copy_from_slice(there);
+        }
+        self.from = self.from.saturating_add(now);
+        now
+    }
+
     /// Fills `out` from what is there and from `receive`; `false` if that ended before the first byte.
     pub(crate) fn fill(
         &mut self,
@@ -100,15 +111,9 @@ impl Ahead {
     ) -> io::Result<bool> {
         let mut done = 0usize;
         while let Some(rest) = out.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            let there = self.bytes.get(self.from..self.to).unwrap_or_default();
-            let got = if !there.is_empty() {
-                let now = there.len().min(rest.len());
-                let (rest, there) = (rest.get_mut(..now), there.get(..now));
-                if let (Some(rest), Some(there)) = (rest, there) {
-                    rest.copy_from_slice(there);
-                }
-                self.from = self.from.saturating_add(now);
-                now
+            let taken = self.take(rest);
+            let got = if taken > 0 {
+                taken
             } else if self.is_exact || rest.len() >= AHEAD {
                 receive(rest)?
             } else {
