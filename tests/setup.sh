@@ -12,6 +12,7 @@ packages=(
   pigz pbzip2 lbzip2                       # pack in pieces what racker reads in place
   7zip                                     # reads VHD, VHDX and VDI, differences of the first two included
   libvhdi-utils                            # vhdiinfo: reads what VHDX images say of themselves
+  tree                                     # folders as others show them
   patch                                    # applies what a dry run prints
   selinux-utils                            # matchpathcon: the labels of new files
   procps                                   # kill: interrupts a conversion

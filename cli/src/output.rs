@@ -38,35 +38,30 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     parse_size(text).ok_or_else(|| "a size such as 64k or 1M is expected".into())
 }
 
-/// A JSON array whose items are printed as they come: there may be millions.
+/// A JSON array whose items are printed as they come, one a line: there may be millions. Nothing is printed before the
+/// first one.
 #[derive(Debug)]
 pub(crate) struct Stream {
     out: std::io::BufWriter<std::io::Stdout>,
-    first: bool,
+    is_empty: bool,
 }
 
 impl Stream {
-    /// Begins the array.
-    pub(crate) fn begin() -> Outcome<Self> {
-        let mut out = std::io::BufWriter::new(std::io::stdout());
-        out.write_all(b"[")?;
-        Ok(Self { out, first: true })
+    /// An array without items.
+    pub(crate) fn new() -> Self {
+        Self { out: std::io::BufWriter::new(std::io::stdout()), is_empty: true }
     }
 
     /// Prints one item.
-    pub(crate) fn put(&mut self, item: &impl Serialize) -> Outcome<()> {
-        if !std::mem::replace(&mut self.first, false) {
-            self.out.write_all(b",\n")?;
-        }
-        serde_json::to_writer(&mut self.out, item).map_err(std::io::Error::from)?;
-        Ok(())
+    pub(crate) fn put(&mut self, item: &impl Serialize) -> std::io::Result<()> {
+        self.out.write_all(if std::mem::replace(&mut self.is_empty, false) { b"[" } else { b",\n" })?;
+        Ok(serde_json::to_writer(&mut self.out, item)?)
     }
 
     /// Ends the array.
-    pub(crate) fn end(mut self) -> Outcome<()> {
-        self.out.write_all(b"]\n")?;
-        self.out.flush()?;
-        Ok(())
+    pub(crate) fn end(mut self) -> std::io::Result<()> {
+        self.out.write_all(if self.is_empty { b"[]\n" } else { b"]\n" })?;
+        self.out.flush()
     }
 }
 

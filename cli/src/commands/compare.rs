@@ -19,7 +19,7 @@ use crate::target::HowArgs;
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  racker disk compare boot.qcow2 boot.qcow2")]
 pub(crate) struct Compare {
-    /// One disk
+    /// One disk: an image, a block device, or the address of an NBD server's disk (nbd://HOST/EXPORT)
     #[arg(value_name = "IMAGE1")]
     first: PathBuf,
     /// The other

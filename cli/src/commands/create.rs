@@ -22,7 +22,7 @@ use crate::typed;
     racker disk create -f qcow2 -b boot.qcow2 -F qcow2 overlay.qcow2\n  \
     racker disk create -f vhdx empty.vhdx 1G")]
 pub(crate) struct Create {
-    /// New image
+    /// New image: a file, or the address of an NBD server's disk (nbd://HOST/EXPORT), which is written over
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
     /// Size of the disk, such as 20G; that of the backing file where there is one

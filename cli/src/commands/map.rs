@@ -55,12 +55,12 @@ impl Map {
 
 /// The extents as `qemu-img` prints them: one object a line.
 fn json(path: &Path, opened: &Opened, span: Span) -> Outcome<()> {
-    let mut out = Stream::begin()?;
+    let mut out = Stream::new();
     for extent in map(&opened.image, span) {
         let extent = extent.about(path)?;
         out.put(&Value::Object(object(&extent)))?;
     }
-    out.end()
+    Ok(out.end()?)
 }
 
 fn object(extent: &Extent) -> Object<String, Value> {

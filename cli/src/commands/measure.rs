@@ -25,7 +25,8 @@ use crate::typed;
 #[command(after_help = "Examples:\n  racker disk measure -O vmdk boot.qcow2\n  \
     racker disk measure -O qcow2 --size 20G")]
 pub(crate) struct MeasureCommand {
-    /// Disk image, compressed image, archive with a disk inside, or block device
+    /// Disk image, compressed image, archive with a disk inside, block device, or the address of an NBD server's disk
+    /// (nbd://HOST/EXPORT)
     #[arg(value_name = "IMAGE", required_unless_present = "size", conflicts_with = "size")]
     image: Option<PathBuf>,
     #[command(flatten)]

@@ -51,7 +51,8 @@ const PORT: u16 = 10809;
     racker disk serve -r --tls-psk keys.psk boot.qcow2 \\\n    \
     --run 'LOGNAME=alice nbdinfo \"$uri&tls-psk-file=keys.psk\"'")]
 pub(crate) struct Serve {
-    /// Disk images, compressed images, archives with a disk inside, or block devices
+    /// Disk images, compressed images, archives with a disk inside, block devices, or addresses of other NBD servers'
+    /// disks (nbd://HOST/EXPORT)
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
     #[command(flatten)]

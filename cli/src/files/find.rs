@@ -13,12 +13,13 @@ use super::accounts::Accounts;
 use super::{Look, On};
 use crate::clean::for_stdout;
 use crate::fault::{About, Failure, Outcome};
-use crate::output::{self, exact, kind};
+use crate::output::{Stream, exact, kind};
 
 /// Find files of an image, as find(1) does
 ///
 /// Tests: -name, -iname, -path, -type, -size, -perm, -user, -group, -uid, -gid, -links, -inum, -newer, -empty, -xattr NAME,
-/// -maxdepth, -mindepth, -print0, with !, -o, -a and parentheses.
+/// -maxdepth, -mindepth, with !, -o, -a and parentheses. -print0 ends names with a zero byte, --json prints what is known of
+/// the files as well.
 #[derive(Args, Debug)]
 pub(crate) struct Find {
     /// Where to begin, and the tests
@@ -77,7 +78,7 @@ impl Look for Find {
         }
         let query = Query { test, depth: parser.depth, zero: parser.zero, json: parser.json };
         let mut out = std::io::stdout().lock();
-        let mut rows = Vec::new();
+        let mut rows = Stream::new();
         let paths: Vec<PathBuf> =
             if paths.is_empty() { vec!["/".into()] } else { paths.iter().map(Into::into).collect() };
         for path in &paths {
@@ -91,11 +92,11 @@ impl Look for Find {
                 let shown = below(top, entry.path);
                 if entry.depth >= *query.depth.start() && query.test.holds(&entry, &shown)? {
                     if query.json {
-                        rows.push(serde_json::json!({
+                        rows.put(&serde_json::json!({
                             "path": String::from_utf8_lossy(&shown), "type": kind(entry.stat.kind),
                             "size": entry.stat.size, "mode": format!("{:04o}", entry.stat.mode),
                             "uid": entry.stat.uid, "gid": entry.stat.gid, "mtime": exact(entry.stat.mtime),
-                        }));
+                        }))?;
                     } else {
                         out.write_all(&if query.zero { shown } else { for_stdout(&shown) })?;
                         out.write_all(if query.zero { b"\0" } else { b"\n" })?;
@@ -106,7 +107,7 @@ impl Look for Find {
             walked.about(&on.target.path)?;
         }
         if query.json {
-            output::json(&rows)?;
+            return Ok(rows.end()?);
         }
         Ok(out.flush()?)
     }

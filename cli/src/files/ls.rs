@@ -13,7 +13,7 @@ use super::accounts::Accounts;
 use super::{Look, On};
 use crate::clean::for_stdout;
 use crate::fault::{About, Outcome};
-use crate::output::{self, human, minute, mode};
+use crate::output::{self, Stream, human, minute, mode};
 
 /// A folder deeper than this is a loop in a damaged image.
 const DEPTH_MAX: usize = 1024;
@@ -61,7 +61,7 @@ impl Look for Ls {
         let target = on.target;
         let paths = if self.paths.is_empty() { vec![PathBuf::from("/")] } else { self.paths.clone() };
         let accounts = if self.long && !self.numeric { Accounts::of(target) } else { Accounts::default() };
-        let mut rows = Vec::new();
+        let mut rows = Stream::new();
         let many = paths.len() > 1 || self.recursive;
         for (i, path) in paths.iter().enumerate() {
             let (place, view) = target.place(on.which, path, !self.long || !self.directory)?;
@@ -102,16 +102,18 @@ impl Look for Ls {
             }
         }
         if self.json {
-            output::json(&rows)?;
+            rows.end()?;
         }
         Ok(())
     }
 }
 
 impl Ls {
-    fn print(&self, listed: &[Row], accounts: &Accounts, rows: &mut Vec<serde_json::Value>) -> Outcome<()> {
+    fn print(&self, listed: &[Row], accounts: &Accounts, rows: &mut Stream) -> Outcome<()> {
         if self.json {
-            rows.extend(listed.iter().map(Row::json));
+            for row in listed {
+                rows.put(&row.json())?;
+            }
             return Ok(());
         }
         let mut out = std::io::stdout().lock();

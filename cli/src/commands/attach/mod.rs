@@ -28,7 +28,8 @@ use crate::target::HowArgs;
 #[command(after_help = "Example:\n  racker disk attach boot.qcow2\n  \
     mount /dev/nbd0p2 /mnt && ls /mnt && umount /mnt\n  racker disk detach /dev/nbd0")]
 pub(crate) struct Attach {
-    /// Disk image, compressed image, archive with a disk inside, or block device
+    /// Disk image, compressed image, archive with a disk inside, block device, or the address of an NBD server's disk
+    /// (nbd://HOST/EXPORT)
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
     /// The device; a free one if none is named
