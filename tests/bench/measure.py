@@ -1,9 +1,9 @@
 """What the benchmarks share: the program under test, a machine in the same state before each run, and real content."""
-import os, subprocess, sys, tempfile, time
+import mmap, os, subprocess, sys, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
-GIB = 1 << 30
+GIB, MIB = 1 << 30, 1 << 20
 
 
 def build():
@@ -32,13 +32,23 @@ def run(command):
     return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
+# One page of each MiB that the last `prime` took.
+held = None
+
+
 def prime(takes):
-    """Takes as much memory as a run does and gives it back: free memory that a hypervisor has taken away costs
-    whoever touches it first more than the whole copy."""
-    with tempfile.TemporaryFile(dir='/dev/shm') as file:
-        piece = bytes(1 << 20)
-        for _ in range(takes >> 20):
-            file.write(piece)
+    """Takes as much memory as a run does and gives it back: free memory that a hypervisor has taken away costs whoever
+    touches it first more than the whole copy. One page of each MiB is held until the next time: a hypervisor asks for
+    whole free blocks of 2 MiB only, and would take them away again while the run goes on."""
+    global held
+    if held is not None:
+        held.close()
+    held = mmap.mmap(-1, max(takes, MIB), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    piece = bytes(MIB)
+    for at in range(0, len(held), MIB):
+        held[at:at + MIB] = piece
+    for at in range(0, len(held), MIB):
+        held.madvise(mmap.MADV_DONTNEED, at + mmap.PAGESIZE, MIB - mmap.PAGESIZE)
 
 
 def settle(*left, takes=2 * GIB):
