@@ -301,6 +301,27 @@ fn what_is_there_is_found_and_counted() {
         };
         assert_eq!(sorted(&ours), sorted(&theirs), "{args:?}");
     }
+    let print = "/%P|%y|%s|%m|%U|%G|%TY-%Tm-%Td %TH:%TM:%TS\\0";
+    let theirs = tool("find").args([".", "-printf", print]).env("TZ", "UTC").dir(mounted.path()).ok();
+    let ours: Vec<Value> = serde_json::from_str(&bench.run(&["find"], &["/", "--json"]).ok()).unwrap();
+    let ours = ours.iter().map(|row| {
+        let word = |name: &str| row[name].as_str().unwrap();
+        let kind = match word("type") {
+            "regular file" => 'f',
+            "symbolic link" => 'l',
+            "fifo" => 'p',
+            other => other.chars().next().unwrap(),
+        };
+        // find(1) has ten digits behind a second.
+        let time = word("mtime").replace(" +0000", "0");
+        let (path, size, mode) = (word("path"), &row["size"], word("mode").trim_start_matches('0'));
+        format!("{path}|{kind}|{size}|{mode}|{}|{}|{time}", row["uid"], row["gid"])
+    });
+    let (mut ours, mut theirs): (Vec<_>, Vec<_>) = (ours.collect(), theirs.split_terminator('\0').collect());
+    ours.sort();
+    theirs.sort_unstable();
+    assert_eq!(ours.iter().zip(&theirs).find(|(ours, theirs)| ours != theirs), None);
+    assert_eq!(ours.len(), theirs.len());
     let du = |text: String| text.split_whitespace().next().unwrap().to_string();
     for path in ["", "etc", "usr"] {
         if mounted.join(path).is_dir() {
